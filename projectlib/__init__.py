@@ -1,0 +1,1 @@
+"""Information-bottleneck Hebbian learning in PyTorch (Daruwalla and Lipasti, 2024)."""
