@@ -1,0 +1,70 @@
+"""Many models at once: stacked parameters, one seed a member."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from projectlib.models.network import Network, Parameters, State
+
+
+@dataclass
+class Ensemble:
+    """Models of one architecture as one set of tensors.
+
+    network: the architecture; its own parameters are those of the first member and are never trained.
+    parameters: one dictionary a layer of tensors (num_models, ...).
+    """
+
+    network: Network
+    parameters: Parameters
+
+    @property
+    def num_models(self) -> int:
+        return next(iter(self.parameters[-1].values())).shape[0]
+
+    def member(self, index: int) -> Parameters:
+        """The parameters of one member, as views."""
+        return [{name: p[index] for name, p in layer.items()} for layer in self.parameters]
+
+    def initial_state(self, num_places: int) -> State:
+        """The layers' states at rest, (num_models, num_places, ...) each."""
+        rest = self.network.initial_state(num_places)
+        return tree_map(lambda u: u.expand(self.num_models, *u.shape).clone(), rest)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits (num_models, N, num_classes) of x (N, ...), for every member."""
+        with torch.no_grad():
+            return over_members(lambda p: self.network.predict(p, x), self.parameters)
+
+
+def build_ensemble(
+    make: Callable[[torch.Generator], Network], seeds: Sequence[int], device: torch.device | str = "cpu"
+) -> Ensemble:
+    """An ensemble of ``make(generator)``, one member for each seed.
+
+    Weights are drawn on the CPU, so a seed names the same model on every device.
+    """
+    networks = [make(torch.Generator().manual_seed(seed)) for seed in seeds]
+    layers = zip(*(network.split_parameters() for network in networks), strict=True)
+    parameters = [
+        {name: torch.stack([layer[name] for layer in members]).to(device) for name in members[0]}
+        for members in layers
+    ]
+    return Ensemble(networks[0].to(device), parameters)
+
+
+def over_members(function: Callable, *stacked):
+    """``function`` of one member's tensors, mapped over the first dimension of all tensors in ``stacked``.
+
+    One member needs no batching, and a convolution on a CPU gains nothing from it (its members would become
+    groups): these run one after the other, all else in one batch through ``torch.vmap``.
+    """
+    leaves = torch.utils._pytree.tree_leaves(stacked)
+    num_models = leaves[0].shape[0]
+    if num_models > 1 and (leaves[0].is_cuda or all(leaf.ndim < 5 for leaf in leaves)):
+        return torch.vmap(function)(*stacked)
+    results = [function(*tree_map(lambda p, i=i: p[i], stacked)) for i in range(num_models)]
+    return tree_map(lambda *members: torch.stack(members), *results)

@@ -1,0 +1,72 @@
+"""Convolutional network, ``z = LN over channels of relu(conv3x3(h))``, halved between layers."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from projectlib.errors import UserError
+from projectlib.models.mlp import Readout
+from projectlib.models.network import Network, lecun_normal_, normalized_relu
+
+POOL = 2
+
+
+class ConvLayer(nn.Module):
+    """``z = LN over channels of relu(conv3x3(pool(h)))``: (N, C, H, W) -> (N, channels, H/pool, W/pool).
+
+    The layer pools what it receives and not what it returns: z, its kernel and its signal are unpooled.
+    """
+
+    def __init__(self, num_in: int, channels: int, pool: int, generator: torch.Generator):
+        super().__init__()
+        self.pool = pool
+        self.conv = nn.utils.skip_init(nn.Conv2d, num_in, channels, kernel_size=3, padding=1)
+        lecun_normal_(self.conv.weight, generator)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = avg_pool2d(h, self.pool) if self.pool > 1 else h
+        a = self.conv(h)
+        return normalized_relu(a.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class PooledReadout(Readout):
+    """``W pool(h) + b`` over all pixels and channels: (N, C, H, W) -> (N, num_classes)."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return super().forward(avg_pool2d(h, POOL))
+
+
+def cnn(
+    input_shape: Sequence[int], num_classes: int, features: Sequence[int], generator: torch.Generator
+) -> Network:
+    """Convolutional layers of ``features`` channels each and a readout, with average pooling by 2 after each layer.
+
+    input_shape: (C, H, W) of one image.  generator: draws the weights, first layer first.
+    Raises UserError where the input is no image or too small to be halved once a layer.
+    """
+    if len(input_shape) != 3:
+        raise UserError(
+            f"model=cnn got samples of shape {tuple(input_shape)}; expected images (C, H, W): use model=mlp"
+        )
+    num_channels, height, width = input_shape
+    if not features:
+        raise UserError("model.features of model=cnn is empty; expected at least one layer: use model=linear")
+    scale = POOL ** len(features)
+    if min(height, width) < scale:
+        raise UserError(
+            f"model.features has {len(features)} layers, each halves the image, but images are {height}x{width}; "
+            f"expected at most {int(math.log2(min(height, width)))} layers"
+        )
+    channels = [num_channels, *features]
+    hidden = [
+        ConvLayer(num_in, num_out, 1 if index == 0 else POOL, generator)
+        for index, (num_in, num_out) in enumerate(pairwise(channels))
+    ]
+    for _ in features:
+        height, width = height // POOL, width // POOL
+    return Network(*hidden, PooledReadout(channels[-1] * height * width, num_classes, generator))

@@ -1,0 +1,70 @@
+"""The reservoir: a random recurrent network with a trained readout, the working memory of the theory."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from projectlib.errors import UserError
+
+
+class Reservoir(nn.Module):
+    """Rate units u with output feedback; only the readout W_o learns::
+
+        r = tanh(u) + noise
+        o = W_o r + noise
+        u <- u + dt/tau (lambda W_r r + W_i input + W_f o - u)
+
+    num_inputs: features of [x, y, z] together.  num_outputs: features of z.  nhidden: number of units n.
+    recurrent_strength: lambda, the spectral radius of lambda W_r as n grows.  density: the probability that a
+    recurrent weight is not zero; W_r is normal of sd 1/sqrt(density n).  time_constant, time_step: tau and dt in
+    seconds.  noise: sd of the normal noise on r and o.  generator: draws the weights; W_i and W_f are uniform in
+    [-1, 1], W_o starts at zero.  Raises UserError for a density outside (0, 1] or 0 < dt <= tau violated.
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_outputs: int,
+        nhidden: int,
+        recurrent_strength: float,
+        density: float,
+        time_constant: float,
+        time_step: float,
+        noise: float,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        if not 0 < density <= 1:
+            raise UserError(f"model.density is {density}; expected a probability in (0, 1]")
+        if not 0 < time_step <= time_constant:
+            raise UserError(
+                f"training.time_step is {time_step} s and model.time_constant {time_constant} s; "
+                "expected 0 < time_step <= time_constant"
+            )
+        self.recurrent_strength, self.noise = recurrent_strength, noise
+        self.rate = time_step / time_constant
+        recurrent = torch.empty(nhidden, nhidden).normal_(generator=generator)
+        kept = torch.rand(nhidden, nhidden, generator=generator) < density
+        self.recurrent = nn.Parameter(recurrent * kept / math.sqrt(density * nhidden))
+        self.input = nn.Parameter(torch.empty(nhidden, num_inputs).uniform_(-1, 1, generator=generator))
+        self.feedback = nn.Parameter(torch.empty(nhidden, num_outputs).uniform_(-1, 1, generator=generator))
+        self.readout = nn.Parameter(torch.zeros(num_outputs, nhidden))
+
+    def current(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        """``W_i input``, constant while a window is presented.  inputs: (num_inputs,).  Returns (n,)."""
+        return parameters["input"] @ inputs
+
+    def step(
+        self, parameters: dict[str, Tensor], u: Tensor, current: Tensor, noise: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One time step from u (n,) with the input current (n,).
+
+        noise: what is added to r (n,) and to o (num_outputs,), or None.  Returns the new u, and r and o of the old.
+        """
+        r = u.tanh()
+        r = r if noise is None else r + noise[0]
+        o = parameters["readout"] @ r
+        o = o if noise is None else o + noise[1]
+        drive = self.recurrent_strength * (parameters["recurrent"] @ r) + current + parameters["feedback"] @ o
+        return u + self.rate * (drive - u), r, o
