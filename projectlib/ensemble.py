@@ -25,6 +25,10 @@ class Ensemble:
     def num_models(self) -> int:
         return next(iter(self.parameters[-1].values())).shape[0]
 
+    @property
+    def num_layers(self) -> int:
+        return len(self.parameters)
+
     def member(self, index: int) -> Parameters:
         """The parameters of one member, as views."""
         return [{name: p[index] for name, p in layer.items()} for layer in self.parameters]
@@ -50,8 +54,7 @@ def build_ensemble(
     networks = [make(torch.Generator().manual_seed(seed)) for seed in seeds]
     layers = zip(*(network.split_parameters() for network in networks), strict=True)
     parameters = [
-        {name: torch.stack([layer[name] for layer in members]).to(device) for name in members[0]}
-        for members in layers
+        {name: torch.stack([layer[name] for layer in members]).to(device) for name in members[0]} for members in layers
     ]
     return Ensemble(networks[0].to(device), parameters)
 

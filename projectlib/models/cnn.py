@@ -41,9 +41,7 @@ class PooledReadout(Readout):
         return super().forward(avg_pool2d(h, POOL))
 
 
-def cnn(
-    input_shape: Sequence[int], num_classes: int, features: Sequence[int], generator: torch.Generator
-) -> Network:
+def cnn(input_shape: Sequence[int], num_classes: int, features: Sequence[int], generator: torch.Generator) -> Network:
     """Convolutional layers of ``features`` channels each and a readout, with average pooling by 2 after each layer.
 
     input_shape: (C, H, W) of one image.  generator: draws the weights, first layer first.

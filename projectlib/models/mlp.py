@@ -32,9 +32,7 @@ class Readout(nn.Module):
         return self.affine(h.flatten(1))
 
 
-def mlp(
-    input_shape: Sequence[int], num_classes: int, features: Sequence[int], generator: torch.Generator
-) -> Network:
+def mlp(input_shape: Sequence[int], num_classes: int, features: Sequence[int], generator: torch.Generator) -> Network:
     """Hidden layers of ``features`` neurons each and a readout.
 
     input_shape: of one sample, flattened.  generator: draws the weights, first layer first.

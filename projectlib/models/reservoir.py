@@ -51,20 +51,28 @@ class Reservoir(nn.Module):
         self.feedback = nn.Parameter(torch.empty(nhidden, num_outputs).uniform_(-1, 1, generator=generator))
         self.readout = nn.Parameter(torch.zeros(num_outputs, nhidden))
 
+    def split_parameters(self) -> list[dict[str, Tensor]]:
+        """The reservoir's own parameters as plain tensors: one layer."""
+        return [{name: p.detach() for name, p in self.named_parameters()}]
+
     def current(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """``W_i input``, constant while a window is presented.  inputs: (num_inputs,).  Returns (n,)."""
         return parameters["input"] @ inputs
 
     def step(
-        self, parameters: dict[str, Tensor], u: Tensor, current: Tensor, noise: tuple[Tensor, Tensor] | None = None
+        self,
+        parameters: dict[str, Tensor],
+        u: Tensor,
+        current: Tensor,
+        noise: tuple[Tensor, Tensor] | tuple[()] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One time step from u (n,) with the input current (n,).
 
-        noise: what is added to r (n,) and to o (num_outputs,), or None.  Returns the new u, and r and o of the old.
+        noise: what is added to r (n,) and to o (num_outputs,), or ().  Returns the new u, and r and o of the old.
         """
         r = u.tanh()
-        r = r if noise is None else r + noise[0]
+        r = r + noise[0] if noise else r
         o = parameters["readout"] @ r
-        o = o if noise is None else o + noise[1]
+        o = o + noise[1] if noise else o
         drive = self.recurrent_strength * (parameters["recurrent"] @ r) + current + parameters["feedback"] @ o
         return u + self.rate * (drive - u), r, o

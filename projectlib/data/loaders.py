@@ -1,0 +1,238 @@
+"""The data sets, one function each.  torchvision and scikit-learn take seconds to import, so each imports its own."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from projectlib.data.augmentation import Augmentation
+from projectlib.data.dataset import Dataset, Split
+from projectlib.errors import UserError
+
+CIFAR10_MEAN, CIFAR10_SD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
+NUM_POINTS, NUM_TEST_POINTS = 1000, 100
+NO_FILES = "or use data=digits, which needs no files"
+
+
+def mnist(root: str) -> Dataset:
+    """MNIST (LeCun et al. 1998): 60,000 and 10,000 images (1, 28, 28) of digits in [-1, 1].
+
+    root: IDX files are read from <root>/MNIST/raw/ and downloaded into it if they are missing.
+    Raises UserError if they are neither there nor to be had.
+    """
+    return _idx("MNIST", "mnist", root)
+
+
+def fashion_mnist(root: str) -> Dataset:
+    """Fashion-MNIST (Xiao et al. 2017), in the form of ``mnist``, from <root>/FashionMNIST/raw/."""
+    return _idx("FashionMNIST", "fashion_mnist", root)
+
+
+def cifar10(root: str, layout: str = "torchvision") -> Dataset:
+    """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images (3, 32, 32), with mean 0 and sd 1 in every channel.
+
+    Training crops after padding by one black pixel, and flips.  layout: ``torchvision`` reads
+    <root>/cifar-10-batches-py/, downloaded if it is missing; ``folder`` reads images as ``folder`` does.
+    Raises UserError for another layout, or if the files are neither there nor to be had.
+    """
+    if layout == "folder":
+        dataset = folder(root, (3, 32, 32), CIFAR10_MEAN, CIFAR10_SD)
+        if dataset.num_classes != 10:
+            raise UserError(
+                f"{root} has {dataset.num_classes} class folders; expected the 10 of CIFAR-10: correct data.root, "
+                "or use data=folder for other images"
+            )
+    elif layout == "torchvision":
+        parts = _torchvision(
+            "CIFAR10",
+            Path(root) / "cifar-10-batches-py",
+            f"unpack cifar-10-python.tar.gz in {root}, set data.layout=folder for a folder of images an image, {NO_FILES}",
+            root,
+        )
+        splits = [
+            Split(
+                _normalise(torch.from_numpy(part.data).permute(0, 3, 1, 2), CIFAR10_MEAN, CIFAR10_SD),
+                torch.tensor(part.targets),
+            )
+            for part in parts
+        ]
+        dataset = Dataset("cifar10", *splits, num_classes=10)
+    else:
+        raise UserError(f"data.layout is {layout!r}; expected torchvision or folder")
+    black = _normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), CIFAR10_MEAN, CIFAR10_SD)
+    augmentation = Augmentation(padding=1, flip=True, fill=tuple(black.flatten().tolist()))
+    return replace(dataset, name="cifar10", augmentation=augmentation)
+
+
+def folder(root: str, shape: Sequence[int], mean: float | Sequence[float], sd: float | Sequence[float]) -> Dataset:
+    """Images in <root>/train/<class>/ and <root>/test/<class>/, of any format that Pillow reads.
+
+    shape: (C, H, W) of the images in memory; C = 1 for grey or 3 for colour.  An image of another size is
+    resized, whatever its proportions.  mean, sd: what is subtracted from pixels in [0, 1] and what the result is
+    divided by, one number a channel or one for all.
+    Samples are in one random order that no seed changes, so that the first n are a fair sample of the classes.
+    Raises UserError for a missing or empty folder, classes that differ between train and test, an image that
+    cannot be read (its file is named) or has more than 8 bits a channel, or a bad shape, mean or sd.
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence) else ()
+    if len(sizes) != 3 or any(type(size) is not int or size < 1 for size in sizes) or sizes[0] not in (1, 3):
+        raise UserError(
+            f"the shape of the images is {shape!r}; expected [channels, height, width] with 1 or 3 channels: "
+            "set for instance data.source.shape=[1,28,28]"
+        )
+    mean, sd = _per_channel("mean", mean, sizes[0]), _per_channel("sd", sd, sizes[0])
+    if min(sd) <= 0:
+        raise UserError(f"data.source.sd is {list(sd)}; expected numbers above 0, which pixels are divided by")
+    parts = [Path(root).expanduser() / key for key in ("train", "test")]
+    for part in parts:
+        if not part.is_dir():
+            raise UserError(
+                f"no folder {part}; expected images in {root}/train/<class>/ and {root}/test/<class>/: correct data.root"
+            )
+    listings = [_list_images(part) for part in parts]
+    train_classes, test_classes = (listing.classes for listing in listings)
+    if train_classes != test_classes:
+        differing = sorted(set(train_classes) ^ set(test_classes))
+        raise UserError(
+            f"{root} has other class folders in train/ than in test/: {', '.join(differing)} in one only; expected "
+            "the same in both: add or rename folders"
+        )
+    splits = []
+    for listing in listings:
+        pixels, labels = _read_images(listing.samples, sizes)
+        splits.append(Split(_normalise(pixels, mean, sd), labels))
+    return Dataset("folder", *splits, num_classes=len(train_classes))
+
+
+def digits() -> Dataset:
+    """The handwritten digits of scikit-learn (UCI, Alpaydin and Kaynak 1998): (1, 8, 8) in [-1, 1], no files needed.
+
+    1,437 training and 360 test samples, split once and for all with equal shares of the classes.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)  # 0 to 16
+    x_train, x_test, y_train, y_test = train_test_split(
+        (pixels / 8 - 1).reshape(-1, 1, 8, 8).astype(np.float32),
+        labels,
+        test_size=360,
+        random_state=0,
+        stratify=labels,
+    )
+    train, test = (Split(torch.from_numpy(x), torch.from_numpy(y)) for x, y in ((x_train, y_train), (x_test, y_test)))
+    return Dataset("digits", train, test, num_classes=10)
+
+
+def linear(seed: int) -> Dataset:
+    """1000 points uniform in [-1, 1]^2, of class 1 on one side of a random line; the last 100 are for testing.
+
+    The line goes in a uniformly random direction through a uniformly random point of the square, and is drawn
+    again while either side holds less than a fifth of the points: guessing must not look like learning.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    points = 2 * torch.rand(NUM_POINTS, 2, generator=generator) - 1
+    while True:
+        x, y, turn = torch.rand(3, generator=generator).tolist()
+        angle = 2 * math.pi * turn
+        normal = torch.tensor([math.cos(angle), math.sin(angle)])
+        labels = ((points - torch.tensor([2 * x - 1, 2 * y - 1])) @ normal > 0).long()
+        if NUM_POINTS / 5 <= labels.sum() <= NUM_POINTS * 4 / 5:
+            return _points("linear", points, labels)
+
+
+def xor(seed: int) -> Dataset:
+    """1000 points at the corners of [0, 1]^2, drawn at random, plus normal noise of sd 0.1; the last 100 are for testing.
+
+    Class 1 is one coordinate near 1 and the other near 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randint(2, (NUM_POINTS, 2), generator=generator)
+    points = corners + 0.1 * torch.randn(NUM_POINTS, 2, generator=generator)
+    return _points("xor", points, corners[:, 0] ^ corners[:, 1])
+
+
+def _points(name: str, points: Tensor, labels: Tensor) -> Dataset:
+    sizes = [NUM_POINTS - NUM_TEST_POINTS, NUM_TEST_POINTS]
+    train, test = (Split(x, y) for x, y in zip(points.split(sizes), labels.split(sizes), strict=True))
+    return Dataset(name, train, test, num_classes=2)
+
+
+def _normalise(pixels: Tensor, mean: Sequence[float], sd: Sequence[float]) -> Tensor:
+    """uint8 (n, C, H, W) -> float32, (pixels / 255 - mean) / sd by channel, contiguous."""
+    images = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    mean, sd = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, sd))
+    return images.sub_(mean).div_(sd)
+
+
+def _idx(class_name: str, name: str, root: str) -> Dataset:
+    place = Path(root) / class_name / "raw"
+    by_hand = (
+        "put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte "
+        f"there, as they are or as .gz, {NO_FILES}"
+    )
+    parts = _torchvision(class_name, place, by_hand, root)
+    train, test = (Split(_normalise(part.data.unsqueeze(1), (0.5,), (0.5,)), part.targets) for part in parts)
+    return Dataset(name, train, test, num_classes=10)
+
+
+def _torchvision(class_name: str, place: Path, by_hand: str, root: str) -> list:
+    """The training and the test part of a torchvision data set, read from files or downloaded."""
+    from torchvision import datasets
+
+    try:
+        return [getattr(datasets, class_name)(root, train=train, download=True) for train in (True, False)]
+    # without a network RuntimeError or URLError, with damaged files ValueError, KeyError or AssertionError
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{class_name} could be neither read from {place} nor downloaded to it ({reason}); remove damaged files, "
+            f"set data.root to the folder that holds {place.relative_to(root).parts[0]}/, {by_hand}"
+        ) from error
+
+
+def _per_channel(key: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * channels
+    if len(values) != channels or any(type(v) not in (int, float) or not math.isfinite(v) for v in values):
+        raise UserError(f"data.source.{key} is {value!r}; expected one number, or one for each of {channels} channels")
+    return values
+
+
+def _list_images(part: Path):
+    from torchvision.datasets import ImageFolder
+
+    try:
+        return ImageFolder(part)
+    except FileNotFoundError as error:  # no class folder, or one without an image
+        raise UserError(f"{part}: {error} Expected images in {part}/<class>/: correct data.root or add them") from error
+
+
+def _read_images(samples: list[tuple[str, int]], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Files with their labels -> uint8 (n, C, H, W) in channels-last memory and labels (n,), in a fixed random order."""
+    channels, height, width = shape
+    pixels = np.empty((len(samples), height, width, channels), np.uint8)
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
+    for row, index in zip(pixels, order, strict=True):
+        row[...] = _read_image(samples[index][0], channels, (width, height))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor([samples[index][1] for index in order])
+
+
+def _read_image(path: str, channels: int, size: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode[0] in "IF":  # Pillow would clip these at 255 without a word
+                raise ValueError(f"it has more than 8 bits a channel (mode {image.mode})")
+            image = image.convert("L" if channels == 1 else "RGB")
+            if image.size != size:
+                image = image.resize(size, Image.Resampling.BILINEAR)
+            return np.asarray(image).reshape(*reversed(size), channels)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise UserError(
+            f"cannot read {path} ({error}); expected an image of 8 bits a channel: convert or remove it"
+        ) from error

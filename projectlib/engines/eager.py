@@ -1,0 +1,132 @@
+"""The reference engine: any model, rule and optimizer, one step at a time in PyTorch."""
+
+import time
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+from torch.optim import Optimizer
+
+from projectlib.data import Dataset, Epoch, Sampler, gather
+from projectlib.ensemble import Ensemble, over_members
+from projectlib.metrics import HSICMonitor
+from projectlib.rules import Rule
+
+
+class EagerEngine:
+    """Trains an ensemble through ranges of steps of an epoch.
+
+    All members see the same windows.  ``totals`` (num_models, metrics) sums the training metrics over the steps
+    of the epoch so far; they come from the forward pass that training does anyway, before its update.
+
+    Another engine is a subclass whose ``run`` does the same steps faster.
+    """
+
+    name = "eager"
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        rule: Rule,
+        optimizer: Optimizer,
+        dataset: Dataset,
+        sampler: Sampler,
+        monitor: HSICMonitor | None = None,
+    ):
+        self.ensemble, self.rule, self.optimizer = ensemble, rule, optimizer
+        self.sampler, self.monitor = sampler, monitor
+        self.source, self.num_classes = sampler.source(dataset.train), dataset.num_classes
+        self.metric_names = ("loss", "accuracy", *(monitor.names(ensemble.num_layers) if monitor else ()))
+        self.state = ensemble.initial_state(sampler.size)
+        device = self.source.inputs.device
+        precision = torch.float32 if device.type == "mps" else torch.float64
+        self.totals = torch.zeros(ensemble.num_models, len(self.metric_names), dtype=precision, device=device)
+        self.steps_in_epoch = 0
+
+    def compile(self) -> float:
+        """Do what has to be done once before the first step; returns the seconds it took."""
+        start = time.perf_counter()
+        self.warm_up()
+        return time.perf_counter() - start
+
+    def warm_up(self) -> None:
+        """Nothing to compile."""
+
+    def draw_epoch(self, generator: torch.Generator) -> Epoch:
+        """The order and augmentation of a new epoch, on the device."""
+        return self.sampler.epoch(generator).to(self.source.inputs.device)
+
+    def begin_epoch(self) -> None:
+        self.totals.zero_()
+        self.steps_in_epoch = 0
+
+    def run(self, epoch: Epoch, start: int, stop: int) -> None:
+        """Train on the windows [start, stop) of an epoch on the device, in place."""
+        for step in range(start, stop):
+            inputs, labels = gather(self.source, self.sampler, epoch, step)
+            self.present(inputs, one_hot(labels, self.num_classes).to(inputs.dtype))
+        self.steps_in_epoch += stop - start
+
+    def present(self, x: Tensor, y: Tensor) -> None:
+        """All time steps of one window, with an update at each.  x: (N, ...), y: (N, num_classes) one-hot."""
+        network = self.ensemble.network
+        context = self.rule.prepare(x, y)
+
+        def member(parameters, state):
+            update = self.rule(network, parameters, state, x, y, context)
+            return update.gradients, update.state, self.measure(update.outputs, x, y)
+
+        for _ in range(network.num_timesteps):
+            gradients, self.state, measured = over_members(member, self.ensemble.parameters, self.state)
+            for layer, gradient in zip(self.ensemble.parameters, gradients, strict=True):
+                for name, tensor in layer.items():
+                    tensor.grad = gradient.get(name)
+            self.optimizer.step()
+            self.totals += measured / network.num_timesteps
+
+    def measure(self, outputs: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """One member's metrics of a window, (metrics,), in the order of ``metric_names``."""
+        logits = outputs[-1]
+        correct = (logits.argmax(-1) == y.argmax(-1)).to(logits.dtype)
+        values = [cross_entropy(logits, y), correct.mean()]
+        if self.monitor:
+            values += self.monitor(outputs, x, y)
+        return torch.stack(values).to(self.totals.dtype)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The running mean over the epoch's steps so far: (num_models,) on the host by name."""
+        means = (self.totals / self.steps_in_epoch).cpu()
+        return dict(zip(self.metric_names, means.unbind(1), strict=True))
+
+    def traces(self) -> dict[str, Tensor]:
+        """Arrays to be kept of the epoch; a network has none."""
+        return {}
+
+    def first_bad_layer(self, member: int) -> str | None:
+        """The first layer of a member with a weight that is not finite, for the error that stops a run."""
+        for index, layer in enumerate(self.ensemble.member(member)):
+            if not all(p.isfinite().all() for p in layer.values()):
+                return f"layer {index}"
+        return None
+
+    def state_dict(self) -> dict:
+        """All that changes while training, as tensors and plain values."""
+        return {
+            "parameters": self.ensemble.parameters,
+            "state": list(self.state),
+            "optimizer": self.optimizer.state_dict(),
+            "totals": self.totals,
+            "steps_in_epoch": self.steps_in_epoch,
+        }
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Go on from a ``state_dict`` of the same models, in place."""
+        for layer, saved_layer in zip(self.ensemble.parameters, saved["parameters"], strict=True):
+            for name, tensor in layer.items():
+                tensor.copy_(saved_layer[name])
+        for u, saved_u in zip(self.state, saved["state"], strict=True):
+            if isinstance(u, Tensor):
+                u.copy_(saved_u)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.totals.copy_(saved["totals"])
+        self.steps_in_epoch = saved["steps_in_epoch"]

@@ -1,0 +1,160 @@
+"""Reservoirs that learn the modulatory signal, one window after the other."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from projectlib.data import Epoch, Sampler, Split
+from projectlib.ensemble import Ensemble
+from projectlib.rules import Delta
+
+NOISE_STREAM = 1 << 32  # keeps a member's noise apart from its weights
+
+
+class ReservoirEngine:
+    """Trains the readouts of reservoirs, stacked over members, on the windows of a few samples.
+
+    A window is presented for ``num_timesteps`` time steps, with an update of the readout at each; the state u
+    carries over from window to window.  Around it the readout is scored twice without learning, for as many time
+    steps from a state that is then discarded: before the window's first update and after its last.
+
+    ensemble: the reservoirs.  samples: inputs (n, ...).  one_hot_labels: (n, classes).  activations: z (n, zdim).
+    window: samples in one.  make_optimizer: the optimizer of the stacked readouts (num_models, zdim, nhidden).
+    seeds: of the members' noise.
+    """
+
+    name = "eager"
+    metric_names = ("loss", "nmse_after", "nmse_before")
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        rule: Delta,
+        samples: Split,
+        one_hot_labels: Tensor,
+        activations: Tensor,
+        window: int,
+        num_timesteps: int,
+        make_optimizer: Callable[[Tensor], Optimizer],
+        seeds: Sequence[int],
+    ):
+        device = samples.inputs.device
+        self.network, self.rule, self.num_timesteps = ensemble.network, rule, num_timesteps
+        (self.parameters,) = ensemble.parameters
+        self.optimizer = make_optimizer(self.parameters["readout"])
+        self.noise = [torch.Generator().manual_seed(seed + NOISE_STREAM) for seed in seeds]
+        self.x = samples.inputs.flatten(1)
+        self.y, self.z = one_hot_labels, activations.to(device)
+        self.sampler = Sampler(len(self.x), window, sliding=True)
+        num_models, zdim, num_hidden = self.parameters["readout"].shape
+        self.u = torch.zeros(num_models, num_hidden, device=device)
+        self.errors = torch.zeros(num_models, len(self.metric_names), dtype=torch.float64)
+        self.targets = torch.zeros(self.sampler.steps, zdim, device=device)
+        self.outputs = torch.zeros(self.sampler.steps, num_timesteps, zdim, device=device)  # of the first member
+        self.steps_in_epoch = 0
+
+    def compile(self) -> float:
+        """Nothing to compile; returns 0 seconds."""
+        return 0.0
+
+    def draw_epoch(self, generator: torch.Generator) -> Epoch:
+        return self.sampler.epoch(generator).to(self.x.device)
+
+    def begin_epoch(self) -> None:
+        self.errors.zero_()
+        self.steps_in_epoch = 0
+
+    def run(self, epoch: Epoch, start: int, stop: int) -> None:
+        """Train on the windows [start, stop) of an epoch, in place."""
+        for step in range(start, stop):
+            indices = self.sampler.window_indices(epoch, step)
+            self.present(step, indices, learn=True)
+        self.steps_in_epoch += stop - start
+
+    def measure(self) -> dict[str, Tensor]:
+        """The metrics of one pass in the samples' own order with learning off; nothing but traces changes."""
+        self.begin_epoch()
+        rest, noise = self.u.clone(), [generator.get_state() for generator in self.noise]
+        for step in range(self.sampler.steps):
+            indices = torch.arange(step, step + self.sampler.size, device=self.x.device)
+            self.present(step, indices, learn=False)
+        self.steps_in_epoch = self.sampler.steps
+        self.u.copy_(rest)
+        for generator, state in zip(self.noise, noise, strict=True):
+            generator.set_state(state)
+        return self.metrics()
+
+    def present(self, step: int, indices: Tensor, learn: bool) -> None:
+        """One window, scored before, during and after its updates."""
+        x, y, z = self.x[indices], self.y[indices], self.z[indices]
+        xi = self.rule.target(x, y, z)
+        newest = torch.cat([x[-1], y[-1], z[-1]])
+        current = torch.vmap(lambda p: self.network.current(p, newest))(self.parameters)
+        self.targets[step] = xi
+
+        before, _ = self.present_window(self.u, current, xi, learn=False)
+        during, self.u = self.present_window(self.u, current, xi, learn)
+        after, _ = self.present_window(self.u, current, xi, learn=False)
+        self.outputs[step] = during[:, 0]
+        errors = [(outputs - xi).square().mean((0, 2)) for outputs in (during, after, before)]
+        self.errors += torch.stack(errors, 1).cpu()
+
+    def present_window(self, u: Tensor, current: Tensor, xi: Tensor, learn: bool) -> tuple[Tensor, Tensor]:
+        """Outputs (time steps, num_models, zdim) and the state after the last of a window's time steps."""
+        outputs = []
+        for _ in range(self.num_timesteps):
+            noise = self.draw_noise()
+            u, r, o = torch.vmap(self.network.step)(self.parameters, u, current, noise)
+            outputs.append(o)
+            if learn:
+                self.parameters["readout"].grad = torch.vmap(self.rule.gradient, (0, 0, None))(r, o, xi)
+                self.optimizer.step()
+        return torch.stack(outputs), u
+
+    def draw_noise(self) -> tuple[Tensor, Tensor] | tuple[()]:
+        """Noise on the rates (num_models, nhidden) and the outputs (num_models, zdim); none at an sd of 0."""
+        if not self.network.noise:
+            return ()
+        sizes = [self.u.shape[1], self.z.shape[1]]
+        draws = [torch.randn(sum(sizes), generator=generator) for generator in self.noise]
+        rates, outputs = (self.network.noise * torch.stack(draws).to(self.u.device)).split(sizes, 1)
+        return rates, outputs
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Means over the epoch's windows so far, (num_models,) each; nmse is relative to the targets' variance."""
+        loss, after, before = (self.errors / self.steps_in_epoch).unbind(1)
+        variance = self.targets[: self.steps_in_epoch].double().var(correction=0).cpu()
+        return {"loss": loss, "nmse_after": after / variance, "nmse_before": before / variance}
+
+    def traces(self) -> dict[str, Tensor]:
+        """Target and output of the first member while it learnt, (windows, time steps, zdim) each."""
+        return {"target": self.targets[:, None].expand_as(self.outputs).clone(), "output": self.outputs.clone()}
+
+    def first_bad_layer(self, member: int) -> str | None:
+        return None if self.parameters["readout"][member].isfinite().all() else "the readout"
+
+    def state_dict(self) -> dict:
+        """All that changes while training, as tensors and plain values."""
+        return {
+            "parameters": [self.parameters],
+            "u": self.u,
+            "optimizer": self.optimizer.state_dict(),
+            "noise": [generator.get_state() for generator in self.noise],
+            "errors": self.errors,
+            "targets": self.targets,
+            "outputs": self.outputs,
+            "steps_in_epoch": self.steps_in_epoch,
+        }
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Go on from a ``state_dict`` of the same reservoirs, in place."""
+        for name, tensor in self.parameters.items():
+            tensor.copy_(saved["parameters"][0][name])
+        for name in ("u", "errors", "targets", "outputs"):
+            getattr(self, name).copy_(saved[name])
+        for generator, state in zip(self.noise, saved["noise"], strict=True):
+            generator.set_state(state.cpu())
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.steps_in_epoch = saved["steps_in_epoch"]

@@ -1,0 +1,48 @@
+"""A finished run, loaded for use."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from projectlib.checkpoint import checkpoint_files, load_checkpoint
+from projectlib.ensemble import Ensemble
+from projectlib.errors import UserError
+from projectlib.models import Network
+from projectlib.resume import read_yaml
+from projectlib.tasks import make_model
+
+
+class TrainedRun(NamedTuple):
+    """config: the run's settings.  ensemble: its models.  input_shape, num_classes: of the data it was trained on."""
+
+    config: DictConfig
+    ensemble: Ensemble
+    input_shape: tuple[int, ...]
+    num_classes: int
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits (num_models, N, num_classes) of inputs x (N, ...), preprocessed as in training."""
+        if not isinstance(self.ensemble.network, Network):
+            raise UserError("a reservoir has no logits; step it with ensemble.network.step")
+        return self.ensemble.predict(x)
+
+
+def load(run_folder: str | Path, device: torch.device | str = "cpu") -> TrainedRun:
+    """The models of a run as they were at its last checkpoint.
+
+    For a reservoir, ``ensemble.network`` is a ``Reservoir`` to be stepped with ``ensemble.parameters[0]``.
+    Raises UserError for a folder that is no run or has no checkpoint that can be read.
+    """
+    folder = Path(run_folder)
+    config = read_yaml(folder, "config.yaml")
+    files = checkpoint_files(folder / config.checkpointing.path)
+    if not files:
+        raise UserError(f"{folder} has no checkpoint in {config.checkpointing.path}/; expected a run that was trained")
+    saved = load_checkpoint(files[-1], device)
+    sizes = saved["sizes"]
+    network = make_model(config, sizes, torch.Generator()).to(device)
+    ensemble = Ensemble(network, saved["engine"]["parameters"])
+    return TrainedRun(config, ensemble, tuple(sizes.get("input_shape", ())), sizes.get("num_classes", 0))

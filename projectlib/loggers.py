@@ -1,0 +1,82 @@
+"""Where metrics go while a run goes on, beside its own files: the log, TensorBoard or Weights & Biases."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from projectlib.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class PrintLogger:
+    """Writes step metrics as lines of the log."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        """folder: the run folder.  settings: the whole config as plain values."""
+
+    def step(self, global_step: int, metrics: dict[str, float]) -> None:
+        """Means over models after ``global_step`` steps of training: the running mean of the epoch so far."""
+        log.info("step %d  %s", global_step, "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Means over models at an epoch's end, named ``split/name``.  Every run prints these: nothing to add."""
+
+    def close(self) -> None:
+        """The run has ended."""
+
+
+class TensorBoardLogger:
+    """Scalars in the run folder's ``tensorboard/``."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError(missing("tensorboard", "tensorboard")) from None
+        self.writer = SummaryWriter(str(Path(folder) / "tensorboard"))
+
+    def step(self, global_step: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"step/{name}", value, global_step)
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, epoch)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandbLogger:
+    """A run of Weights & Biases; ``WANDB_MODE=offline`` keeps it in the run folder's ``wandb/``.
+
+    project: the project's name there.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], project: str):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(missing("wandb-logger", "wandb")) from None
+        name = "-".join(Path(folder).absolute().parts[-3:])
+        try:
+            self.run = wandb.init(project=project, dir=str(folder), id=name, resume="allow", config=settings)
+        except wandb.errors.Error as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"logger=wandb-logger could not start ({reason}); log in, set WANDB_MODE=offline, or use logger=print"
+            ) from None
+
+    def step(self, global_step: int, metrics: dict[str, float]) -> None:
+        self.run.log({"global_step": global_step} | {f"step/{name}": value for name, value in metrics.items()})
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.run.log({"epoch": epoch} | metrics)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def missing(logger: str, package: str) -> str:
+    return f"logger={logger} needs the package {package}, which is not installed: pip install {package}"

@@ -1,0 +1,108 @@
+"""Training metrics: per-layer HSIC, their history over epochs, and the files made of it."""
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from projectlib.errors import UserError
+from projectlib.files import write_text
+from projectlib.hsic import hsic_bottleneck
+
+KEYS = ("epoch", "split", "model")
+
+
+class HSICMonitor:
+    """The objective of every layer, readout included: ``HSIC(X, Z)``, ``HSIC(Y, Z)`` and their balance.
+
+    gamma, sigmas: as of the rule.
+    """
+
+    def __init__(self, gamma: float, sigmas: tuple[float, float, float]):
+        self.gamma, self.sigmas = gamma, tuple(sigmas)
+
+    def names(self, num_layers: int) -> tuple[str, ...]:
+        return tuple(f"{part}_layer{i}" for i in range(num_layers) for part in ("hsic", "hsicx", "hsicy"))
+
+    def __call__(self, outputs: list[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
+        """Three scalars a layer, in the order of ``names``.  outputs: (N, ...) of every layer."""
+        return [part for z in outputs for part in hsic_bottleneck(x, y, z, self.gamma, self.sigmas)]
+
+
+def mean_and_sd(values) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1) over models; no deviation for a single model."""
+    values = np.asarray(values, dtype=np.float64)
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+class History:
+    """Tidy metrics: one row per epoch, split and model, ``{"epoch", "split", "model", name: value, ...}``."""
+
+    def __init__(self, rows: list[dict] | None = None):
+        self.rows = rows or []
+
+    def add(self, epoch: int, split: str, metrics: dict[str, Tensor]) -> None:
+        """metrics: (num_models,) by name."""
+        columns = {name: values.tolist() for name, values in metrics.items()}
+        num_models = len(next(iter(columns.values())))
+        for model in range(num_models):
+            values = {name: column[model] for name, column in columns.items()}
+            self.rows.append({"epoch": epoch, "split": split, "model": model, **values})
+
+    def values(self, epoch: int, split: str, name: str) -> list[float]:
+        """One metric of every model; empty where it was not measured."""
+        return [row[name] for row in self.rows if row["epoch"] == epoch and row["split"] == split and name in row]
+
+    @property
+    def last_epoch(self) -> int:
+        return max((row["epoch"] for row in self.rows), default=0)
+
+    def summary(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """``{split: {name: {"mean", "sd"}}}`` of the last epoch."""
+        result: dict = {}
+        last = [row for row in self.rows if row["epoch"] == self.last_epoch]
+        for split in dict.fromkeys(row["split"] for row in last):
+            rows = [row for row in last if row["split"] == split]
+            for name in (name for name in rows[0] if name not in KEYS):
+                mean, sd = mean_and_sd([row[name] for row in rows])
+                result.setdefault(split, {})[name] = {"mean": mean, "sd": sd}
+        return result
+
+    def to_csv(self) -> str:
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [*names], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def write(self, path: Path) -> None:
+        write_text(path, self.to_csv())
+
+    @classmethod
+    def read(cls, path: Path) -> "History":
+        """Raises UserError where the file is missing or not what ``write`` writes."""
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                return cls([parse_row(row) for row in csv.DictReader(file, strict=True)])
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist; expected the metrics.csv of a run folder") from None
+        except (OSError, UnicodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); expected columns {', '.join(KEYS)} and one number a metric"
+            ) from None
+
+
+def parse_row(row: dict[str, str]) -> dict:
+    values = {name: float(text) for name, text in row.items() if name not in KEYS and text != ""}
+    return {"epoch": int(row["epoch"]), "split": row["split"], "model": int(row["model"]), **values}
+
+
+def format_mean(values, scale: float = 1.0, unit: str = "") -> str:
+    """``mean ± sd`` with two decimals, or the mean alone for one model."""
+    mean, sd = mean_and_sd(values)
+    spread = "" if sd is None or math.isnan(sd) else f" ± {sd * scale:.2f}"
+    return f"{mean * scale:.2f}{spread}{unit}"

@@ -1,0 +1,168 @@
+"""The run folder while a run goes on: metrics, traces, checkpoints, progress and the summary."""
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from projectlib.checkpoint import save_checkpoint
+from projectlib.files import write_text, write_whole
+from projectlib.interrupts import Interrupts
+from projectlib.metrics import History, format_mean
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Everything that ``fit`` writes.
+
+    folder: the run folder.  config: the run's settings as plain values.
+    checkpoints: folder of the checkpoints, one each ``rate`` epochs, at the end, and after ``minutes`` (None:
+    never) inside an epoch.  interrupts: asked after every chunk of steps.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        checkpoints: Path,
+        rate: int,
+        minutes: float | None,
+        interrupts: Interrupts,
+    ):
+        self.folder, self.config, self.loggers = Path(folder), config, []
+        self.checkpoints, self.rate, self.minutes, self.interrupts = Path(checkpoints), rate, minutes, interrupts
+        self.history, self.traces = History(), {}
+        self.seconds = {"training": 0.0, "compile": 0.0, "wall": 0.0}
+        self.steps = 0
+        self.started = self.saved_at = time.monotonic()
+        self.num_epochs, self.progress = 0, None
+        self.about: dict[str, Any] = {}
+
+    def restore(self, checkpoint: dict) -> None:
+        """Go on with the history of a checkpoint."""
+        self.history = History(checkpoint["history"])
+        self.traces = {name: list(arrays) for name, arrays in checkpoint["traces"].items()}
+        self.seconds, self.steps = dict(checkpoint["seconds"]), checkpoint["steps"]
+
+    def attach(self, loggers: list, **about: Any) -> None:
+        """loggers: where metrics go beside the files.  about: what every checkpoint says of the run."""
+        self.loggers, self.about = loggers, about
+
+    def begin(self, num_epochs: int, total: int, done: int) -> None:
+        """Show progress in steps; quiet where the output is not a terminal."""
+        self.num_epochs = num_epochs
+        self.progress = tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True)
+
+    def step(self, global_step: int, metrics: dict[str, Tensor]) -> None:
+        for logger in self.loggers:
+            logger.step(global_step, {name: values.mean().item() for name, values in metrics.items()})
+
+    def end_epoch(self, epoch: int, results: dict[str, dict[str, Tensor]], traces: dict[str, Tensor]) -> None:
+        """Record ``{split: {name: (num_models,)}}`` and the epoch's traces, on disk before it returns."""
+        for split, metrics in results.items():
+            self.history.add(epoch, split, metrics)
+        self.history.write(self.folder / "metrics.csv")
+        for name, array in traces.items():
+            self.traces.setdefault(name, []).append(array.cpu())
+        if self.traces:
+            arrays = {name: np.stack([a.numpy() for a in stack]) for name, stack in self.traces.items()}
+            write_whole(self.folder / "traces.npz", lambda file: np.savez(file, **arrays))
+        log.info("epoch %d  %s", epoch, "  ".join(describe(split, m) for split, m in results.items()))
+        means = {f"{s}/{name}": v.mean().item() for s, metrics in results.items() for name, v in metrics.items()}
+        for logger in self.loggers:
+            logger.epoch(epoch, means)
+
+    def after_chunk(self, num_steps: int) -> bool:
+        """Advance the progress bar; True where a checkpoint is due at once."""
+        self.progress.update(num_steps)
+        due = self.minutes is not None and time.monotonic() - self.saved_at > 60 * self.minutes
+        return due or self.interrupts.requested
+
+    def due(self, epoch: int) -> bool:
+        """Whether the end of this epoch is checkpointed."""
+        return epoch % self.rate == 0 or epoch == self.num_epochs or self.interrupts.requested
+
+    def trained(self, num_steps: int, seconds: float) -> None:
+        """Count steps of training and the seconds they took, evaluation left out."""
+        self.steps += num_steps
+        self.seconds["training"] += seconds
+
+    def save(self, snapshot: dict) -> None:
+        """Write a checkpoint; raises Interrupted afterwards where a signal asked for it."""
+        content = {
+            **snapshot,
+            **self.about,
+            "config": self.config,
+            "history": self.history.rows,
+            "traces": self.traces,
+            "seconds": {**self.seconds, "wall": self.wall_seconds()},
+            "steps": self.steps,
+            "threads": torch.get_num_threads(),
+        }
+        save_checkpoint(self.checkpoints, snapshot["epoch"], content)
+        self.saved_at = time.monotonic()
+        self.interrupts.raise_if_requested()
+
+    def wall_seconds(self) -> float:
+        """Since the run began, in all of its processes."""
+        return self.seconds["wall"] + time.monotonic() - self.started
+
+    def close(self, status: str, error: str | None = None, device: str = "") -> dict:
+        """End the run: close what is open and write and return summary.json."""
+        if self.progress is not None:
+            self.progress.close()
+        for logger in self.loggers:
+            logger.close()
+        training = self.seconds["training"]
+        summary = {
+            "status": status,
+            **({"error": error} if error else {}),
+            "metrics": self.history.summary(),
+            "steps_per_second": self.steps / training if training else None,
+            "compile_seconds": self.seconds["compile"],
+            "wall_seconds": self.wall_seconds(),
+            "device": device,
+            "versions": versions(),
+            "seed": self.config["seed"],
+            "nmodels": self.config["nmodels"],
+            **commit(),
+        }
+        write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+def describe(split: str, metrics: dict[str, Tensor]) -> str:
+    """One split of the line an epoch prints: loss and accuracy, or whatever there is, as mean ± sd over models."""
+    percent = {"accuracy", "nmse_after", "nmse_before"}
+    shown = [name for name in metrics if name == "loss" or name in percent]
+    values = (
+        f"{name} {format_mean(metrics[name], 100, ' %') if name in percent else format_mean(metrics[name])}"
+        for name in shown
+    )
+    return f"{split}: {', '.join(values)}"
+
+
+def versions() -> dict[str, str]:
+    return {"python": sys.version.split()[0], "torch": torch.__version__, "platform": platform.platform()}
+
+
+def commit() -> dict[str, str]:
+    """The commit of the code that runs, where it is a git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": found.stdout.strip()}

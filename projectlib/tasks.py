@@ -1,0 +1,133 @@
+"""From a config to what ``fit`` runs: the data, the models, the rule, the optimizer and the engine."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from projectlib.data import Dataset, Sampler, Split, prepare
+from projectlib.engines import choose_engine
+from projectlib.engines.reservoir import ReservoirEngine
+from projectlib.ensemble import build_ensemble
+from projectlib.errors import UserError
+from projectlib.metrics import HSICMonitor
+from projectlib.models import Network, Reservoir
+from projectlib.targets import build
+from projectlib.training import Engine, Evaluator, evaluate
+
+
+class Task(NamedTuple):
+    """What ``training.fit`` needs.  sizes: of the models' inputs and outputs, for ``make_model``."""
+
+    engine: Engine
+    evaluate: Evaluator
+    schedule: LRScheduler
+    sizes: dict[str, Any]
+
+
+def build_task(config: DictConfig, device: torch.device, engine: str) -> Task:
+    """The task of a composed config.  engine: "auto", "eager" or "compiled"."""
+    return TASKS[config.task](config, device, engine)
+
+
+def load_dataset(config: DictConfig) -> Dataset:
+    """The data set of a config, on the CPU."""
+    return prepare(build(config.data.source), config.data.limit, config.data.validation)
+
+
+def make_model(config: DictConfig, sizes: dict[str, Any], generator: torch.Generator) -> nn.Module:
+    """One model of a config.  generator: draws its weights.  Raises UserError for a model of another task."""
+    model_class, example = MODELS[config.task]
+    model = build(config.model, **sizes, generator=generator)
+    if not isinstance(model, model_class):
+        raise UserError(f"model is {config.model._target_}; expected a model for this script, e.g. model={example}")
+    return model
+
+
+def make_rule(config: DictConfig, method: str, example: str) -> Any:
+    """The rule of a config.  Raises UserError for a rule of another task, which lacks ``method``."""
+    rule = build(config.rule)
+    if not hasattr(rule, method):
+        raise UserError(f"rule is {config.rule._target_}; expected a rule for this script, e.g. rule={example}")
+    return rule
+
+
+def seeds(config: DictConfig) -> range:
+    """One seed a member: seed, seed + 1, ..."""
+    return range(config.seed, config.seed + config.nmodels)
+
+
+def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
+    """Layered networks under any rule."""
+    rule = make_rule(config, "prepare", "biohsic")
+    dataset = load_dataset(config).to(device)
+    sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
+    ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
+    sampler = Sampler(
+        n=len(dataset.train.labels),
+        size=config.data.batchsize,
+        sliding=rule.sliding,
+        drop_last=ensemble.network.num_timesteps > 1,  # a state belongs to a place: all windows have all places
+        augmentation=dataset.augmentation,
+    )
+    trained = ensemble.parameters if rule.trains_hidden else ensemble.parameters[-1:]
+    optimizer = build_optimizer(config, [p for layer in trained for p in layer.values()])
+    schedule = build(config.lr_schedule, optimizer=optimizer)
+    monitor = HSICMonitor(config.hsic.gamma, config.hsic.sigmas) if config.training.log_hsic else None
+    engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs)
+
+    def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
+        return {
+            name: evaluate(ensemble, split, config.data.test_batchsize)
+            for name, split in dataset.splits.items()
+            if name != "train" or before_training
+        }
+
+    return Task(engine_class(ensemble, rule, optimizer, dataset, sampler, monitor), score, schedule, sizes)
+
+
+def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Task:
+    """Reservoirs whose readout learns the modulatory signal of random activations."""
+    if engine == "compiled":
+        raise UserError("engine is 'compiled'; expected auto or eager: a reservoir's time is one matrix product")
+    rule = make_rule(config, "target", "delta")
+    dataset, num_samples, zdim = load_dataset(config), config.data.nsamples, config.data.zdim
+    if num_samples > len(dataset.test.labels):
+        raise UserError(f"data.nsamples is {num_samples}; expected at most the {len(dataset.test.labels)} test samples")
+    samples = Split(*(tensor[:num_samples] for tensor in dataset.test)).to(device)
+    sizes = {"num_inputs": samples.inputs[0].numel() + dataset.num_classes + zdim, "num_outputs": zdim}
+    reservoirs = ReservoirEngine(
+        build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device),
+        rule,
+        samples,
+        one_hot_labels=nn.functional.one_hot(samples.labels, dataset.num_classes).to(samples.inputs.dtype),
+        activations=torch.rand(num_samples, zdim, generator=torch.Generator().manual_seed(config.data.seed)),
+        window=config.data.batchsize,
+        num_timesteps=config.data.ntimesteps,
+        make_optimizer=lambda readout: build_optimizer(config, [readout]),
+        seeds=seeds(config),
+    )
+    schedule = build(config.lr_schedule, optimizer=reservoirs.optimizer)
+
+    def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
+        return {"train": reservoirs.measure()} if before_training else {}
+
+    return Task(reservoirs, score, schedule, sizes)
+
+
+def build_optimizer(config: DictConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """The optimizer of a config over stacked parameters, as one fused kernel where the device has it."""
+    options: dict[str, Any] = {"fused": parameters[0].device.type in ("cpu", "cuda")}
+    if parameters[0].is_cuda and "SGD" not in config.optimizer._target_:
+        options["capturable"] = True  # its step count lives on the device, where a CUDA graph can advance it
+    return build(config.optimizer, params=parameters, **options)
+
+
+TASKS: dict[str, Callable[[DictConfig, torch.device, str], Task]] = {
+    "network": network_task,
+    "reservoir": reservoir_task,
+}
+MODELS = {"network": (Network, "mlp"), "reservoir": (Reservoir, "reservoir")}

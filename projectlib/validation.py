@@ -1,0 +1,87 @@
+"""What a config's values must be, checked before anything heavy is imported or written."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from projectlib.errors import UserError
+
+SMALLEST, LARGEST = 1e-15, 1e15  # bandwidths whose squares are still float32 numbers
+RULES_WITH_KERNELS = ("projectlib.rules.BioHSIC", "projectlib.rules.HSIC", "projectlib.rules.Delta")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def is_bandwidth(value: Any) -> bool:
+    return is_number(value) and SMALLEST <= value <= LARGEST
+
+
+COUNT = (is_count, "a whole number of at least 1")
+POSITIVE = (lambda v: is_number(v) and v > 0, "a number above 0")
+NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number of at least 0")
+NUMBER = (is_number, "a finite number")
+FLAG = (lambda v: isinstance(v, bool), "true or false")
+BANDWIDTH = f"from {SMALLEST:g} to {LARGEST:g}"
+
+# a key that a config lacks is not checked
+CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**63, "a whole number of at least 0"),
+    "data.seed": (lambda v: isinstance(v, int) and 0 <= v < 2**63, "a whole number of at least 0"),
+    "nmodels": COUNT,
+    "engine": (lambda v: v in ("auto", "eager", "compiled"), "auto, eager or compiled"),
+    "training.nepochs": COUNT,
+    "training.log_interval": COUNT,
+    "training.log_hsic": FLAG,
+    "training.time_step": POSITIVE,
+    "training.sample_timesteps": COUNT,
+    "checkpointing.rate": COUNT,
+    "checkpointing.minutes": (lambda v: v is None or (is_number(v) and v > 0), "a number of minutes or null"),
+    "data.batchsize": COUNT,
+    "data.test_batchsize": COUNT,
+    "data.nsamples": COUNT,
+    "data.ntimesteps": COUNT,
+    "data.zdim": COUNT,
+    "model.features": (
+        lambda v: isinstance(v, list) and all(map(is_count, v)),
+        "a list of whole numbers of at least 1",
+    ),
+    "model.nhidden": COUNT,
+    "model.time_constant": POSITIVE,
+    "model.recurrent_strength": NUMBER,
+    "model.noise": NOT_NEGATIVE,
+    "hsic.gamma": NUMBER,
+    "hsic.sigma": (is_bandwidth, f"a bandwidth {BANDWIDTH}"),
+    "hsic.sigmas": (
+        lambda v: isinstance(v, list) and len(v) == 3 and all(map(is_bandwidth, v)),
+        f"three bandwidths (of inputs, labels and activations) {BANDWIDTH}",
+    ),
+    "hsic.form": (lambda v: v in ("published", "exact"), "published or exact"),
+    "optimizer.lr": POSITIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.eps": NOT_NEGATIVE,
+}
+
+
+def validate(config: DictConfig) -> None:
+    """Raises UserError naming the first key whose value is not what it must be."""
+    for key, (is_valid, expected) in CHECKS.items():
+        value = OmegaConf.select(config, key, default=MISSING)
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if value is not MISSING and not is_valid(value):
+            raise UserError(f"{key} is {value!r}; expected {expected}")
+    if config.rule._target_ in RULES_WITH_KERNELS and config.data.batchsize < 2:
+        raise UserError(
+            f"data.batchsize is {config.data.batchsize}; expected at least 2: "
+            "a rule that compares samples needs a window of two"
+        )
+
+
+MISSING = object()
