@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from projectlib.models.network import Network, Parameters, State
+
+HEAVY = 1 << 20  # elements of a tensor
 
 
 @dataclass
@@ -59,15 +61,22 @@ def build_ensemble(
     return Ensemble(networks[0].to(device), parameters)
 
 
+def is_heavy(stacked: Tensor) -> bool:
+    """Whether one member of a stacked tensor keeps a CPU busy: the weight of a convolution, or a large one."""
+    return stacked.ndim >= 5 or stacked[0].numel() >= HEAVY
+
+
 def over_members(function: Callable, *stacked):
     """``function`` of one member's tensors, mapped over the first dimension of all tensors in ``stacked``.
 
-    One member needs no batching, and a convolution on a CPU gains nothing from it (its members would become
-    groups): these run one after the other, all else in one batch through ``torch.vmap``.
+    In one batch through ``torch.vmap``, or one member after the other where batching gains nothing: for a single
+    member, and on a CPU for convolutions (members would become groups) and weights that fill a cache.
     """
-    leaves = torch.utils._pytree.tree_leaves(stacked)
+    leaves = tree_leaves(stacked)
     num_models = leaves[0].shape[0]
-    if num_models > 1 and (leaves[0].is_cuda or all(leaf.ndim < 5 for leaf in leaves)):
+    if num_models > 1 and (leaves[0].is_cuda or not any(is_heavy(p) for p in leaves)):
         return torch.vmap(function)(*stacked)
     results = [function(*tree_map(lambda p, i=i: p[i], stacked)) for i in range(num_models)]
+    if num_models == 1:
+        return tree_map(lambda p: p[None], results[0])
     return tree_map(lambda *members: torch.stack(members), *results)

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from projectlib.data import Dataset, Sampler, Split, prepare
 from projectlib.engines import choose_engine
 from projectlib.engines.reservoir import ReservoirEngine
-from projectlib.ensemble import build_ensemble
+from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
 from projectlib.metrics import HSICMonitor
 from projectlib.models import Network, Reservoir
@@ -66,6 +66,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     dataset = load_dataset(config).to(device)
     sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
     ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
+    use_threads(ensemble)
     sampler = Sampler(
         n=len(dataset.train.labels),
         size=config.data.batchsize,
@@ -116,6 +117,12 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
         return {"train": reservoirs.measure()} if before_training else {}
 
     return Task(reservoirs, score, schedule, sizes)
+
+
+def use_threads(ensemble: Ensemble) -> None:
+    """All cores for convolutions and large weights; one thread otherwise, where waiting costs more than it saves."""
+    if not any(is_heavy(p) for layer in ensemble.parameters for p in layer.values()):
+        torch.set_num_threads(1)
 
 
 def build_optimizer(config: DictConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:

@@ -85,9 +85,9 @@ def test_published_signal_equals_its_double_loop():
     kx, ky, kz = (kernel_matrix(a, s) for a, s in zip((x, y, z), sigmas, strict=True))
     q, num, d = (kx - gamma * ky).tolist(), 7, 5
     c = [q[i][i] - sum(q[i]) / num for i in range(num)]
-    expected = sum(
-        (c[p] + c[-1]) * 2 * kz[-1, p] / (sigmas[2] ** 2 * d) * (z[-1] - z[p]) for p in range(num - 1)
-    ) / (num * (num - 1) ** 2)
+    expected = sum((c[p] + c[-1]) * 2 * kz[-1, p] / (sigmas[2] ** 2 * d) * (z[-1] - z[p]) for p in range(num - 1)) / (
+        num * (num - 1) ** 2
+    )
     torch.testing.assert_close(modulation(kx, ky, kz, z, gamma, sigmas[2]), expected, rtol=1e-12, atol=1e-15)
     from_row = modulation(kx, ky, kz[-1:], z, gamma, sigmas[2])
     torch.testing.assert_close(from_row, expected, rtol=1e-12, atol=1e-15)

@@ -1,4 +1,4 @@
-"""The data sets, one function each.  torchvision and scikit-learn take seconds to import, so each imports its own."""
+"""The data sets, one function each, which imports what it needs: torchvision alone takes seconds."""
 
 import math
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def cifar10(root: str, layout: str = "torchvision") -> Dataset:
         parts = _torchvision(
             "CIFAR10",
             Path(root) / "cifar-10-batches-py",
-            f"unpack cifar-10-python.tar.gz in {root}, set data.layout=folder for a folder of images an image, {NO_FILES}",
+            f"unpack cifar-10-python.tar.gz in {root}, set data.layout=folder for image files, {NO_FILES}",
             root,
         )
         splits = [
@@ -81,17 +81,17 @@ def folder(root: str, shape: Sequence[int], mean: float | Sequence[float], sd: f
     sizes = tuple(shape) if isinstance(shape, Sequence) else ()
     if len(sizes) != 3 or any(type(size) is not int or size < 1 for size in sizes) or sizes[0] not in (1, 3):
         raise UserError(
-            f"the shape of the images is {shape!r}; expected [channels, height, width] with 1 or 3 channels: "
-            "set for instance data.source.shape=[1,28,28]"
+            f"data.shape is {shape!r}; expected [channels, height, width] with 1 or 3 channels, such as [1,28,28]"
         )
     mean, sd = _per_channel("mean", mean, sizes[0]), _per_channel("sd", sd, sizes[0])
     if min(sd) <= 0:
-        raise UserError(f"data.source.sd is {list(sd)}; expected numbers above 0, which pixels are divided by")
+        raise UserError(f"data.sd is {list(sd)}; expected numbers above 0, which pixels are divided by")
     parts = [Path(root).expanduser() / key for key in ("train", "test")]
     for part in parts:
         if not part.is_dir():
             raise UserError(
-                f"no folder {part}; expected images in {root}/train/<class>/ and {root}/test/<class>/: correct data.root"
+                f"no folder {part}; expected images in {root}/train/<class>/ and {root}/test/<class>/: "
+                "correct data.root"
             )
     listings = [_list_images(part) for part in parts]
     train_classes, test_classes = (listing.classes for listing in listings)
@@ -109,21 +109,17 @@ def folder(root: str, shape: Sequence[int], mean: float | Sequence[float], sd: f
 
 
 def digits() -> Dataset:
-    """The handwritten digits of scikit-learn (UCI, Alpaydin and Kaynak 1998): (1, 8, 8) in [-1, 1], no files needed.
+    """The handwritten digits of scikit-learn (UCI, Alpaydin and Kaynak 1998): images (1, 8, 8) in [-1, 1].
 
-    1,437 training and 360 test samples, split once and for all with equal shares of the classes.
+    They come with scikit-learn, so that no file is needed.  1,437 training and 360 test samples, split once and
+    for all with equal shares of the classes.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)  # 0 to 16
-    x_train, x_test, y_train, y_test = train_test_split(
-        (pixels / 8 - 1).reshape(-1, 1, 8, 8).astype(np.float32),
-        labels,
-        test_size=360,
-        random_state=0,
-        stratify=labels,
-    )
+    images = (pixels / 8 - 1).reshape(-1, 1, 8, 8).astype(np.float32)
+    x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=360, random_state=0, stratify=labels)
     train, test = (Split(torch.from_numpy(x), torch.from_numpy(y)) for x, y in ((x_train, y_train), (x_test, y_test)))
     return Dataset("digits", train, test, num_classes=10)
 
@@ -146,7 +142,7 @@ def linear(seed: int) -> Dataset:
 
 
 def xor(seed: int) -> Dataset:
-    """1000 points at the corners of [0, 1]^2, drawn at random, plus normal noise of sd 0.1; the last 100 are for testing.
+    """1000 points at random corners of [0, 1]^2 with normal noise of sd 0.1; the last 100 are for testing.
 
     Class 1 is one coordinate near 1 and the other near 0.
     """
@@ -190,15 +186,15 @@ def _torchvision(class_name: str, place: Path, by_hand: str, root: str) -> list:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
-            f"{class_name} could be neither read from {place} nor downloaded to it ({reason}); remove damaged files, "
-            f"set data.root to the folder that holds {place.relative_to(root).parts[0]}/, {by_hand}"
+            f"{class_name} could be neither read from {place} nor downloaded to it ({reason}): remove damaged "
+            f"files, set data.root to the folder that holds {place.relative_to(root).parts[0]}/, {by_hand}"
         ) from error
 
 
 def _per_channel(key: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, Sequence) else (value,) * channels
     if len(values) != channels or any(type(v) not in (int, float) or not math.isfinite(v) for v in values):
-        raise UserError(f"data.source.{key} is {value!r}; expected one number, or one for each of {channels} channels")
+        raise UserError(f"data.{key} is {value!r}; expected one number, or one for each of {channels} channels")
     return values
 
 
@@ -208,11 +204,13 @@ def _list_images(part: Path):
     try:
         return ImageFolder(part)
     except FileNotFoundError as error:  # no class folder, or one without an image
-        raise UserError(f"{part}: {error} Expected images in {part}/<class>/: correct data.root or add them") from error
+        raise UserError(
+            f"no images in {part} ({error}); expected some in each {part}/<class>/: correct data.root, or add them"
+        ) from error
 
 
 def _read_images(samples: list[tuple[str, int]], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Files with their labels -> uint8 (n, C, H, W) in channels-last memory and labels (n,), in a fixed random order."""
+    """Files and labels -> uint8 (n, C, H, W), channels last in memory, and labels (n,), in a fixed random order."""
     channels, height, width = shape
     pixels = np.empty((len(samples), height, width, channels), np.uint8)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()

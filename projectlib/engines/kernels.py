@@ -21,6 +21,7 @@ from numba import njit
 BIOHSIC, FROZEN, BACKPROP = range(3)
 SGD, ADAM, ADAMW = range(3)
 LAYER_NORM_EPS = np.float32(1e-6)
+TINY = np.float32(1e-30)  # moments below are set to zero: subnormal numbers take a hundred times as long
 BLOCK = 2048  # weights whose gradient is held at a time: 8 KiB, so that it never leaves the level-1 cache
 
 # All of fastmath but "nnan" and "ninf": a diverged run must show as NaN or inf in the results.
@@ -107,7 +108,8 @@ def exp(x):
     series = series * r + np.float32(0.5)
     series = series * r + np.float32(1)
     series = series * r + np.float32(1)
-    power = np.uint32((shifted.view(np.uint32) << np.uint32(23)) + np.uint32(0x3F800000)).view(np.float32)
+    exponent = (np.float32(shifted).view(np.int32) << np.int32(23)) + np.int32(0x3F800000)
+    power = np.int32(exponent).view(np.float32)
     return np.float32(0) if x < np.float32(-87.3) else series * power
 
 
@@ -229,13 +231,14 @@ def forward(member, work, rate):
 
 
 @compiled
-def readout_signal(logits, labels, signal, places):
+def readout_signal(logits, labels, signal, rate, places):
     """Cross-entropy at the readout.  logits, signal: (classes, N).  labels: (N,).  places: (3, N) scratch.
 
-    Leaves ``(softmax(logits) - one_hot(labels)) / N`` in signal; returns (mean cross-entropy, accuracy).
+    Leaves ``rate (softmax(logits) - one_hot(labels)) / N`` in signal, the gradient with respect to W h + b;
+    returns (mean cross-entropy, accuracy).
     """
     classes, num = logits.shape
-    share = np.float32(1 / num)
+    share = rate / np.float32(num)
     peak, total, best = places[0], places[1], places[2]
     peak[:] = logits[0]
     best[:] = 0
@@ -335,8 +338,8 @@ def modulate(z, weights, sigma, signal, factor):
 
 
 @compiled
-def pull_back(signal, u, z, inverse_deviation, first, places):
-    """Gradient with respect to z turned, in place, into that with respect to u: through layer norm and relu.
+def pull_back(signal, u, z, inverse_deviation, rate, first, places):
+    """Gradient with respect to z turned, in place, into that with respect to W h + b: layer norm, relu, dt / tau.
 
     signal, u, z: (out, N), places ``first`` and later.  places: (2, N) scratch.
     """
@@ -351,7 +354,7 @@ def pull_back(signal, u, z, inverse_deviation, first, places):
             along[p] += share * signal[o, p] * z[o, p]
     for o in range(features):
         for p in range(first, num):
-            slope = inverse_deviation[p] * (signal[o, p] - mean[p] - z[o, p] * along[p])
+            slope = rate * inverse_deviation[p] * (signal[o, p] - mean[p] - z[o, p] * along[p])
             signal[o, p] = np.float32(0) if u[o, p] <= 0 else slope
 
 
@@ -381,8 +384,10 @@ def descend(parameter, gradient, mean, square, optimizer, sizes):
     else:
         for i in range(len(parameter)):
             slope = gradient[i] + coupled * parameter[i]
-            mean[i] = beta1 * mean[i] + rest1 * slope
-            square[i] = beta2 * square[i] + rest2 * slope * slope
+            first = beta1 * mean[i] + rest1 * slope
+            second = beta2 * square[i] + rest2 * slope * slope
+            mean[i] = np.float32(0) if abs(first) < TINY else first
+            square[i] = np.float32(0) if second < TINY else second
             parameter[i] = keep * parameter[i] - step * mean[i] / (math.sqrt(square[i]) * spread + eps)
 
 
@@ -424,4 +429,84 @@ def update_layer(member, layer, h, signal, first, work, optimizer, sizes):
         member.bias_squares[layer],
         optimizer,
         sizes,
+    )
+
+
+# The loop --------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def learn(member, work, rule, sigma_z, modulation, rate, optimizer, updates):
+    """Turn the readout's signal into every layer's update.  modulation: (N,) weights of the window's xi."""
+    readout = len(member.weights) - 1
+    newest = work.h[0].shape[1] - 1
+    first = 0 if rule == BACKPROP else newest
+    lowest = readout if rule == FROZEN else 0
+    for layer in range(readout - 1, lowest - 1, -1):
+        z, signal = work.h[layer + 1], work.signal[layer]
+        if rule == BACKPROP:
+            np.dot(member.weights[layer + 1].T, work.signal[layer + 1], signal)
+        else:
+            modulate(z, modulation, sigma_z, signal, work.places[0])
+        pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, first, work.places)
+    sizes = step_sizes(optimizer, updates)
+    for layer in range(lowest, readout + 1):
+        start = 0 if layer == readout else first
+        update_layer(member, layer, work.h[layer], work.signal[layer], start, work, optimizer, sizes)
+
+
+@compiled
+def train_windows(member, work, samples, labels, lags, modulation, presentation, learning, optimizer, updates, totals):
+    """Every window of the chunk, in order; see ``train_chunk``."""
+    window, stride, time_steps, dt_over_tau = presentation
+    rule, log_hsic, gamma, sigma_y, sigma_z = learning
+    rate = np.float32(dt_over_tau)
+    readout = len(member.weights) - 1
+    other = label_kernel(sigma_y, member.weights[readout].shape[0])
+    for step in range((len(samples) - window) // stride + 1):
+        first = step * stride
+        for i in range(samples.shape[1]):
+            for p in range(window):
+                work.h[0][i, p] = samples[first + p, i]
+        window_labels = labels[first : first + window]
+        if log_hsic:
+            window_kernels(lags, labels, first, other, work.kx, work.ky)
+            center(work.kx, work.places[0])
+            center(work.ky, work.places[0])
+        for _ in range(time_steps):
+            updates += 1
+            forward(member, work, rate)
+            loss, accuracy = readout_signal(work.u[readout], window_labels, work.signal[readout], rate, work.places)
+            totals[0] += loss / time_steps
+            totals[1] += accuracy / time_steps
+            if log_hsic:
+                for layer in range(readout + 1):
+                    hsic_x, hsic_y = hsic(work.kx, work.ky, work.h[layer + 1], sigma_z, work.places[0])
+                    totals[2 + 3 * layer] += (hsic_x - gamma * hsic_y) / time_steps
+                    totals[3 + 3 * layer] += hsic_x / time_steps
+                    totals[4 + 3 * layer] += hsic_y / time_steps
+            weights = modulation[step] if rule == BIOHSIC else modulation[0]
+            learn(member, work, rule, sigma_z, weights, rate, optimizer, updates)
+    return updates
+
+
+def workspace(member, window, membranes=None):
+    """The scratch memory of a member at windows of N; membranes, (N, out) a layer, are copied into u."""
+    shapes = [w.shape for w in member.weights]
+    zeros = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
+    if membranes is None:
+        u = tuple(zeros(out, window) for out, _ in shapes)
+    else:
+        u = tuple(np.array(m.T, np.float32, order="C") for m in membranes)
+    inner = [zeros(inputs, window) for _, inputs in shapes]
+    return Workspace(
+        h=(*inner, u[-1]),
+        u=u,
+        signal=tuple(zeros(out, window) for out, _ in shapes),
+        inverse_deviation=zeros(len(shapes), window),
+        places=zeros(3, window),
+        newest=zeros(max(inputs for _, inputs in shapes)),
+        gradient=zeros(max(BLOCK, *(max(shape) for shape in shapes))),
+        kx=zeros(window, window),
+        ky=zeros(window, window),
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from projectlib.data import Epoch, Sampler, Split
-from projectlib.ensemble import Ensemble
+from projectlib.ensemble import Ensemble, over_members
 from projectlib.rules import Delta
 
 NOISE_STREAM = 1 << 32  # keeps a member's noise apart from its weights
@@ -91,35 +91,42 @@ class ReservoirEngine:
         x, y, z = self.x[indices], self.y[indices], self.z[indices]
         xi = self.rule.target(x, y, z)
         newest = torch.cat([x[-1], y[-1], z[-1]])
-        current = torch.vmap(lambda p: self.network.current(p, newest))(self.parameters)
-        self.targets[step] = xi
+        current = over_members(lambda p: self.network.current(p, newest), self.parameters)
 
-        before, _ = self.present_window(self.u, current, xi, learn=False)
-        during, self.u = self.present_window(self.u, current, xi, learn)
-        after, _ = self.present_window(self.u, current, xi, learn=False)
-        self.outputs[step] = during[:, 0]
-        errors = [(outputs - xi).square().mean((0, 2)) for outputs in (during, after, before)]
+        # the run before learning and the run that learns start from one state: they share the recurrent product
+        untrained = self.parameters["readout"].clone()
+        both, u = [], self.u.expand(2, -1, -1).transpose(0, 1)
+        for _ in range(self.num_timesteps):
+            readouts = torch.stack([untrained, self.parameters["readout"]], 1)
+            u, r, o = self.step(u, current, readouts)
+            both.append(o)
+            if learn:
+                self.parameters["readout"].grad = torch.vmap(self.rule.gradient, (0, 0, None))(r[:, 1], o[:, 1], xi)
+                self.optimizer.step()
+        before, during = torch.stack(both).unbind(2)
+        self.u = u[:, 1]
+
+        trained, u, after = self.parameters["readout"][:, None], self.u[:, None], []
+        for _ in range(self.num_timesteps):
+            u, _, o = self.step(u, current, trained)
+            after.append(o[:, 0])
+
+        self.targets[step], self.outputs[step] = xi, during[:, 0]
+        errors = [(outputs - xi).square().mean((0, 2)) for outputs in (during, torch.stack(after), before)]
         self.errors += torch.stack(errors, 1).cpu()
 
-    def present_window(self, u: Tensor, current: Tensor, xi: Tensor, learn: bool) -> tuple[Tensor, Tensor]:
-        """Outputs (time steps, num_models, zdim) and the state after the last of a window's time steps."""
-        outputs = []
-        for _ in range(self.num_timesteps):
-            noise = self.draw_noise()
-            u, r, o = torch.vmap(self.network.step)(self.parameters, u, current, noise)
-            outputs.append(o)
-            if learn:
-                self.parameters["readout"].grad = torch.vmap(self.rule.gradient, (0, 0, None))(r, o, xi)
-                self.optimizer.step()
-        return torch.stack(outputs), u
+    def step(self, u: Tensor, current: Tensor, readouts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One time step of all members' states u (num_models, S, nhidden), each with a readout of its own."""
+        parameters = {**self.parameters, "readout": readouts}
+        return over_members(self.network.step, parameters, u, current, self.draw_noise(u.shape[1]))
 
-    def draw_noise(self) -> tuple[Tensor, Tensor] | tuple[()]:
-        """Noise on the rates (num_models, nhidden) and the outputs (num_models, zdim); none at an sd of 0."""
+    def draw_noise(self, num_states: int) -> tuple[Tensor, Tensor] | tuple[()]:
+        """Noise on the rates (num_models, S, nhidden) and the outputs (num_models, S, zdim); none at an sd of 0."""
         if not self.network.noise:
             return ()
         sizes = [self.u.shape[1], self.z.shape[1]]
-        draws = [torch.randn(sum(sizes), generator=generator) for generator in self.noise]
-        rates, outputs = (self.network.noise * torch.stack(draws).to(self.u.device)).split(sizes, 1)
+        draws = [torch.randn(num_states, sum(sizes), generator=generator) for generator in self.noise]
+        rates, outputs = (self.network.noise * torch.stack(draws).to(self.u.device)).split(sizes, -1)
         return rates, outputs
 
     def metrics(self) -> dict[str, Tensor]:

@@ -66,13 +66,16 @@ class Reservoir(nn.Module):
         current: Tensor,
         noise: tuple[Tensor, Tensor] | tuple[()] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One time step from u (n,) with the input current (n,).
+        """One time step of S states u (S, n) with the input current (n,), in one product with W_r.
 
-        noise: what is added to r (n,) and to o (num_outputs,), or ().  Returns the new u, and r and o of the old.
+        parameters: ``readout`` may be (num_outputs, n) for all states or (S, num_outputs, n), one for each.
+        noise: what is added to r (S, n) and to o (S, num_outputs), or ().
+        Returns the new u, and r and o of the old.
         """
         r = u.tanh()
         r = r + noise[0] if noise else r
-        o = parameters["readout"] @ r
+        o = (parameters["readout"] @ r[..., None])[..., 0]
         o = o + noise[1] if noise else o
-        drive = self.recurrent_strength * (parameters["recurrent"] @ r) + current + parameters["feedback"] @ o
+        recurrent = torch.nn.functional.linear(r, parameters["recurrent"])
+        drive = self.recurrent_strength * recurrent + current + torch.nn.functional.linear(o, parameters["feedback"])
         return u + self.rate * (drive - u), r, o
