@@ -33,6 +33,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
         with Interrupts() as interrupts:
             config = resumed_config(config, folder) if config.resume else config
             device = resolve_device(config.device)
+            torch.set_flush_denormal(True)  # moments of silent neurons decay into numbers that a CPU is slow at
             plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
             checkpoints = folder / config.checkpointing.path
             checkpoint = newest_good_checkpoint(checkpoints, device) if config.resume else None

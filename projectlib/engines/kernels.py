@@ -25,7 +25,9 @@ TINY = np.float32(1e-30)  # moments below are set to zero: subnormal numbers tak
 BLOCK = 2048  # weights whose gradient is held at a time: 8 KiB, so that it never leaves the level-1 cache
 
 # All of fastmath but "nnan" and "ninf": a diverged run must show as NaN or inf in the results.
-compiled = njit(nogil=True, cache=True, fastmath={"nsz", "arcp", "contract", "afn", "reassoc"})
+compiled = njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "arcp", "contract", "afn", "reassoc"}
+)
 
 
 class Member(NamedTuple):
