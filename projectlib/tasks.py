@@ -128,8 +128,10 @@ def use_threads(ensemble: Ensemble) -> None:
 def build_optimizer(config: DictConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
     """The optimizer of a config over stacked parameters, as one fused kernel where the device has it."""
     options: dict[str, Any] = {"fused": parameters[0].device.type in ("cpu", "cuda")}
-    if parameters[0].is_cuda and "SGD" not in config.optimizer._target_:
-        options["capturable"] = True  # its step count lives on the device, where a CUDA graph can advance it
+    if parameters[0].is_cuda:  # rate and step count on the device, where a CUDA graph reads and advances them
+        options["lr"] = torch.tensor(config.optimizer.lr, device=parameters[0].device)
+        if "SGD" not in config.optimizer._target_:
+            options["capturable"] = True
     return build(config.optimizer, params=parameters, **options)
 
 

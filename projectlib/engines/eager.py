@@ -1,15 +1,18 @@
 """The reference engine: any model, rule and optimizer, one step at a time in PyTorch."""
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from projectlib.data import Dataset, Epoch, Sampler, gather
 from projectlib.ensemble import Ensemble, over_members
 from projectlib.metrics import HSICMonitor
+from projectlib.models.network import Parameters, State
 from projectlib.rules import Rule
 
 
@@ -69,20 +72,25 @@ class EagerEngine:
 
     def present(self, x: Tensor, y: Tensor) -> None:
         """All time steps of one window, with an update at each.  x: (N, ...), y: (N, num_classes) one-hot."""
-        network = self.ensemble.network
         context = self.rule.prepare(x, y)
-
-        def member(parameters, state):
-            update = self.rule(network, parameters, state, x, y, context)
-            return update.gradients, update.state, self.measure(update.outputs, x, y)
-
-        for _ in range(network.num_timesteps):
-            gradients, self.state, measured = over_members(member, self.ensemble.parameters, self.state)
+        for _ in range(self.ensemble.network.num_timesteps):
+            gradients, state, measured = self.advance(x, y, context)
+            for old, new in zip(tree_leaves(self.state), tree_leaves(state), strict=True):
+                old.copy_(new)
             for layer, gradient in zip(self.ensemble.parameters, gradients, strict=True):
                 for name, tensor in layer.items():
                     tensor.grad = gradient.get(name)
             self.optimizer.step()
-            self.totals += measured / network.num_timesteps
+            self.totals += measured / self.ensemble.network.num_timesteps
+
+    def advance(self, x: Tensor, y: Tensor, context: Any) -> tuple[Parameters, State, Tensor]:
+        """One time step of all members: their gradients, new states and metrics (num_models, metrics)."""
+
+        def member(parameters, state):
+            update = self.rule(self.ensemble.network, parameters, state, x, y, context)
+            return update.gradients, update.state, self.measure(update.outputs, x, y)
+
+        return over_members(member, self.ensemble.parameters, self.state)
 
     def measure(self, outputs: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
         """One member's metrics of a window, (metrics,), in the order of ``metric_names``."""
@@ -124,9 +132,8 @@ class EagerEngine:
         for layer, saved_layer in zip(self.ensemble.parameters, saved["parameters"], strict=True):
             for name, tensor in layer.items():
                 tensor.copy_(saved_layer[name])
-        for u, saved_u in zip(self.state, saved["state"], strict=True):
-            if isinstance(u, Tensor):
-                u.copy_(saved_u)
+        for u, saved_u in zip(tree_leaves(self.state), tree_leaves(saved["state"]), strict=True):
+            u.copy_(saved_u)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.totals.copy_(saved["totals"])
         self.steps_in_epoch = saved["steps_in_epoch"]
