@@ -22,12 +22,10 @@ BIOHSIC, FROZEN, BACKPROP = range(3)
 SGD, ADAM, ADAMW = range(3)
 LAYER_NORM_EPS = np.float32(1e-6)
 TINY = np.float32(1e-30)  # moments below are set to zero: subnormal numbers take a hundred times as long
-BLOCK = 2048  # weights whose gradient is held at a time: 8 KiB, so that it never leaves the level-1 cache
+BLOCK = 16384  # weights whose gradient is held at a time: 8 KiB, so that it never leaves the level-1 cache
 
 # All of fastmath but "nnan" and "ninf": a diverged run must show as NaN or inf in the results.
-compiled = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "arcp", "contract", "afn", "reassoc"}
-)
+compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "arcp", "contract", "afn", "reassoc"})
 
 
 class Member(NamedTuple):
@@ -410,12 +408,14 @@ def update_layer(member, layer, h, signal, first, work, optimizer, sizes):
     for start in range(0, outputs, rows):
         stop = min(start + rows, outputs)
         gradient = work.gradient[: (stop - start) * inputs]
+        block = gradient.reshape(stop - start, inputs)
         if first == 0:
-            np.dot(signal[start:stop], h.T, gradient.reshape(stop - start, inputs))
+            np.dot(signal[start:stop], h.T, block)
         else:
-            for o in range(start, stop):
+            for o in range(stop - start):
+                strength = signal[start + o, num - 1]
                 for i in range(inputs):
-                    gradient[(o - start) * inputs + i] = signal[o, num - 1] * work.newest[i]
+                    block[o, i] = strength * work.newest[i]
         part = slice(start * inputs, stop * inputs)
         descend(parameter[part], gradient, mean[part], square[part], optimizer, sizes)
     gradient = work.gradient[:outputs]

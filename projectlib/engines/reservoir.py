@@ -1,16 +1,25 @@
 """Reservoirs that learn the modulatory signal, one window after the other."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from projectlib.data import Epoch, Sampler, Split
+from projectlib.data import Epoch, Sampler
 from projectlib.ensemble import Ensemble, over_members
 from projectlib.rules import Delta
 
 NOISE_STREAM = 1 << 32  # keeps a member's noise apart from its weights
+
+
+class Presented(NamedTuple):
+    """What a reservoir receives: inputs x (n, ...), labels y (n, classes) one-hot, activations z (n, zdim)."""
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
 
 
 class ReservoirEngine:
@@ -20,9 +29,8 @@ class ReservoirEngine:
     carries over from window to window.  Around it the readout is scored twice without learning, for as many time
     steps from a state that is then discarded: before the window's first update and after its last.
 
-    ensemble: the reservoirs.  samples: inputs (n, ...).  one_hot_labels: (n, classes).  activations: z (n, zdim).
-    window: samples in one.  make_optimizer: the optimizer of the stacked readouts (num_models, zdim, nhidden).
-    seeds: of the members' noise.
+    ensemble: the reservoirs.  samples: what is learnt, x (n, features).  window: samples in one.  make_optimizer:
+    the optimizer of the stacked readouts (num_models, zdim, nhidden).  seeds: of the members' noise.
     """
 
     name = "eager"
@@ -32,22 +40,18 @@ class ReservoirEngine:
         self,
         ensemble: Ensemble,
         rule: Delta,
-        samples: Split,
-        one_hot_labels: Tensor,
-        activations: Tensor,
+        samples: Presented,
         window: int,
         num_timesteps: int,
         make_optimizer: Callable[[Tensor], Optimizer],
         seeds: Sequence[int],
     ):
-        device = samples.inputs.device
         self.network, self.rule, self.num_timesteps = ensemble.network, rule, num_timesteps
         (self.parameters,) = ensemble.parameters
         self.optimizer = make_optimizer(self.parameters["readout"])
         self.noise = [torch.Generator().manual_seed(seed + NOISE_STREAM) for seed in seeds]
-        self.x = samples.inputs.flatten(1)
-        self.y, self.z = one_hot_labels, activations.to(device)
-        self.sampler = Sampler(len(self.x), window, sliding=True)
+        self.samples, device = samples, samples.x.device
+        self.sampler = Sampler(len(samples.x), window, sliding=True)
         num_models, zdim, num_hidden = self.parameters["readout"].shape
         self.u = torch.zeros(num_models, num_hidden, device=device)
         self.errors = torch.zeros(num_models, len(self.metric_names), dtype=torch.float64)
@@ -60,7 +64,7 @@ class ReservoirEngine:
         return 0.0
 
     def draw_epoch(self, generator: torch.Generator) -> Epoch:
-        return self.sampler.epoch(generator).to(self.x.device)
+        return self.sampler.epoch(generator).to(self.u.device)
 
     def begin_epoch(self) -> None:
         self.errors.zero_()
@@ -70,25 +74,41 @@ class ReservoirEngine:
         """Train on the windows [start, stop) of an epoch, in place."""
         for step in range(start, stop):
             indices = self.sampler.window_indices(epoch, step)
-            self.present(step, indices, learn=True)
+            xi, outputs, errors = self.present(Presented(*(a[indices] for a in self.samples)), learn=True)
+            self.targets[step], self.outputs[step] = xi, outputs[:, 0]
+            self.errors += errors
         self.steps_in_epoch += stop - start
 
     def measure(self) -> dict[str, Tensor]:
-        """The metrics of one pass in the samples' own order with learning off; nothing but traces changes."""
-        self.begin_epoch()
+        """The score of the samples themselves; their targets and outputs become the epoch's traces."""
+        self.targets, self.outputs, metrics = self.go_through(self.samples)
+        return metrics
+
+    def score(self, samples: Presented) -> dict[str, Tensor]:
+        """The metrics of one pass through samples in their own order, with learning off; nothing changes."""
+        return self.go_through(samples)[2]
+
+    def go_through(self, samples: Presented) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Targets (windows, zdim), outputs (windows, time steps, zdim) of the first member, and the metrics."""
+        size = self.sampler.size
         rest, noise = self.u.clone(), [generator.get_state() for generator in self.noise]
-        for step in range(self.sampler.steps):
-            indices = torch.arange(step, step + self.sampler.size, device=self.x.device)
-            self.present(step, indices, learn=False)
-        self.steps_in_epoch = self.sampler.steps
+        windows = [
+            self.present(Presented(*(a[start : start + size] for a in samples)), learn=False)
+            for start in range(len(samples.x) - size + 1)
+        ]
         self.u.copy_(rest)
         for generator, state in zip(self.noise, noise, strict=True):
             generator.set_state(state)
-        return self.metrics()
+        targets, outputs, errors = (torch.stack(parts) for parts in zip(*windows, strict=True))
+        return targets, outputs[:, :, 0], means(errors.sum(0), targets)
 
-    def present(self, step: int, indices: Tensor, learn: bool) -> None:
-        """One window, scored before, during and after its updates."""
-        x, y, z = self.x[indices], self.y[indices], self.z[indices]
+    def present(self, window: Presented, learn: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """One window, scored before, during and after its updates.
+
+        Returns its target xi (zdim,), the outputs during it (time steps, num_models, zdim), and its mean squared
+        errors during, after and before its updates (num_models, 3), on the host.
+        """
+        x, y, z = window
         xi = self.rule.target(x, y, z)
         newest = torch.cat([x[-1], y[-1], z[-1]])
         current = over_members(lambda p: self.network.current(p, newest), self.parameters)
@@ -111,9 +131,8 @@ class ReservoirEngine:
             u, _, o = self.step(u, current, trained)
             after.append(o[:, 0])
 
-        self.targets[step], self.outputs[step] = xi, during[:, 0]
         errors = [(outputs - xi).square().mean((0, 2)) for outputs in (during, torch.stack(after), before)]
-        self.errors += torch.stack(errors, 1).cpu()
+        return xi, during, torch.stack(errors, 1).double().cpu()
 
     def step(self, u: Tensor, current: Tensor, readouts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One time step of all members' states u (num_models, S, nhidden), each with a readout of its own."""
@@ -124,16 +143,14 @@ class ReservoirEngine:
         """Noise on the rates (num_models, S, nhidden) and the outputs (num_models, S, zdim); none at an sd of 0."""
         if not self.network.noise:
             return ()
-        sizes = [self.u.shape[1], self.z.shape[1]]
+        sizes = [self.u.shape[1], self.samples.z.shape[1]]
         draws = [torch.randn(num_states, sum(sizes), generator=generator) for generator in self.noise]
         rates, outputs = (self.network.noise * torch.stack(draws).to(self.u.device)).split(sizes, -1)
         return rates, outputs
 
     def metrics(self) -> dict[str, Tensor]:
         """Means over the epoch's windows so far, (num_models,) each; nmse is relative to the targets' variance."""
-        loss, after, before = (self.errors / self.steps_in_epoch).unbind(1)
-        variance = self.targets[: self.steps_in_epoch].double().var(correction=0).cpu()
-        return {"loss": loss, "nmse_after": after / variance, "nmse_before": before / variance}
+        return means(self.errors, self.targets[: self.steps_in_epoch])
 
     def traces(self) -> dict[str, Tensor]:
         """Target and output of the first member while it learnt, (windows, time steps, zdim) each."""
@@ -165,3 +182,10 @@ class ReservoirEngine:
             generator.set_state(state.cpu())
         self.optimizer.load_state_dict(saved["optimizer"])
         self.steps_in_epoch = saved["steps_in_epoch"]
+
+
+def means(errors: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Metrics of windows from their summed squared errors (num_models, 3) and their targets (windows, zdim)."""
+    loss, after, before = (errors / len(targets)).unbind(1)
+    variance = targets.double().var(correction=0).cpu()
+    return {"loss": loss, "nmse_after": after / variance, "nmse_before": before / variance}

@@ -1,0 +1,169 @@
+"""The CPU engine: numba kernels on the tensors' own memory, members spread over threads."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from projectlib.data import Epoch, Sampler
+from projectlib.engines import kernels
+from projectlib.engines.eager import EagerEngine
+from projectlib.engines.optimizers import initialize_optimizer
+from projectlib.ensemble import Ensemble
+from projectlib.models.lif import LIFLayer
+from projectlib.models.mlp import DenseLayer, Readout
+from projectlib.rules import Backprop, BioHSIC, Frozen, Rule
+
+RULES = {BioHSIC: kernels.BIOHSIC, Frozen: kernels.FROZEN, Backprop: kernels.BACKPROP}
+OPTIMIZERS = {SGD: kernels.SGD, Adam: kernels.ADAM, AdamW: kernels.ADAMW}
+PLAIN = {"momentum": 0, "dampening": 0, "nesterov": False, "amsgrad": False, "maximize": False}
+
+
+def why_not(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    """What the kernels do not cover in a task, in words; None where they cover it."""
+    layers = ensemble.network.layers
+    if {type(layer) for layer in layers} not in ({DenseLayer, Readout}, {Readout}, {LIFLayer}):
+        return f"layers of {', '.join(sorted({type(layer).__name__ for layer in layers}))}"
+    if type(rule) not in RULES:
+        return f"the rule {type(rule).__name__}"
+    group = optimizer.param_groups[0]
+    if type(optimizer) not in OPTIMIZERS or any(group.get(key, value) != value for key, value in PLAIN.items()):
+        return f"the optimizer {type(optimizer).__name__} with these options"
+    if sampler.augmentation is not None:
+        return "augmented data"
+    return None
+
+
+class CpuEngine(EagerEngine):
+    """Eager's steps as compiled loops; each member runs through a range of windows by itself, in one thread.
+
+    Weights, moments, layer states and totals are changed in place, so both engines can go on from each other.
+    """
+
+    name = "compiled"
+
+    def warm_up(self) -> None:
+        initialize_optimizer(self.optimizer)
+        self.threads = ThreadPoolExecutor(min(self.ensemble.num_models, num_cores()))
+        self.blas = ThreadpoolController().select(user_api="blas")
+        nothing = np.arange(0)
+        self.train(nothing, self.sampler.size, members=range(1))  # compiles, or reads its cache
+
+    def run(self, epoch: Epoch, start: int, stop: int) -> None:
+        order, size, stride = epoch.order.numpy(), self.sampler.size, self.sampler.stride
+        whole = min(stop, (len(order) - size) // stride + 1)
+        members = range(self.ensemble.num_models)
+        if whole > start:
+            self.train(order[start * stride : (whole - 1) * stride + size], size, members)
+        if stop > whole:  # a last, smaller batch
+            rest = order[whole * stride :]
+            self.train(rest, len(rest), members)
+        self.steps_in_epoch += stop - start
+
+    def train(self, indices: np.ndarray, window: int, members: range) -> None:
+        """All windows of ``window`` samples in the sequence ``indices``, for every member."""
+        samples = self.source.inputs.flatten(1).numpy()[indices]
+        labels = self.source.labels.numpy()[indices]
+        presentation, learning, optimizer = self.presentation(window), self.learning(), self.hyper_parameters()
+        lags, modulation = self.shared_kernels(samples, labels, window)
+
+        def train_member(index: int) -> int:
+            member = self.member(index)
+            membranes = tuple(u[index].numpy() for u in self.state) if self.is_dynamic else None
+            work = kernels.workspace(member, window, membranes)
+            updates = kernels.train_windows(
+                member,
+                work,
+                samples,
+                labels,
+                lags,
+                modulation,
+                presentation,
+                learning,
+                optimizer,
+                self.updates_done(),
+                self.totals[index].numpy(),
+            )
+            if self.is_dynamic:
+                for state, u in zip(self.state, work.u, strict=True):
+                    state[index].copy_(torch.from_numpy(u).T)
+            return updates
+
+        with self.blas.limit(limits=1):
+            updates = list(self.threads.map(train_member, members))[-1]
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                state["step"].fill_(updates)
+
+    def shared_kernels(self, samples: np.ndarray, labels: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+        """What all members share: kernels of each sample with those before it, and the windows' weights of xi."""
+        source = self.rule if isinstance(self.rule, BioHSIC) else self.monitor
+        lags, modulation = np.zeros((0, window), np.float32), np.zeros((1, window), np.float32)
+        if source is not None:
+            sigma_x, sigma_y, _ = source.sigmas
+            lags = kernels.lagged_kernels(samples, window, sigma_x)
+        if isinstance(self.rule, BioHSIC) and len(samples):
+            exact = self.rule.form == "exact"
+            modulation = kernels.modulation_weights(
+                lags, labels, self.num_classes, window, self.sampler.stride, self.rule.gamma, sigma_y, exact
+            )
+        return lags, modulation
+
+    @property
+    def is_dynamic(self) -> bool:
+        return isinstance(self.ensemble.network.layers[0], LIFLayer)
+
+    def presentation(self, window: int) -> kernels.Presentation:
+        network = self.ensemble.network
+        rate = network.layers[0].rate if self.is_dynamic else 1.0
+        return kernels.Presentation(window, self.sampler.stride, network.num_timesteps, rate)
+
+    def learning(self) -> kernels.Learning:
+        source = self.monitor or self.rule
+        gamma, sigmas = getattr(source, "gamma", 0.0), getattr(source, "sigmas", (1.0, 1.0, 1.0))
+        log_hsic = self.monitor is not None
+        return kernels.Learning(RULES[type(self.rule)], log_hsic, float(gamma), float(sigmas[1]), float(sigmas[2]))
+
+    def hyper_parameters(self) -> kernels.Optimizer:
+        group = self.optimizer.param_groups[0]
+        beta1, beta2 = group.get("betas", (0.0, 0.0))
+        values = (group["lr"], beta1, beta2, group.get("eps", 0.0), group["weight_decay"])
+        return kernels.Optimizer(OPTIMIZERS[type(self.optimizer)], *map(float, values))
+
+    def updates_done(self) -> int:
+        """Updates so far, which Adam corrects its moments by; counted by the optimizer itself."""
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                return int(state["step"])
+        return 0
+
+    def member(self, index: int) -> kernels.Member:
+        """One model's arrays, as views."""
+
+        def arrays(name: str, of: str | None = None) -> tuple[np.ndarray, ...]:
+            tensors = [layer[f"affine.{name}"] for layer in self.ensemble.parameters]
+            return tuple(self.moment(tensor, of)[index].numpy() for tensor in tensors)
+
+        return kernels.Member(
+            arrays("weight"),
+            arrays("bias"),
+            arrays("weight", "exp_avg"),
+            arrays("weight", "exp_avg_sq"),
+            arrays("bias", "exp_avg"),
+            arrays("bias", "exp_avg_sq"),
+        )
+
+    def moment(self, parameter: Tensor, name: str | None) -> Tensor:
+        """A moment of a parameter, or the parameter itself where there is none to be read."""
+        return self.optimizer.state.get(parameter, {}).get(name, parameter)
+
+
+def num_cores() -> int:
+    """Cores that this process may use, no more than ``OMP_NUM_THREADS`` asks for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores
