@@ -60,6 +60,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
                 recorder,
                 config.training.nepochs,
                 config.training.log_interval,
+                task.probe,
                 checkpoint,
             )
         status = "finished"

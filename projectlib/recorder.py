@@ -41,7 +41,7 @@ class Recorder:
     ):
         self.folder, self.config, self.loggers = Path(folder), config, []
         self.checkpoints, self.rate, self.minutes, self.interrupts = Path(checkpoints), rate, minutes, interrupts
-        self.history, self.traces = History(), {}
+        self.history, self.arrays = History(), {}
         self.seconds = {"training": 0.0, "compile": 0.0, "wall": 0.0}
         self.steps = 0
         self.started = self.saved_at = time.monotonic()
@@ -51,7 +51,9 @@ class Recorder:
     def restore(self, checkpoint: dict) -> None:
         """Go on with the history of a checkpoint."""
         self.history = History(checkpoint["history"])
-        self.traces = {name: list(arrays) for name, arrays in checkpoint["traces"].items()}
+        self.arrays = {
+            file: {name: list(stack) for name, stack in stacks.items()} for file, stacks in checkpoint["arrays"].items()
+        }
         self.seconds, self.steps = dict(checkpoint["seconds"]), checkpoint["steps"]
 
     def attach(self, loggers: list, **about: Any) -> None:
@@ -67,20 +69,31 @@ class Recorder:
         for logger in self.loggers:
             logger.step(global_step, {name: values.mean().item() for name, values in metrics.items()})
 
-    def end_epoch(self, epoch: int, results: dict[str, dict[str, Tensor]], traces: dict[str, Tensor]) -> None:
-        """Record ``{split: {name: (num_models,)}}`` and the epoch's traces, on disk before it returns."""
+    def end_epoch(
+        self, epoch: int, results: dict[str, dict[str, Tensor]], arrays: dict[str, dict[str, Tensor]]
+    ) -> None:
+        """Record an epoch, on disk before it returns.
+
+        results: ``{split: {name: (num_models,)}}``.  arrays: ``{file: {name: array}}``; ``<file>.npz`` stacks the
+        arrays of a name over the epochs that have it.
+        """
         for split, metrics in results.items():
             self.history.add(epoch, split, metrics)
         self.history.write(self.folder / "metrics.csv")
-        for name, array in traces.items():
-            self.traces.setdefault(name, []).append(array.cpu())
-        if self.traces:
-            arrays = {name: np.stack([a.numpy() for a in stack]) for name, stack in self.traces.items()}
-            write_whole(self.folder / "traces.npz", lambda file: np.savez(file, **arrays))
+        for file, named in arrays.items():
+            if named:
+                self.add_arrays(file, named)
         log.info("epoch %d  %s", epoch, "  ".join(describe(split, m) for split, m in results.items()))
         means = {f"{s}/{name}": v.mean().item() for s, metrics in results.items() for name, v in metrics.items()}
         for logger in self.loggers:
             logger.epoch(epoch, means)
+
+    def add_arrays(self, file: str, named: dict[str, Tensor]) -> None:
+        stacks = self.arrays.setdefault(file, {})
+        for name, array in named.items():
+            stacks.setdefault(name, []).append(array.cpu())
+        stacked = {name: torch.stack(stack).numpy() for name, stack in stacks.items()}
+        write_whole(self.folder / f"{file}.npz", lambda target: np.savez(target, **stacked))
 
     def after_chunk(self, num_steps: int) -> bool:
         """Advance the progress bar; True where a checkpoint is due at once."""
@@ -104,7 +117,7 @@ class Recorder:
             **self.about,
             "config": self.config,
             "history": self.history.rows,
-            "traces": self.traces,
+            "arrays": self.arrays,
             "seconds": {**self.seconds, "wall": self.wall_seconds()},
             "steps": self.steps,
             "threads": torch.get_num_threads(),

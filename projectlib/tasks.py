@@ -10,13 +10,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from projectlib.data import Dataset, Sampler, Split, prepare
 from projectlib.engines import choose_engine
-from projectlib.engines.reservoir import ReservoirEngine
+from projectlib.engines.reservoir import Presented, ReservoirEngine
 from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
 from projectlib.metrics import HSICMonitor
 from projectlib.models import Network, Reservoir
+from projectlib.probes import Probe
 from projectlib.targets import build
-from projectlib.training import Engine, Evaluator, evaluate
+from projectlib.training import Engine, Evaluator, ProbeFunction, evaluate
 
 
 class Task(NamedTuple):
@@ -26,6 +27,7 @@ class Task(NamedTuple):
     evaluate: Evaluator
     schedule: LRScheduler
     sizes: dict[str, Any]
+    probe: ProbeFunction
 
 
 def build_task(config: DictConfig, device: torch.device, engine: str) -> Task:
@@ -87,7 +89,18 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
             if name != "train" or before_training
         }
 
-    return Task(engine_class(ensemble, rule, optimizer, dataset, sampler, monitor), score, schedule, sizes)
+    trainer = engine_class(ensemble, rule, optimizer, dataset, sampler, monitor)
+    probe = Probe(
+        config.training.log_arrays,
+        ensemble,
+        rule,
+        dataset.train,
+        dataset.num_classes,
+        config.hsic.gamma,
+        config.hsic.sigmas,
+        config.data.batchsize,
+    )
+    return Task(trainer, score, schedule, sizes, probe)
 
 
 def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Task:
@@ -98,14 +111,16 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
     dataset, num_samples, zdim = load_dataset(config), config.data.nsamples, config.data.zdim
     if num_samples > len(dataset.test.labels):
         raise UserError(f"data.nsamples is {num_samples}; expected at most the {len(dataset.test.labels)} test samples")
-    samples = Split(*(tensor[:num_samples] for tensor in dataset.test)).to(device)
-    sizes = {"num_inputs": samples.inputs[0].numel() + dataset.num_classes + zdim, "num_outputs": zdim}
+    generator = torch.Generator().manual_seed(config.data.seed)
+    learnt, held_out = (
+        present_samples(Split(*(tensor[part] for tensor in dataset.test)), dataset.num_classes, zdim, generator, device)
+        for part in (slice(num_samples), slice(num_samples, 2 * num_samples))
+    )
+    sizes = {"num_inputs": learnt.x.shape[1] + dataset.num_classes + zdim, "num_outputs": zdim}
     reservoirs = ReservoirEngine(
         build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device),
         rule,
-        samples,
-        one_hot_labels=nn.functional.one_hot(samples.labels, dataset.num_classes).to(samples.inputs.dtype),
-        activations=torch.rand(num_samples, zdim, generator=torch.Generator().manual_seed(config.data.seed)),
+        learnt,
         window=config.data.batchsize,
         num_timesteps=config.data.ntimesteps,
         make_optimizer=lambda readout: build_optimizer(config, [readout]),
@@ -114,9 +129,21 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
     schedule = build(config.lr_schedule, optimizer=reservoirs.optimizer)
 
     def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
-        return {"train": reservoirs.measure()} if before_training else {}
+        scores = {"train": reservoirs.measure()} if before_training else {}
+        if len(held_out.x) >= config.data.batchsize:
+            scores["test"] = reservoirs.score(held_out)
+        return scores
 
-    return Task(reservoirs, score, schedule, sizes)
+    return Task(reservoirs, score, schedule, sizes, probe=lambda epoch: {})
+
+
+def present_samples(
+    split: Split, num_classes: int, zdim: int, generator: torch.Generator, device: torch.device
+) -> Presented:
+    """Samples with random activations z, uniform in [0, 1), drawn once for each."""
+    z = torch.rand(len(split.labels), zdim, generator=generator)
+    y = nn.functional.one_hot(split.labels, num_classes).to(split.inputs.dtype)
+    return Presented(split.inputs.flatten(1).to(device), y.to(device), z.to(device))
 
 
 def use_threads(ensemble: Ensemble) -> None:

@@ -37,6 +37,9 @@ class Engine(Protocol):
 Evaluator = Callable[[bool], dict[str, dict[str, Tensor]]]
 """``evaluate(before_training) -> {split: {name: (num_models,)}}``; the training split is scored before it only."""
 
+ProbeFunction = Callable[[int], dict[str, Tensor]]
+"""``probe(epoch) -> {name: array}``: small arrays to be kept of an epoch, nothing at most of them."""
+
 
 def evaluate(ensemble: Ensemble, split: Split, batch_size: int) -> dict[str, Tensor]:
     """Mean cross-entropy and accuracy of every member over a split, (num_models,) each, on the host."""
@@ -59,20 +62,22 @@ def fit(
     recorder: Recorder,
     num_epochs: int,
     log_interval: int,
+    probe: ProbeFunction = lambda epoch: {},
     checkpoint: dict | None = None,
 ) -> None:
     """Train for ``num_epochs`` epochs, from the start or from a checkpoint.
 
     evaluate: scores the models before training and after each epoch.  schedule: steps once an epoch.
     generator: draws the order of the data, all of an epoch at its start.  recorder: the run folder.
-    log_interval: steps between two step logs.  checkpoint: as ``recorder.load`` returned it.
+    log_interval: steps between two step logs.  probe: looks at the models before training and after each epoch.
+    checkpoint: as ``load_checkpoint`` returned it.
     Raises UserError, with nothing of that epoch recorded, when a loss is not finite.
     """
     first, resumed_at = 1, 0
     if checkpoint:
         first, resumed_at = restore(checkpoint, engine, schedule, generator)
     else:
-        recorder.end_epoch(0, evaluate(True), engine.traces())
+        recorder.end_epoch(0, evaluate(True), {"traces": engine.traces(), "arrays": probe(0)})
     recorder.seconds["compile"] += engine.compile()
     num_steps = engine.sampler.steps
     recorder.begin(num_epochs, total=num_epochs * num_steps, done=(first - 1) * num_steps + resumed_at)
@@ -106,7 +111,8 @@ def fit(
         check_finite(metrics, engine, epoch, num_steps)
 
         schedule.step()
-        recorder.end_epoch(epoch, {"train": metrics, **evaluate(False)}, engine.traces())
+        scores = {"train": metrics, **evaluate(False)}
+        recorder.end_epoch(epoch, scores, {"traces": engine.traces(), "arrays": probe(epoch)})
         if recorder.due(epoch):
             recorder.save(snapshot(num_steps))
         resumed_at = 0

@@ -40,6 +40,10 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "training.nepochs": COUNT,
     "training.log_interval": COUNT,
     "training.log_hsic": FLAG,
+    "training.log_arrays": (
+        lambda v: isinstance(v, list) and all(e == 0 or is_count(e) for e in v),
+        "a list of epochs, 0 for before training",
+    ),
     "training.time_step": POSITIVE,
     "training.sample_timesteps": COUNT,
     "checkpointing.rate": COUNT,
@@ -74,7 +78,7 @@ def validate(config: DictConfig) -> None:
     """Raises UserError naming the first key whose value is not what it must be."""
     for key, (is_valid, expected) in CHECKS.items():
         value = OmegaConf.select(config, key, default=MISSING)
-        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if value is not MISSING and not is_valid(value):
             raise UserError(f"{key} is {value!r}; expected {expected}")
     if config.rule._target_ in RULES_WITH_KERNELS and config.data.batchsize < 2:

@@ -22,14 +22,17 @@ class BioHSIC(LocalRule):
     def prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return kernel_matrix(x, self.sigmas[0]), kernel_matrix(y, self.sigmas[1])
 
-    def update_hidden(self, layer, parameters, h, u, context):
+    def signal(self, z: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
+        """What the newest sample of activations z (N, ...) receives: the shape of one z."""
         kx, ky = context
+        sigma = self.sigmas[2]
+        return modulation(kx, ky, kernel_row(z, sigma), z, self.gamma, sigma, self.form)
+
+    def update_hidden(self, layer, parameters, h, u, context):
         past, past_u = layer(parameters, h[:-1], u[:-1])
         newest, pull_back, newest_u = torch.func.vjp(lambda p: layer(p, h[-1:], u[-1:]), parameters, has_aux=True)
         z = torch.cat([past, newest])
-        sigma = self.sigmas[2]
-        xi = modulation(kx, ky, kernel_row(z, sigma), z, self.gamma, sigma, self.form)
-        (gradient,) = pull_back(xi[None])
+        (gradient,) = pull_back(self.signal(z, context)[None])
         return gradient, z, joined(past_u, newest_u)
 
 
