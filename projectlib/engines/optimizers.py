@@ -9,6 +9,7 @@ def initialize_optimizer(optimizer: Optimizer) -> None:
 
     Leaves parameters and an existing state as they are.
     """
+    optimizer.step()  # without gradients: changes nothing, and tells a schedule that training has begun
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if optimizer.state.get(parameter):
