@@ -27,8 +27,8 @@ def kernel_matrix(x: Tensor, sigma: float) -> Tensor:
 
 def kernel_row(x: Tensor, sigma: float) -> Tensor:
     """The last row of ``kernel_matrix(x, sigma)``, (1, N): the newest sample against all of its window."""
-    squared = (x - x[-1:]).square().sum(tuple(range(1, x.ndim)))
-    return gaussian(squared[None], sigma, x[0].numel())
+    distance = torch.linalg.vector_norm(x - x[-1:], dim=tuple(range(1, x.ndim)))
+    return gaussian(distance[None].square(), sigma, x[0].numel())
 
 
 def gaussian(squared_distance: Tensor, sigma: float, num_features: int) -> Tensor:

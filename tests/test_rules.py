@@ -24,7 +24,7 @@ def dense_layers(numbers, prefix, template="Dense_{}"):
 
 
 def conv_layers(numbers, prefix):
-    """The same for the CNN on 8x8 images: kernels (3, 3, in, out), the dense layer flattens (H, W, C)."""
+    """The same for the CNN on 8x8 images: kernels (3, 3, in, out)."""
     layers = [
         {
             "conv.weight": numbers[f"{prefix}/Conv_{i}/kernel"].permute(3, 2, 0, 1).contiguous(),
@@ -32,8 +32,8 @@ def conv_layers(numbers, prefix):
         }
         for i in range(2)
     ]
-    dense = numbers[f"{prefix}/Dense_0/kernel"].reshape(2, 2, 6, 5).permute(3, 2, 0, 1).flatten(1)
-    return [*layers, {"affine.weight": dense, "affine.bias": numbers[f"{prefix}/Dense_0/bias"]}]
+    dense = {"affine.weight": numbers[f"{prefix}/Dense_0/kernel"].T, "affine.bias": numbers[f"{prefix}/Dense_0/bias"]}
+    return [*layers, dense]
 
 
 def train(network, rule, parameters, optimizer, numbers, num_steps):

@@ -16,9 +16,10 @@ POOL = 2
 
 
 class ConvLayer(nn.Module):
-    """``z = LN over channels of relu(conv3x3(pool(h)))``: (N, C, H, W) -> (N, channels, H/pool, W/pool).
+    """``z = LN over channels of relu(conv3x3(pool(h)))``: (N, H, W, C) -> (N, H/pool, W/pool, channels).
 
     The layer pools what it receives and not what it returns: z, its kernel and its signal are unpooled.
+    Channels are last, as layer norm reads them and as convolutions are fastest: nothing is copied between layers.
     """
 
     def __init__(self, num_in: int, channels: int, pool: int, generator: torch.Generator):
@@ -29,16 +30,28 @@ class ConvLayer(nn.Module):
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, h: Tensor) -> Tensor:
-        h = avg_pool2d(h, self.pool) if self.pool > 1 else h
-        a = self.conv(h)
-        return normalized_relu(a.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        a = self.conv(average(h, self.pool))
+        return normalized_relu(a.permute(0, 2, 3, 1))
+
+
+class ImageLayer(ConvLayer):
+    """The first convolution, which reads images as they are stored: (N, C, H, W) -> (N, H, W, channels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1).contiguous())
 
 
 class PooledReadout(Readout):
-    """``W pool(h) + b`` over all pixels and channels: (N, C, H, W) -> (N, num_classes)."""
+    """``W pool(h) + b`` over all pixels and channels: (N, H, W, C) -> (N, num_classes)."""
 
     def forward(self, h: Tensor) -> Tensor:
-        return super().forward(avg_pool2d(h, POOL))
+        return super().forward(average(h, POOL).permute(0, 2, 3, 1))
+
+
+def average(h: Tensor, pool: int) -> Tensor:
+    """Average pooling of (N, H, W, C), and the dimensions in torch's order: (N, C, H/pool, W/pool)."""
+    h = h.permute(0, 3, 1, 2)
+    return avg_pool2d(h, pool) if pool > 1 else h
 
 
 def cnn(input_shape: Sequence[int], num_classes: int, features: Sequence[int], generator: torch.Generator) -> Network:
@@ -60,11 +73,8 @@ def cnn(input_shape: Sequence[int], num_classes: int, features: Sequence[int], g
             f"model.features has {len(features)} layers, each halves the image, but images are {height}x{width}; "
             f"expected at most {int(math.log2(min(height, width)))} layers"
         )
-    channels = [num_channels, *features]
-    hidden = [
-        ConvLayer(num_in, num_out, 1 if index == 0 else POOL, generator)
-        for index, (num_in, num_out) in enumerate(pairwise(channels))
-    ]
+    hidden = [ImageLayer(num_channels, features[0], 1, generator)]
+    hidden += [ConvLayer(num_in, num_out, POOL, generator) for num_in, num_out in pairwise(features)]
     for _ in features:
         height, width = height // POOL, width // POOL
-    return Network(*hidden, PooledReadout(channels[-1] * height * width, num_classes, generator))
+    return Network(*hidden, PooledReadout(features[-1] * height * width, num_classes, generator))
