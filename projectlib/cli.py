@@ -5,6 +5,7 @@ Nothing heavy is imported before the arguments are known to be sound.
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,30 +14,55 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
 from projectlib.files import write_text
 from projectlib.interrupts import EXIT_RESUME, Interrupted
 from projectlib.resume import resumed_arguments
+from projectlib.targets import guard_hydra
 from projectlib.validation import validate
 
 log = logging.getLogger(__name__)
 
 
 class FailedJob(HydraException):
-    """A user's mistake in one job of a sweep: Hydra prints its line and goes on with the other jobs."""
+    """A user's mistake in one job of a sweep, told in the log: Hydra goes on with the other jobs."""
 
 
 def launch(main: Callable) -> None:
     """Run a script's ``main``, decorated by ``hydra.main``, on the command line.
 
-    Exit codes: 0 finished, 1 a mistake in the input or a failed run, 75 stopped by a signal after a checkpoint.
+    Exit codes: 0 finished, 1 a mistake in the input or a failed run, 75 stopped by a signal after a checkpoint,
+    128 + the signal's number stopped at once.
     """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's own mistakes come here, to be told in one line
+    logging.raiseExceptions = False  # on a full disk the log would bury the reason under tracebacks of its own
+    guard_hydra()
     try:
-        sys.argv[1:] = resumed_arguments(Path(sys.argv[0]).stem, sys.argv[1:])
+        script, arguments = Path(sys.argv[0]).stem, sys.argv[1:]
+        sys.argv[1:] = [*resumed_arguments(script, arguments), *chosen_for_help(arguments)]
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    except FailedJob:
+        sys.exit(1)  # its line is in the log
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {one_line(error)}")
+    except OSError as error:
+        sys.exit(f"error: cannot write {error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.exit("stopped before training began")
+
+
+def chosen_for_help(arguments: list[str]) -> list[str]:
+    """A data set for ``--help`` to show settings of, where the script needs one and none is named."""
+    asks = any(argument in ("-h", "--help") for argument in arguments)
+    return ["data=mnist"] if asks and not any(argument.startswith("data=") for argument in arguments) else []
+
+
+def one_line(error: BaseException) -> str:
+    """An error and what caused it, on one line."""
+    causes = [error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else []
+    return " ".join(" ".join(str(part) for part in (error, *causes)).split())
 
 
 def run(config: DictConfig) -> float | None:
@@ -47,7 +73,9 @@ def run(config: DictConfig) -> float | None:
         try:
             validate(config)
         except UserError as error:
-            write_text(folder / "summary.json", json.dumps({"status": "failed", "error": str(error)}) + "\n")
+            if not config.resume:
+                summary = json.dumps({"status": "failed", "error": str(error)}, indent=2)
+                write_text(folder / "summary.json", summary + "\n")
             raise
         from projectlib.job import evaluate_run, train  # seconds of imports, for a config that is sound
 

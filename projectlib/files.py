@@ -37,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
 class FolderLock:
     """Only one process at a time writes a folder: an advisory lock on its ``.lock``, freed when the owner dies.
 
-    Raises UserError, naming the owner, where another process holds it.
+    Raises UserError, naming the owner, where another process holds it, or where it cannot be written.
     """
 
     def __init__(self, folder: Path):
@@ -53,10 +53,13 @@ class FolderLock:
             owner = self.file.read().strip() or "another process"
             self.file.close()
             raise UserError(f"{folder} is being written by {owner}; wait for it or stop it") from None
+        except OSError as error:
+            self.file.close()
+            raise UserError(f"cannot lock {path}: {error.strerror}; move the run to another file system") from None
         self.file.truncate(0)
         self.file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self.file.flush()
 
     def release(self) -> None:
-        self.file.truncate(0)
+        """Let others write; the file stays, and its name of an owner means nothing without the lock."""
         self.file.close()

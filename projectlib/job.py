@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from projectlib.checkpoint import checkpoint_files, load_checkpoint
+from projectlib.checkpoint import checkpoint_files, newest_checkpoint
 from projectlib.errors import UserError
 from projectlib.files import FolderLock
-from projectlib.interrupts import Interrupted, Interrupts
+from projectlib.interrupts import Interrupts
 from projectlib.loading import load
 from projectlib.metrics import format_mean
 from projectlib.recorder import Recorder
-from projectlib.resume import resumed_config
+from projectlib.resume import differences, resumed_config
 from projectlib.targets import build
 from projectlib.tasks import build_task, load_dataset
 from projectlib.training import evaluate, fit
@@ -28,56 +28,79 @@ def train(config: DictConfig, folder: Path) -> float | None:
     Returns the test accuracy of the last epoch, mean over models; None where there is none.
     """
     lock = FolderLock(folder)
-    recorder, status, failure, device = None, "failed", None, None
     try:
         with Interrupts() as interrupts:
-            config = resumed_config(config, folder) if config.resume else config
-            device = resolve_device(config.device)
-            torch.set_flush_denormal(True)  # moments of silent neurons decay into numbers that a CPU is slow at
-            plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-            checkpoints = folder / config.checkpointing.path
-            checkpoint = newest_good_checkpoint(checkpoints, device) if config.resume else None
-            recorder = Recorder(
-                folder,
-                plain,
-                checkpoints=checkpoints,
-                rate=config.checkpointing.rate,
-                minutes=config.checkpointing.minutes,
-                interrupts=interrupts,
-            )
-            if checkpoint:
-                recorder.restore(checkpoint)
-                torch.set_num_threads(checkpoint["threads"])
-            task = build_task(config, device, checkpoint["engine_name"] if checkpoint else config.engine)
-            logger = build(config.logger, folder=str(folder), settings=plain)
-            recorder.attach([logger], sizes=task.sizes, engine_name=task.engine.name)
-            log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
-            fit(
-                task.engine,
-                task.evaluate,
-                task.schedule,
-                torch.Generator().manual_seed(config.data.seed),
-                recorder,
-                config.training.nepochs,
-                config.training.log_interval,
-                task.probe,
-                checkpoint,
-            )
-        status = "finished"
-    except Interrupted:
-        status = "interrupted"
-        raise
+            return train_locked(config, folder, interrupts)
     except OSError as error:
-        failure = f"{error.filename or folder}: {error.strerror or error}"
-        raise UserError(f"cannot write {failure}; the last good checkpoint is in {folder}") from error
-    except BaseException as error:
-        failure = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
-        raise
+        reason = f"{error.filename or folder}: {error.strerror or error}"
+        raise UserError(
+            f"cannot write {reason}; make room or make it writable, then go on from the last checkpoint with "
+            f"resume={folder}"
+        ) from error
     finally:
-        if recorder:
-            recorder.close(status, failure, str(device))
         lock.release()
-    return conclude(recorder, folder)
+
+
+def train_locked(config: DictConfig, folder: Path, interrupts: Interrupts) -> float | None:
+    """``train`` in a folder that no other process writes."""
+    resuming = bool(config.resume)
+    config = resumed_config(config, folder) if resuming else config
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    checkpoints = folder / config.checkpointing.path
+    checkpoint = checkpoint_of_run(folder, checkpoints, plain) if resuming else none_yet(folder, checkpoints)
+    rate, minutes = config.checkpointing.rate, config.checkpointing.minutes
+    with Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint) as recorder:
+        torch.set_flush_denormal(True)  # moments of silent neurons decay into numbers that a CPU is slow at
+        device = resolve_device(config.device)
+        same_device = checkpoint is not None and checkpoint["device"] == device.type
+        task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
+        if checkpoint:
+            torch.set_num_threads(checkpoint["threads"])
+        logger = build(config.logger, folder=str(folder), settings=plain)
+        recorder.attach([logger], sizes=task.sizes, engine_name=task.engine.name, device=device.type)
+        log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
+        fit(
+            task.engine,
+            task.evaluate,
+            task.schedule,
+            torch.Generator().manual_seed(config.data.seed),
+            recorder,
+            config.training.nepochs,
+            config.training.log_interval,
+            task.probe,
+            checkpoint,
+        )
+        return conclude(recorder, folder)
+
+
+def none_yet(folder: Path, checkpoints: Path) -> None:
+    """Raises UserError where a new run would write over the checkpoints of another."""
+    if checkpoint_files(checkpoints):
+        raise UserError(
+            f"{checkpoints} holds the checkpoints of a run; expected none before a new one: go on with "
+            f"resume={folder}, or choose another hydra.run.dir or checkpointing.path"
+        )
+
+
+def checkpoint_of_run(folder: Path, checkpoints: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The last good checkpoint of the run in ``folder``; None where there is none, and it starts over.
+
+    Raises UserError for a checkpoint that is not of this run, or that is beyond the end of what is asked for.
+    """
+    checkpoint = newest_checkpoint(checkpoints)
+    if checkpoint is None:
+        log.warning("no complete checkpoint in %s: starting over in place", checkpoints)
+        return None
+    if differing := differences(config, checkpoint["config"]):
+        raise UserError(
+            f"the newest checkpoint in {checkpoints} is of a run with other settings: {', '.join(differing)}; "
+            f"expected those of {folder}/.hydra/config.yaml: put back what was changed"
+        )
+    if (asked := config["training"]["nepochs"]) < checkpoint["epoch"]:
+        raise UserError(
+            f"training.nepochs is {asked}; expected at least {checkpoint['epoch']}, the epoch that {folder} has reached"
+        )
+    return checkpoint
 
 
 def conclude(recorder: Recorder, folder: Path) -> float | None:
@@ -90,16 +113,6 @@ def conclude(recorder: Recorder, folder: Path) -> float | None:
         log.info("test accuracy %s over %d models", format_mean(accuracy, 100, " %"), len(accuracy))
     log.info("run folder %s (%s)", folder, figure.relative_to(folder))
     return sum(accuracy) / len(accuracy) if accuracy else None
-
-
-def newest_good_checkpoint(folder: Path, device: torch.device) -> dict | None:
-    """The newest checkpoint that can be read, with a warning for each that cannot; None where there is none."""
-    for path in reversed(checkpoint_files(folder)):
-        try:
-            return load_checkpoint(path, device)
-        except UserError as error:
-            log.warning("%s: falling back to the one before", error)
-    return None
 
 
 def evaluate_run(config: DictConfig) -> float:

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from projectlib.checkpoint import checkpoint_files, load_checkpoint
+from projectlib.checkpoint import newest_checkpoint
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.models import Network
@@ -38,10 +38,9 @@ def load(run_folder: str | Path, device: torch.device | str = "cpu") -> TrainedR
     """
     folder = Path(run_folder)
     config = read_yaml(folder, "config.yaml")
-    files = checkpoint_files(folder / config.checkpointing.path)
-    if not files:
+    saved = newest_checkpoint(folder / config.checkpointing.path, device)
+    if saved is None:
         raise UserError(f"{folder} has no checkpoint in {config.checkpointing.path}/; expected a run that was trained")
-    saved = load_checkpoint(files[-1], device)
     sizes = saved["sizes"]
     network = make_model(config, sizes, torch.Generator()).to(device)
     ensemble = Ensemble(network, saved["engine"]["parameters"])

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from projectlib.checkpoint import save_checkpoint
+from projectlib.errors import UserError
 from projectlib.files import write_text, write_whole
-from projectlib.interrupts import Interrupts
+from projectlib.interrupts import Interrupted, Interrupts
 from projectlib.metrics import History, format_mean
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,9 @@ class Recorder:
     folder: the run folder.  config: the run's settings as plain values.
     checkpoints: folder of the checkpoints, one each ``rate`` epochs, at the end, and after ``minutes`` (None:
     never) inside an epoch.  interrupts: asked after every chunk of steps.
+    checkpoint: what a resumed run goes on from.  Raises UserError where metrics.csv is not what it recorded.
+
+    A context: when it is left, summary.json says how the run ended.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class Recorder:
         rate: int,
         minutes: float | None,
         interrupts: Interrupts,
+        checkpoint: dict | None = None,
     ):
         self.folder, self.config, self.loggers = Path(folder), config, []
         self.checkpoints, self.rate, self.minutes, self.interrupts = Path(checkpoints), rate, minutes, interrupts
@@ -47,6 +53,8 @@ class Recorder:
         self.started = self.saved_at = time.monotonic()
         self.num_epochs, self.progress = 0, None
         self.about: dict[str, Any] = {}
+        if checkpoint:
+            self.restore(checkpoint)
 
     def restore(self, checkpoint: dict) -> None:
         """Go on with the history of a checkpoint."""
@@ -55,6 +63,25 @@ class Recorder:
             file: {name: list(stack) for name, stack in stacks.items()} for file, stacks in checkpoint["arrays"].items()
         }
         self.seconds, self.steps = dict(checkpoint["seconds"]), checkpoint["steps"]
+        path = self.folder / "metrics.csv"
+        # a killed run may have recorded more than its last checkpoint knows: these epochs will be trained again
+        if path.exists() and History.read(path).rows[: len(self.history.rows)] != self.history.rows:
+            raise UserError(
+                f"{path} is not what the run recorded until its checkpoint of epoch {checkpoint['epoch']}: it was "
+                "changed since; put it back, or delete it to have it written again"
+            )
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if error is None:
+            self.close("finished")
+            return
+        stopped = isinstance(error, Interrupted | SystemExit)  # a second signal exits at once
+        reason = None if stopped else str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        with suppress(OSError):  # what stopped the run, a full disk perhaps, is what has to be told
+            self.close("interrupted" if stopped else "failed", reason)
 
     def attach(self, loggers: list, **about: Any) -> None:
         """loggers: where metrics go beside the files.  about: what every checkpoint says of the run."""
@@ -62,6 +89,7 @@ class Recorder:
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps; quiet where the output is not a terminal."""
+        self.history.write(self.folder / "metrics.csv")
         self.num_epochs = num_epochs
         self.progress = tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True)
 
@@ -122,7 +150,7 @@ class Recorder:
             "steps": self.steps,
             "threads": torch.get_num_threads(),
         }
-        save_checkpoint(self.checkpoints, snapshot["epoch"], content)
+        save_checkpoint(self.checkpoints, content)
         self.saved_at = time.monotonic()
         self.interrupts.raise_if_requested()
 
@@ -130,8 +158,8 @@ class Recorder:
         """Since the run began, in all of its processes."""
         return self.seconds["wall"] + time.monotonic() - self.started
 
-    def close(self, status: str, error: str | None = None, device: str = "") -> dict:
-        """End the run: close what is open and write and return summary.json."""
+    def close(self, status: str, error: str | None = None) -> None:
+        """End the run: close what is open and write summary.json."""
         if self.progress is not None:
             self.progress.close()
         for logger in self.loggers:
@@ -144,14 +172,13 @@ class Recorder:
             "steps_per_second": self.steps / training if training else None,
             "compile_seconds": self.seconds["compile"],
             "wall_seconds": self.wall_seconds(),
-            "device": device,
+            "device": self.about.get("device", self.config["device"]),
             "versions": versions(),
             "seed": self.config["seed"],
             "nmodels": self.config["nmodels"],
             **commit(),
         }
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        return summary
 
 
 def describe(split: str, metrics: dict[str, Tensor]) -> str:

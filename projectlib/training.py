@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LRScheduler
 
+from projectlib.checkpoint import layout_difference
 from projectlib.data import Epoch, Sampler, Split
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
@@ -77,7 +78,9 @@ def fit(
     if checkpoint:
         first, resumed_at = restore(checkpoint, engine, schedule, generator)
     else:
-        recorder.end_epoch(0, evaluate(True), {"traces": engine.traces(), "arrays": probe(0)})
+        scores = evaluate(True)
+        check_finite(scores, engine, 0, 0)
+        recorder.end_epoch(0, scores, {"traces": engine.traces(), "arrays": probe(0)})
     recorder.seconds["compile"] += engine.compile()
     num_steps = engine.sampler.steps
     recorder.begin(num_epochs, total=num_epochs * num_steps, done=(first - 1) * num_steps + resumed_at)
@@ -91,7 +94,7 @@ def fit(
         def snapshot(step: int, epoch=epoch, drawn_from=drawn_from) -> dict:
             return {
                 "epoch": epoch,
-                "step": step,
+                "step": step if step < num_steps else None,
                 "engine": engine.state_dict(),
                 "schedule": schedule.state_dict(),
                 "random": drawn_from if step < num_steps else generator.get_state(),
@@ -102,16 +105,17 @@ def fit(
             engine.run(plan, start, stop)
             if stop % log_interval == 0:
                 metrics = engine.metrics()
-                check_finite(metrics, engine, epoch, stop)
+                check_finite({"train": metrics}, engine, epoch, stop)
                 recorder.step((epoch - 1) * num_steps + stop, metrics)
             if recorder.after_chunk(stop - start) and stop < num_steps:
+                check_finite({"train": engine.metrics()}, engine, epoch, stop)
                 recorder.save(snapshot(stop))
         metrics = engine.metrics()
         recorder.trained(num_steps - resumed_at, time.perf_counter() - begin)
-        check_finite(metrics, engine, epoch, num_steps)
+        scores = {"train": metrics, **evaluate(False)}
+        check_finite(scores, engine, epoch, num_steps)
 
         schedule.step()
-        scores = {"train": metrics, **evaluate(False)}
         recorder.end_epoch(epoch, scores, {"traces": engine.traces(), "arrays": probe(epoch)})
         if recorder.due(epoch):
             recorder.save(snapshot(num_steps))
@@ -119,12 +123,23 @@ def fit(
 
 
 def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: torch.Generator) -> tuple[int, int]:
-    """Put everything back as it was; returns the epoch to go on in and its next step."""
-    engine.load_state_dict(checkpoint["engine"])
-    schedule.load_state_dict(checkpoint["schedule"])
-    generator.set_state(checkpoint["random"].cpu())
+    """Put everything back as it was; returns the epoch to go on in and its next step.
+
+    Raises UserError for a checkpoint that is not of these models.
+    """
+    saved, own = checkpoint["engine"], engine.state_dict()
+    own.pop("optimizer")  # has no state before the first step
+    difference = layout_difference({name: saved.get(name) for name in own}, own)
+    try:
+        if difference:
+            raise ValueError(difference)
+        engine.load_state_dict(saved)
+        schedule.load_state_dict(checkpoint["schedule"])
+        generator.set_state(checkpoint["random"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint is of another model ({error}); expected one that this run wrote") from error
     epoch, step = checkpoint["epoch"], checkpoint["step"]
-    return (epoch, step) if step < engine.sampler.steps else (epoch + 1, 0)
+    return (epoch + 1, 0) if step is None else (epoch, step)
 
 
 def chunks(start: int, stop: int, log_interval: int) -> Iterator[tuple[int, int]]:
@@ -140,14 +155,15 @@ def chunks(start: int, stop: int, log_interval: int) -> Iterator[tuple[int, int]
         start = end
 
 
-def check_finite(metrics: dict[str, Tensor], engine: Engine, epoch: int, step: int) -> None:
-    """Raises UserError naming member, epoch, step and layer where a training metric is not finite."""
-    for name, values in metrics.items():
-        bad = (~values.isfinite()).nonzero().flatten().tolist()
-        if bad:
-            where = engine.first_bad_layer(bad[0])
-            raise UserError(
-                f"{name} of model {bad[0]} is {values[bad[0]].item()} in epoch {epoch}, by step {step}"
-                f"{f', {where} has weights that are not finite' if where else ''}; expected finite numbers: "
-                "lower optimizer.lr, or look at hsic.sigmas and the data"
-            )
+def check_finite(scores: dict[str, dict[str, Tensor]], engine: Engine, epoch: int, step: int) -> None:
+    """Raises UserError naming member, epoch, step and layer where a metric ``{split: {name: ...}}`` is not finite."""
+    for split, metrics in scores.items():
+        for name, values in metrics.items():
+            bad = (~values.isfinite()).nonzero().flatten().tolist()
+            if bad:
+                where = engine.first_bad_layer(bad[0])
+                raise UserError(
+                    f"{split} {name} of model {bad[0]} is {values[bad[0]].item()} in epoch {epoch}, by step {step}"
+                    f"{f', {where} has weights that are not finite' if where else ''}; expected finite numbers: "
+                    "lower optimizer.lr, or look at hsic.sigmas and the data"
+                )
