@@ -37,16 +37,16 @@ class GraphEngine(EagerEngine):
     """Eager's step, fused by torch.compile and captured once; a step's number is a counter on the device.
 
     capture: how a function is recorded; the tests pass their own where there is no GPU.
-    compiled: whether gradients go through torch.compile first, which fuses their many small kernels.
+    backend: of torch.compile, which fuses the many small kernels of the gradients; None leaves them as they are.
     """
 
     name = "compiled"
 
-    def __init__(self, *arguments, capture: Capture = capture_graph, compiled: bool = True):
+    def __init__(self, *arguments, capture: Capture = capture_graph, backend: str | None = "inductor"):
         super().__init__(*arguments)
         self.capture = capture
-        if compiled:
-            self.advance = torch.compile(self.advance, fullgraph=True)
+        if backend:
+            self.advance = torch.compile(self.advance, fullgraph=True, backend=backend)
         self.whole_steps = replace(self.sampler, drop_last=True)
         self.position = torch.zeros((), dtype=torch.int64, device=self.source.inputs.device)
         self.epoch: Epoch = super().draw_epoch(torch.Generator())  # its memory is what the graph reads
