@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
 
@@ -71,11 +72,20 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.eps": NOT_NEGATIVE,
+    "lr_schedule.gamma": POSITIVE,
+    "lr_schedule.eta_min": NOT_NEGATIVE,
+    "lr_schedule.T_max": COUNT,
+    "lr_schedule.milestones": (lambda v: isinstance(v, list) and all(map(is_count, v)), "a list of epochs"),
 }
 
 
 def validate(config: DictConfig) -> None:
-    """Raises UserError naming the first key whose value is not what it must be."""
+    """Raises UserError naming the first key whose value is missing or not what it must be."""
+    try:
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{error.full_key} has no value ({reason}); give it one, or choose what goes together") from None
     for key, (is_valid, expected) in CHECKS.items():
         value = OmegaConf.select(config, key, default=MISSING)
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -1,14 +1,20 @@
 """What several test files share."""
 
+import logging
+import os
+import runpy
+import subprocess
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-
-torch.set_num_threads(1)  # products this small lose more to a second thread than they gain
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 REFERENCE = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -20,3 +26,68 @@ def reference():
             return {key: torch.from_numpy(file[key].copy()) for key in file.files}
 
     return load
+
+
+class Ended(NamedTuple):
+    """How a script ended: its exit code, and all that it printed."""
+
+    code: int
+    output: str
+
+    @property
+    def error(self):
+        """The one line of an error."""
+        lines = [line for line in self.output.splitlines() if "[ERROR]" in line or line.startswith("error: ")]
+        assert len(lines) == 1, self.output
+        return lines[0]
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch, capsys):
+    """Run an entry script in this process, as its command line does, with tmp_path as the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
+    root, threads = logging.getLogger(), torch.get_num_threads()
+    handlers, level = root.handlers[:], root.level
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as error:
+            code = error.code
+        printed = "".join(capsys.readouterr())
+        return Ended(code, printed) if code is None or isinstance(code, int) else Ended(1, f"{printed}{code}\n")
+
+    yield run
+    root.handlers[:], root.level = handlers, level
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
+def start(name, *arguments, cwd, **environment):
+    """Start an entry script as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run an entry script as a process of its own and wait for its end."""
+
+    def run(name, *arguments, cwd=tmp_path, **environment):
+        process = start(name, *arguments, cwd=cwd, **environment)
+        output, _ = process.communicate(timeout=120)
+        return Ended(process.returncode, output)
+
+    return run

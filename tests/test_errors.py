@@ -1,0 +1,157 @@
+"""Bad input: one line that names the value, what was expected and what to do; exit code 1; nothing half-made."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = ("nmodels=1", "training.nepochs=1", "data.limit=20", "engine=eager")
+
+
+def refused(script, run_folder, name, *arguments):
+    """The one line that a script refuses its arguments with."""
+    ended = script(name, "nmodels=1", "training.nepochs=1", *arguments, f"hydra.run.dir='{run_folder}'")
+    assert ended.code == 1, ended.output
+    assert "Traceback" not in ended.output
+    assert not (run_folder / "metrics.csv").exists()
+    assert not [*run_folder.glob("**/*.pt")]
+    return ended.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["must specify 'data'", "digits"]),
+        (["data=nosuch"], ["nosuch", "digits", "mnist"]),
+        (["data=digits", "model=nosuch"], ["model/nosuch", "cnn", "mlp"]),
+        (["data=digits", "rule=nosuch"], ["rule/nosuch", "biohsic"]),
+        (["data=digits", "data.batchsiz=3"], ["data.batchsiz"]),
+        (["data=digits", "nosuch=3"], ["nosuch"]),
+        (["data=digits", "seed=a=b="], ["="]),
+        (["data=digits", "seed=${nosuch}"], ["nosuch"]),
+        (["data=digits", "hsic.form=other"], ["hsic.form", "'other'", "published", "exact"]),
+        (["data=digits", "data.batchsize=1"], ["data.batchsize", "1", "at least 2"]),
+        (["data=digits", "rule=hsic", "data.batchsize=1"], ["data.batchsize", "at least 2"]),
+        (["data=digits", "data.batchsize=2000"], ["data.batchsize", "2000", "1437 training"]),
+        (["data=digits", "data.limit=0"], ["data.limit", "0", "1437"]),
+        (["data=digits", "data.limit=5000"], ["data.limit", "5000", "1437"]),
+        (["data=digits", "data.validation=1"], ["data.validation", "1", "fraction"]),
+        (["data=digits", "hsic.sigmas=[0.5,0,1]"], ["hsic.sigmas", "[0.5, 0, 1]", "1e-15"]),
+        (["data=digits", "hsic.sigmas=[0.5,1]"], ["hsic.sigmas", "[0.5, 1]", "three"]),
+        (["data=digits", "hsic.gamma=.nan"], ["hsic.gamma", "nan"]),
+        (["data=digits", "optimizer.lr=0"], ["optimizer.lr", "0", "above 0"]),
+        (["data=digits", "optimizer.lr=-1e-3"], ["optimizer.lr", "-0.001"]),
+        (["data=digits", "optimizer.lr=abc"], ["optimizer.lr", "'abc'"]),
+        (["data=digits", "optimizer.betas=[1.5,0.9]"], ["AdamW", "1.5"]),
+        (["data=digits", "+optimizer.nosuch=1"], ["nosuch"]),
+        (["data=digits", "lr_schedule=exponential", "lr_schedule.gamma=-1"], ["lr_schedule.gamma", "-1"]),
+        (["data=digits", "lr_schedule=piecewise", "lr_schedule.milestones=[1.5]"], ["lr_schedule.milestones", "1.5"]),
+        (["data=digits", "nmodels=0"], ["nmodels", "0", "at least 1"]),
+        (["data=digits", "nmodels=1.5"], ["nmodels", "1.5", "whole number"]),
+        (["data=digits", "seed=-1"], ["seed", "-1"]),
+        (["data=digits", "engine=fast"], ["engine", "'fast'", "eager"]),
+        (["data=digits", "model.features=[10,0]"], ["model.features", "[10, 0]"]),
+        (["data=digits", "model.features=10"], ["model.features", "10"]),
+        (["data=digits", "training.nepochs=0"], ["training.nepochs", "0"]),
+        (["data=digits", "checkpointing.rate=0"], ["checkpointing.rate", "0"]),
+        (["data=digits", "checkpointing.minutes=-1"], ["checkpointing.minutes", "-1"]),
+        (["data=digits", "device=cuda:99"], ["device", "cuda:99", "device=cpu"]),
+        (["data=digits", "device=toaster"], ["device", "toaster", "device=cpu"]),
+        (["data=xor", "model=cnn"], ["model=cnn", "(2,)", "model=mlp"]),
+        (["data=digits", "model=cnn", "model.features=[4,4,4,4]"], ["8x8", "at most 3"]),
+        (["data=digits", "model=reservoir"], ["model.time_step", "training.time_step"]),
+        (["data=digits", "rule._target_=projectlib.rules.Delta", "~rule.sigmas", "+rule.sigma=1"], ["rule=biohsic"]),
+        (["data=digits", "rule=delta"], ["sigma"]),
+        (["data=digits", "evaluate=/nosuch"], ["/nosuch", "no run folder"]),
+        (["data=digits", "resume=/nosuch"], ["/nosuch", "no run folder"]),
+        (["data=folder", "data.shape=[1,8,8]", "data.root=/nosuch"], ["/nosuch/train", "data.root"]),
+        (["data=mnist", "data.root=/proc/nosuch"], ["/proc/nosuch", "data=digits", "train-images-idx3-ubyte"]),
+        (["data=folder"], ["data.shape"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_network_refuses(script, tmp_path, arguments, parts):
+    error = refused(script, tmp_path / "run", "train-biohsic", *arguments)
+    assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["model.time_constant=0"], ["model.time_constant", "0", "above 0"]),
+        (["training.time_step=-1e-3"], ["training.time_step", "-0.001"]),
+        (["training.time_step=1"], ["training.time_step", "1", "time_constant"]),
+        (["training.sample_timesteps=0"], ["training.sample_timesteps", "0"]),
+    ],
+)
+def test_lif_refuses(script, tmp_path, arguments, parts):
+    error = refused(script, tmp_path / "run", "train-lif-biohsic", "data=xor", *arguments)
+    assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["hsic.sigma=-1"], ["hsic.sigma", "-1"]),
+        (["data.batchsize=1"], ["data.batchsize", "1", "at least 2"]),
+        (["data.nsamples=1000"], ["data.nsamples", "1000", "360"]),
+        (["data.nsamples=5"], ["data.batchsize", "10", "5"]),
+        (["model.density=0"], ["model.density", "0"]),
+        (["model.noise=-1"], ["model.noise", "-1"]),
+        (["engine=compiled"], ["engine", "compiled", "eager"]),
+        (["model=mlp"], ["num_inputs", "projectlib.models.mlp"]),
+        (["rule=biohsic"], ["rule.sigmas"]),
+    ],
+)
+def test_a_reservoir_refuses(script, tmp_path, arguments, parts):
+    error = refused(script, tmp_path / "run", "train-reservoir", "data=digits", *arguments)
+    assert all(part in error for part in parts), error
+
+
+def write_images(root, classes=("cat", "dog"), num=4):
+    for part in ("train", "test"):
+        for label, name in enumerate(classes):
+            (root / part / name).mkdir(parents=True)
+            for index in range(num):
+                pixels = np.random.default_rng(10 * label + index).integers(0, 256, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{index}.png")
+
+
+def test_an_unreadable_image_is_named(script, tmp_path):
+    write_images(tmp_path / "images")
+    (tmp_path / "images" / "train" / "dog" / "2.png").write_bytes(b"not an image")
+    arguments = ["data=folder", "data.shape=[1,8,8]", f"data.root={tmp_path / 'images'}"]
+    error = refused(script, tmp_path / "run", "train-biohsic", *arguments, "data.batchsize=2")
+    assert "dog/2.png" in error
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_diverging_run_names_member_epoch_step_and_layer(script, tmp_path, engine):
+    arguments = ["data=digits", "nmodels=2", "data.limit=60", "training.nepochs=3", f"engine={engine}"]
+    ended = script("train-bp", *arguments, "optimizer=sgd", "optimizer.lr=1e30", f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 1
+    for part in ("model 0", "epoch 1", "step 10", "layer 0", "optimizer.lr"):
+        assert part in ended.error
+    assert not [*tmp_path.glob("run/**/*.pt")]
+    assert {line.split(",")[0] for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()} == {
+        "epoch",
+        "0",
+    }
+    assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()
+
+
+def test_evaluation_on_other_data_is_refused(script, tmp_path):
+    run = tmp_path / "run"
+    assert script("train-biohsic", "data=digits", *TINY, f"hydra.run.dir={run}").code == 0
+    ended = script("train-biohsic", f"evaluate={run}", "data=xor", f"hydra.run.dir={tmp_path / 'other'}")
+    assert ended.code == 1
+    assert "(1, 8, 8)" in ended.error
+    assert "(2,)" in ended.error
+
+
+def test_one_bad_job_leaves_the_others_of_a_sweep_alone(script, tmp_path):
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    ended = script("train-biohsic", "--multirun", "data=digits", "data.batchsize=1,2", *TINY, sweep)
+    assert ended.code == 1
+    assert "data.batchsize" in ended.error
+    assert not (tmp_path / "sweep" / "0" / "metrics.csv").exists()
+    assert (tmp_path / "sweep" / "1" / "metrics.csv").exists()
