@@ -18,8 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
 from projectlib.files import write_text
-from projectlib.interrupts import EXIT_RESUME, Interrupted
+from projectlib.interrupts import EXIT_RESUME, Interrupted, pass_on
+from projectlib.launchers import limit_threads, set_launcher_defaults
 from projectlib.resume import resumed_arguments
+from projectlib.sweeps import finished_run, note_finished, objective, read_summary
 from projectlib.targets import guard_hydra
 from projectlib.validation import validate
 
@@ -39,6 +41,7 @@ def launch(main: Callable) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's own mistakes come here, to be told in one line
     logging.raiseExceptions = False  # on a full disk the log would bury the reason under tracebacks of its own
     guard_hydra()
+    set_launcher_defaults()
     try:
         script, arguments = Path(sys.argv[0]).stem, sys.argv[1:]
         sys.argv[1:] = [*resumed_arguments(script, arguments), *chosen_for_help(arguments)]
@@ -77,10 +80,18 @@ def run(config: DictConfig) -> float | None:
                 summary = json.dumps({"status": "failed", "error": str(error)}, indent=2)
                 write_text(folder / "summary.json", summary + "\n")
             raise
+        if hydra.mode == RunMode.MULTIRUN:
+            limit_threads(hydra.launcher)
+            if config.evaluate is None and config.search is None:
+                return sweep_job(config, folder, hydra.job)
         from projectlib.job import evaluate_run, train  # seconds of imports, for a config that is sound
 
         if config.evaluate is not None:
             return evaluate_run(config)
+        if config.search is not None:
+            from projectlib.search import work
+
+            return work(config, train)
         return train(config, folder)
     except UserError as error:
         log.error("%s", error)
@@ -89,4 +100,25 @@ def run(config: DictConfig) -> float | None:
         sys.exit(1)
     except Interrupted as error:
         log.warning("stopped by %s after a checkpoint; go on with resume=%s", error, folder)
+        pass_on(str(error))
         sys.exit(EXIT_RESUME)
+
+
+def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None:
+    """One job of a sweep: begun, gone on with in its own folder, or skipped because its run is finished.
+
+    job: Hydra's, with the script's name and the job's number.
+    """
+    finished = finished_run(job.name, config)
+    if finished is not None and (finished == folder or config.sweep.skip_finished):
+        log.info("skipped: finished in %s", finished)
+        if finished != folder:
+            write_text(folder / "summary.json", json.dumps({"status": "skipped", "finished_in": str(finished)}) + "\n")
+        return objective(read_summary(finished)["metrics"], config.objective)
+    from projectlib.job import train
+
+    if any((folder / config.checkpointing.path).glob("epoch-*.pt")):  # queued again, or issued again in this folder
+        config.resume = str(folder)
+    value = train(config, folder, job.num)
+    note_finished(job.name, config, folder)
+    return value

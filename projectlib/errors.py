@@ -1,4 +1,4 @@
-"""The one exception that is a user's to read."""
+"""The exceptions that are a user's to read, and the one that is no mistake."""
 
 
 class UserError(Exception):
@@ -6,3 +6,11 @@ class UserError(Exception):
 
     Entry scripts print its one line and exit with code 1, without a traceback.
     """
+
+
+class Diverged(UserError):
+    """Numbers that are no longer finite: the settings are at fault, not the config that holds them."""
+
+
+class Pruned(Exception):
+    """A search gave up a run that does worse than others did."""

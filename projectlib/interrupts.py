@@ -4,7 +4,7 @@ import signal
 import threading
 
 EXIT_RESUME = 75  # "temporary failure" of sysexits.h: start it again with resume=<run folder>
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)  # SIGUSR2: submitit, before a time limit
 
 
 class Interrupted(Exception):
@@ -39,3 +39,10 @@ class Interrupts:
     def raise_if_requested(self) -> None:
         if self.requested:
             raise Interrupted(self.signal_name)
+
+
+def pass_on(name: str) -> None:
+    """Give a signal to whoever listened before: submitit then queues its job again, or says why not."""
+    number = signal.Signals[name]
+    if number != signal.SIGINT and callable(signal.getsignal(number)):
+        signal.raise_signal(number)

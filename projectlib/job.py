@@ -1,6 +1,7 @@
 """One job: train in a run folder, or score a finished one."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from projectlib.checkpoint import checkpoint_files, newest_checkpoint
 from projectlib.errors import UserError
 from projectlib.files import FolderLock
 from projectlib.interrupts import Interrupts
+from projectlib.launchers import job_device
 from projectlib.loading import load
+from projectlib.loggers import Logger
 from projectlib.metrics import format_mean
 from projectlib.recorder import Recorder
 from projectlib.resume import differences, resumed_config
+from projectlib.sweeps import objective
 from projectlib.targets import build
 from projectlib.tasks import build_task, load_dataset
 from projectlib.training import evaluate, fit
@@ -22,15 +26,16 @@ from projectlib.training import evaluate, fit
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig, folder: Path) -> float | None:
+def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequence[Logger] = ()) -> float | None:
     """Train what ``config`` says in ``folder``, from the start or from its last good checkpoint.
 
-    Returns the test accuracy of the last epoch, mean over models; None where there is none.
+    job_number: of a sweep, whose jobs share the GPUs.  loggers: beside the config's own.
+    Returns ``config.objective`` of the last epoch, mean over models; None where it was not measured.
     """
     lock = FolderLock(folder)
     try:
         with Interrupts() as interrupts:
-            return train_locked(config, folder, interrupts)
+            return train_locked(config, folder, interrupts, job_number, loggers)
     except OSError as error:
         reason = f"{error.filename or folder}: {error.strerror or error}"
         raise UserError(
@@ -41,7 +46,9 @@ def train(config: DictConfig, folder: Path) -> float | None:
         lock.release()
 
 
-def train_locked(config: DictConfig, folder: Path, interrupts: Interrupts) -> float | None:
+def train_locked(
+    config: DictConfig, folder: Path, interrupts: Interrupts, job_number: int, loggers: Sequence[Logger]
+) -> float | None:
     """``train`` in a folder that no other process writes."""
     resuming = bool(config.resume)
     config = resumed_config(config, folder) if resuming else config
@@ -51,13 +58,13 @@ def train_locked(config: DictConfig, folder: Path, interrupts: Interrupts) -> fl
     rate, minutes = config.checkpointing.rate, config.checkpointing.minutes
     with Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint) as recorder:
         torch.set_flush_denormal(True)  # moments of silent neurons decay into numbers that a CPU is slow at
-        device = resolve_device(config.device)
+        device = resolve_device(config.device, job_number)
         same_device = checkpoint is not None and checkpoint["device"] == device.type
         task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
         if checkpoint:
             torch.set_num_threads(checkpoint["threads"])
         logger = build(config.logger, folder=str(folder), settings=plain)
-        recorder.attach([logger], sizes=task.sizes, engine_name=task.engine.name, device=device.type)
+        recorder.attach([logger, *loggers], sizes=task.sizes, engine_name=task.engine.name, device=device.type)
         log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
         fit(
             task.engine,
@@ -112,7 +119,7 @@ def conclude(recorder: Recorder, folder: Path) -> float | None:
     if accuracy:
         log.info("test accuracy %s over %d models", format_mean(accuracy, 100, " %"), len(accuracy))
     log.info("run folder %s (%s)", folder, figure.relative_to(folder))
-    return sum(accuracy) / len(accuracy) if accuracy else None
+    return objective(recorder.history.summary(), recorder.config["objective"])
 
 
 def evaluate_run(config: DictConfig) -> float:
@@ -133,10 +140,13 @@ def evaluate_run(config: DictConfig) -> float:
     return scores["accuracy"].mean().item()
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is a GPU where there is one.  Raises UserError for a device that is not there."""
+def resolve_device(name: str, job_number: int = 0) -> torch.device:
+    """``auto`` is a GPU where there is one, the job's own where there are several.
+
+    Raises UserError for a device that is not there.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(job_device(torch.cuda.device_count(), job_number))
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -2,11 +2,19 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from projectlib.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+class Logger(Protocol):
+    """What a recorder asks of a logger; ``PrintLogger`` says what it is told."""
+
+    def step(self, global_step: int, metrics: dict[str, float]) -> None: ...
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None: ...
+    def close(self) -> None: ...
 
 
 class PrintLogger:

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from projectlib.files import write_text
 from projectlib.hsic import hsic_bottleneck
 
 KEYS = ("epoch", "split", "model")
+DIRECTION = {"accuracy": 1, "loss": -1, "nmse_after": -1}  # more is better, or less
 
 
 class HSICMonitor:
@@ -62,13 +64,17 @@ class History:
 
     def summary(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """``{split: {name: {"mean", "sd"}}}`` of the last epoch."""
+        return over_models([row for row in self.rows if row["epoch"] == self.last_epoch])
+
+    def best(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """``{split: {name: {"mean", "sd", "epoch"}}}`` of the epoch with the best mean, by split and metric."""
         result: dict = {}
-        last = [row for row in self.rows if row["epoch"] == self.last_epoch]
-        for split in dict.fromkeys(row["split"] for row in last):
-            rows = [row for row in last if row["split"] == split]
-            for name in (name for name in rows[0] if name not in KEYS):
-                mean, sd = mean_and_sd([row[name] for row in rows])
-                result.setdefault(split, {})[name] = {"mean": mean, "sd": sd}
+        for epoch, rows in groupby(self.rows, key=lambda row: row["epoch"]):
+            for split, metrics in over_models([*rows]).items():
+                for name in (name for name in metrics if name in DIRECTION):
+                    best = result.setdefault(split, {}).setdefault(name, {"mean": -math.inf * DIRECTION[name]})
+                    if DIRECTION[name] * (metrics[name]["mean"] - best["mean"]) > 0:
+                        best.update(metrics[name], epoch=epoch)
         return result
 
     def to_csv(self) -> str:
@@ -94,6 +100,17 @@ class History:
             raise UserError(
                 f"{path} cannot be read ({error}); expected columns {', '.join(KEYS)} and one number a metric"
             ) from None
+
+
+def over_models(rows: list[dict]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """``{split: {name: {"mean", "sd"}}}`` of the rows of one epoch."""
+    result: dict = {}
+    for split in dict.fromkeys(row["split"] for row in rows):
+        of_split = [row for row in rows if row["split"] == split]
+        for name in (name for name in of_split[0] if name not in KEYS):
+            mean, sd = mean_and_sd([row[name] for row in of_split])
+            result.setdefault(split, {})[name] = {"mean": mean, "sd": sd}
+    return result
 
 
 def parse_row(row: dict[str, str]) -> dict:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from projectlib.checkpoint import save_checkpoint
-from projectlib.errors import UserError
+from projectlib.errors import Pruned, UserError
 from projectlib.files import write_text, write_whole
 from projectlib.interrupts import Interrupted, Interrupts
 from projectlib.metrics import History, format_mean
@@ -79,9 +79,10 @@ class Recorder:
             self.close("finished")
             return
         stopped = isinstance(error, Interrupted | SystemExit)  # a second signal exits at once
+        status = "interrupted" if stopped else "pruned" if isinstance(error, Pruned) else "failed"
         reason = None if stopped else str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         with suppress(OSError):  # what stopped the run, a full disk perhaps, is what has to be told
-            self.close("interrupted" if stopped else "failed", reason)
+            self.close(status, reason)
 
     def attach(self, loggers: list, **about: Any) -> None:
         """loggers: where metrics go beside the files.  about: what every checkpoint says of the run."""
@@ -169,6 +170,7 @@ class Recorder:
             "status": status,
             **({"error": error} if error else {}),
             "metrics": self.history.summary(),
+            "best": self.history.best(),
             "steps_per_second": self.steps / training if training else None,
             "compile_seconds": self.seconds["compile"],
             "wall_seconds": self.wall_seconds(),

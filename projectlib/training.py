@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from projectlib.checkpoint import layout_difference
 from projectlib.data import Epoch, Sampler, Split
 from projectlib.ensemble import Ensemble
-from projectlib.errors import UserError
+from projectlib.errors import Diverged, UserError
 from projectlib.recorder import Recorder
 
 CHUNK_SECONDS = 0.3  # how long an engine runs before the loop looks at logs and signals
@@ -156,13 +156,13 @@ def chunks(start: int, stop: int, log_interval: int) -> Iterator[tuple[int, int]
 
 
 def check_finite(scores: dict[str, dict[str, Tensor]], engine: Engine, epoch: int, step: int) -> None:
-    """Raises UserError naming member, epoch, step and layer where a metric ``{split: {name: ...}}`` is not finite."""
+    """Raises Diverged naming member, epoch, step and layer where a metric ``{split: {name: ...}}`` is not finite."""
     for split, metrics in scores.items():
         for name, values in metrics.items():
             bad = (~values.isfinite()).nonzero().flatten().tolist()
             if bad:
                 where = engine.first_bad_layer(bad[0])
-                raise UserError(
+                raise Diverged(
                     f"{split} {name} of model {bad[0]} is {values[bad[0]].item()} in epoch {epoch}, by step {step}"
                     f"{f', {where} has weights that are not finite' if where else ''}; expected finite numbers: "
                     "lower optimizer.lr, or look at hsic.sigmas and the data"

@@ -1,6 +1,7 @@
 """What a config's values must be, checked before anything heavy is imported or written."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,10 @@ def is_bandwidth(value: Any) -> bool:
     return is_number(value) and SMALLEST <= value <= LARGEST
 
 
+def is_objective(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"(train|validation)/\w+", value) is not None
+
+
 COUNT = (is_count, "a whole number of at least 1")
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number above 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number of at least 0")
@@ -37,6 +42,8 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**63, "a whole number of at least 0"),
     "data.seed": (lambda v: isinstance(v, int) and 0 <= v < 2**63, "a whole number of at least 0"),
     "nmodels": COUNT,
+    "objective": (is_objective, "train/ or validation/ and a metric: a search never sees the test set"),
+    "sweep.skip_finished": FLAG,
     "engine": (lambda v: v in ("auto", "eager", "compiled"), "auto, eager or compiled"),
     "training.nepochs": COUNT,
     "training.log_interval": COUNT,

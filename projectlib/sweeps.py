@@ -1,0 +1,77 @@
+"""Jobs of a sweep: what makes two of them the same, where a finished one is, and what it is worth.
+
+Nothing here imports torch: a job that is skipped costs as little as its config.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from projectlib.files import write_text
+from projectlib.resume import flatten, is_finished
+
+WITHOUT_EFFECT = (
+    *("training.log_interval", "logger", "device", "checkpointing"),
+    *("resume", "evaluate", "objective", "sweep", "search"),
+)
+"""Keys, with all below them, that change no number of a run."""
+
+
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A config's values by dotted key, without those that change no number."""
+    return {
+        key: value
+        for key, value in flatten(config)
+        if not any(key == name or key.startswith(f"{name}.") for name in WITHOUT_EFFECT)
+    }
+
+
+def identity(config: DictConfig) -> str:
+    """The same for two configs if, and only if, their runs give the same numbers (with the same code)."""
+    text = json.dumps(settings(OmegaConf.to_container(config, resolve=True)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def index_entry(script: str, config: DictConfig) -> Path:
+    """The file that names the folder of the finished run of ``config``: one look, however many runs there are."""
+    return Path("multirun", script, ".finished", identity(config))
+
+
+def note_finished(script: str, config: DictConfig, folder: Path) -> None:
+    entry = index_entry(script, config)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    write_text(entry, str(Path(folder).absolute()))
+
+
+def finished_run(script: str, config: DictConfig) -> Path | None:
+    """The folder of a finished run of the same settings by any sweep of this script; None where there is none."""
+    try:
+        folder = Path(index_entry(script, config).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return folder if is_finished(folder) else None
+
+
+def objective(metrics: dict[str, Any], name: str) -> float | None:
+    """The mean over models of ``split/metric`` in a summary's metrics; None where it was not measured."""
+    split, metric = name.split("/")
+    return metrics.get(split, {}).get(metric, {}).get("mean")
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What summary.json of a run folder says; empty where there is none that can be read."""
+    try:
+        summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def as_text(value: Any) -> str:
+    """A plain value as it is typed on the command line; empty for None."""
+    if value is None:
+        return ""
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, list | dict | bool) else str(value)
