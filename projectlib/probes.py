@@ -18,6 +18,7 @@ SEED = 0  # all runs on a data set are looked at with the same samples
 WINDOW_SIZES = (2, 4, 8, 16, 32, 64)
 NUM_WINDOWS = 16
 NUM_SAMPLES = 100  # of a kernel matrix
+SIGMA = 1.0  # its bandwidth, one for all rules: layers are normalised
 NUM_UNITS = 32  # inputs and neurons of the layer whose three factors are kept
 
 
@@ -78,7 +79,7 @@ class Probe:
             outputs, _ = settle(network, member, inputs)
             arrays = {"epoch": torch.tensor(epoch), "labels": labels}
             for index, z in enumerate(outputs[:-1]):
-                arrays[f"kernel_layer{index}"] = kernel_matrix(z, self.sigmas[2])
+                arrays[f"kernel_layer{index}"] = kernel_matrix(z, SIGMA)
             if self.has_signal:
                 arrays |= {"window_sizes": torch.tensor(self.sizes), "cosine": self.cosine()}
         if self.has_signal:
@@ -137,9 +138,10 @@ def three_factors(network: Network, parameters: Parameters, rule: Any, x: Tensor
     received, z = [x, *update.outputs][-3:-1]
     gradient = next(g for g in update.gradients[-2].values() if g.ndim >= 2)
     h, xi = received[-1], rule.signal(z, context)
-    if gradient.ndim > 2:  # a convolution
-        h, gradient = h.flatten(1).mean(1), gradient.flatten(2).sum(2)
-    xi = xi.flatten(1).mean(1) if xi.ndim > 1 else xi
+    if gradient.ndim > 2:  # a convolution: its channels are last, but first in an image
+        channels = h if len(update.outputs) > 2 else h.movedim(0, -1)
+        h, xi = channels.flatten(0, 1).mean(0), xi.flatten(0, 1).mean(0)
+        gradient = gradient.flatten(2).sum(2)
     inputs, neurons = evenly(gradient.shape[1]), evenly(gradient.shape[0])
     return {
         "input": h.flatten()[inputs],

@@ -1,0 +1,30 @@
+"""Figures from run folders: one function a figure, each of run folders (or globs of them) and what to draw on.
+
+``None`` instead of run folders is the newest finished run that suits.  Where a run is missing, empty or damaged, or
+is not what a figure draws, a UserError says so.
+"""
+
+from pathlib import Path
+
+from projectlib.experiments import Results
+from projectlib.plotting import curves, reservoir, signals, small
+from projectlib.plotting.page import blank, page, save
+from projectlib.runs import Run
+
+__all__ = ["Results", "curves", "page", "reservoir", "save_run_figure", "signals", "small"]
+
+
+def save_run_figure(folder: str | Path) -> Path:
+    """Draw ``figures/learning-curve.png`` of a run folder, and for a reservoir its ``figures/heat-map.png``.
+
+    Returns the path of the last that was drawn.
+    """
+    run = Run(Path(folder))
+    figure, axis = blank()
+    (reservoir.error if run.is_reservoir else curves.learning_curve)(run.folder, axis)
+    (path,) = save(figure, run.folder / "figures", "learning-curve", types=["png"])
+    if run.is_reservoir:
+        figure, axes = blank(2, 3, height=1.8)
+        reservoir.heat_maps(run.folder, axes)
+        (path,) = save(figure, run.folder / "figures", "heat-map", types=["png"])
+    return path

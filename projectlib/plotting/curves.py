@@ -1,0 +1,128 @@
+"""Accuracy and HSIC over epochs, and accuracy against the window size."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from projectlib.errors import UserError
+from projectlib.experiments import RESULTS, jobs_beside
+from projectlib.plotting import published
+from projectlib.plotting.page import chosen, is_network, only
+from projectlib.plotting.style import BLACK, KINDS, SEQUENCE, band, kind, names_and_looks, whole_epochs
+from projectlib.runs import Folders, all_runs
+
+NUM_EPOCHS = 3  # drawn of a sweep
+
+
+def accuracy(runs: Folders | None, axis: Axes) -> None:
+    """Test accuracy over epochs, mean and sd over models, with the published final values as dashed lines."""
+    runs = chosen(runs, is_network, "run of a network")
+    for run, (name, look) in zip(runs, names_and_looks(runs), strict=True):
+        epochs, values = run.curve("test", "accuracy")
+        band(axis, epochs, 100 * values, name, look)
+    drawn = dict.fromkeys((run.get("data.name"), kind(run)) for run in runs)
+    for data, name in (key for key in drawn if key in published.FINAL):
+        title, look = KINDS[name]
+        value = published.FINAL[data, name]
+        axis.axhline(
+            value, color=look.color, linewidth=0.9, linestyle=(0, (8, 4)), label=f"published, {title}: {value} %"
+        )
+    axis.set_ylabel("test accuracy (%)")
+    show_learnt(axis)
+    whole_epochs(axis)
+    axis.legend(fontsize="x-small")
+
+
+def show_learnt(axis: Axes) -> None:
+    """Start the axis below the lowest mean after epoch 0, which at chance would leave the rest in a narrow strip."""
+    learnt = [y for line in axis.lines for x, y in zip(*line.get_data(), strict=True) if x > 0]
+    if len(learnt) > len(axis.lines):
+        low, high = min(learnt), max(learnt)
+        axis.set_ylim(low - 0.15 * (high - low) - 1, high + 0.08 * (high - low) + 1)
+
+
+def learning_curve(runs: Folders | None, axis: Axes) -> None:
+    """Accuracy of one run over epochs on each of its splits, mean and sd over models."""
+    run = only(chosen(runs, is_network, "run of a network"))
+    splits = dict.fromkeys(row["split"] for row in run.history.rows)
+    for split, look in zip(splits, SEQUENCE, strict=False):
+        epochs, values = run.curve(split, "accuracy")
+        band(axis, epochs, 100 * values, split, look)
+    axis.set_ylabel("accuracy (%)")
+    show_learnt(axis)
+    whole_epochs(axis)
+    axis.legend(fontsize="small")
+
+
+def hsic(runs: Folders | None, axis: Axes) -> None:
+    """Both parts of every layer's objective over epochs: HSIC with the labels (filled) and the inputs (open)."""
+    run = only(chosen(runs, lambda run: bool(run.get("training.log_hsic")), "run with training.log_hsic=true"))
+    num_layers = sum(name.startswith("hsic_layer") for name in {name for row in run.history.rows for name in row})
+    for layer in range(num_layers):
+        name = "readout" if layer == num_layers - 1 else f"layer {layer + 1}"
+        look = SEQUENCE[layer % len(SEQUENCE)]
+        band(axis, *run.curve("train", f"hsicy_layer{layer}"), f"{name}, labels", look)
+        band(axis, *run.curve("train", f"hsicx_layer{layer}"), f"{name}, inputs", look)
+        axis.lines[-1].set(markerfacecolor="white", linewidth=0.9)
+    axis.set_ylabel("HSIC")
+    whole_epochs(axis)
+    axis.legend(fontsize="x-small", ncols=2)
+
+
+def memory(runs: Folders | None, axis: Axes) -> None:
+    """Test (filled) and training accuracy (open) against the window size, at the first, a middle and the last epoch.
+
+    runs: the jobs of a sweep over ``data.batchsize``, or its folder.
+    """
+    jobs = chosen(newest_sweep() if runs is None else runs, is_network, "run of a network")
+    by_window = {run.get("data.batchsize"): run for run in jobs}
+    if len(by_window) < 2:
+        raise UserError(
+            f"{jobs[0].folder}: all runs have the window {next(iter(by_window))}; expected a sweep over data.batchsize"
+        )
+    windows = sorted(by_window)
+    last = min(run.history.last_epoch for run in jobs)
+    for epoch, look in zip(evenly_chosen(1, last, NUM_EPOCHS), SEQUENCE, strict=False):
+        for split in ("test", "train"):
+            values = [100 * np.array(by_window[window].history.values(epoch, split, "accuracy")) for window in windows]
+            if not all(map(len, values)):
+                raise UserError(f"{jobs[0].folder.parent}: not all jobs have the {split} accuracy of epoch {epoch}")
+            means = [v.mean() for v in values]
+            spread = [v.std(ddof=1) if len(v) > 1 else 0 for v in values]
+            (line, *_) = axis.errorbar(
+                windows,
+                means,
+                spread,
+                color=look.color,
+                linestyle=look.linestyle,
+                marker=look.marker,
+                markersize=5,
+                capsize=2,
+                elinewidth=0.8,
+                label=f"epoch {epoch}, {split}",
+            )
+            if split == "train":
+                line.set(markerfacecolor="white", linewidth=0.9)
+    reference = published.BY_WINDOW.get(jobs[0].get("data.name"))
+    if reference:
+        axis.plot(
+            [*reference], [*reference.values()], color=BLACK, linestyle=(0, (8, 4)), marker="x", label="published, test"
+        )
+    axis.set(xscale="log", xlabel="samples in a window", ylabel="accuracy (%)")
+    axis.set_xticks(windows, labels=map(str, windows))
+    axis.minorticks_off()
+    axis.legend(fontsize="x-small", ncols=2)
+
+
+def newest_sweep() -> list:
+    """The folders of the newest sweep over windows."""
+    runs = [run for run in all_runs(RESULTS) if run.is_sweep_job and run.is_finished]
+    for run in runs:
+        jobs = jobs_beside(run, runs)
+        if len({job.get("data.batchsize") for job in jobs}) > 1:
+            return [job.folder for job in jobs]
+    raise UserError("no finished sweep over data.batchsize; name its folder")
+
+
+def evenly_chosen(first: int, last: int, count: int) -> list[int]:
+    """At most ``count`` whole numbers from first to last, evenly spaced."""
+    return sorted({round(value) for value in np.linspace(min(first, last), last, count)})

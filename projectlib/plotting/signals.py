@@ -1,0 +1,133 @@
+"""Inside a network: the three factors of its rule, the signal against the exact gradient, and what layers represent.
+
+All are drawn from ``arrays.npz``, which ``training.log_arrays`` fills.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from projectlib.errors import UserError
+from projectlib.plotting.curves import evenly_chosen
+from projectlib.plotting.page import chosen, is_network, only
+from projectlib.plotting.style import HEAT, SEQUENCE, band, names_and_looks, whole_epochs
+from projectlib.runs import Folders, Run
+
+MOST_SIZES = 4  # window sizes whose curves are drawn
+
+
+def logged(run: Run, *names: str) -> list[np.ndarray]:
+    """Arrays of ``arrays.npz``, epochs first, and before them their epochs (E,)."""
+    arrays = run.arrays("arrays.npz")
+    lacking = [name for name in ("epoch", *names) if name not in arrays]
+    if lacking:
+        raise UserError(
+            f"{run.folder / 'arrays.npz'} has no {', '.join(lacking)}; expected a run of a network with hidden layers "
+            "and a rule with a signal (rule=biohsic)"
+        )
+    return [arrays["epoch"], *(arrays[name] for name in names)]
+
+
+def three_factors(runs: Folders | None, axes: np.ndarray) -> None:
+    """Weight change of the last hidden layer, with its input above and its signal beside it.
+
+    One axis an epoch, from the first to the last that was logged; all at one window.  Each quantity is drawn
+    relative to its largest value in that epoch, which the title gives for the weight change.
+    """
+    run = only(chosen(runs, is_network, "run of a network"))
+    epochs, inputs, signals, changes = logged(run, "input", "signal", "weight_change")
+    axes = np.atleast_1d(axes)
+    indices = evenly_chosen(0, len(epochs) - 1, len(axes))
+    for axis in axes[len(indices) :]:
+        axis.axis("off")
+    for axis, index in zip(axes, indices, strict=False):
+        above = axis.inset_axes((0, 1.04, 1, 0.1))
+        beside = axis.inset_axes((-0.14, 0, 0.1, 1))
+        parts = ((axis, changes[index]), (above, inputs[index][None]), (beside, signals[index][:, None]))
+        for place, values in parts:
+            limit = np.abs(values).max() or 1.0
+            place.imshow(values, aspect="auto", interpolation="nearest", cmap=HEAT, vmin=-limit, vmax=limit)
+            place.set(xticks=[], yticks=[])
+        beside.set_ylabel("signal, a neuron a row")
+        above.set_title(
+            f"epoch {epochs[index]}: input\nlargest change {np.abs(changes[index]).max():.1e}", fontsize="small"
+        )
+        axis.set_xlabel("weight change")
+
+
+def cosine_over_epochs(runs: Folders | None, axis: Axes) -> None:
+    """Cosine between the applied signal and the exact gradient over epochs at several window sizes.
+
+    Mean and sd over models of the mean over hidden layers and windows.
+    """
+    run = only(chosen(runs, is_network, "run of a network"))
+    epochs, cosine, sizes = logged(run, "cosine", "window_sizes")
+    own = run.get("data.batchsize")
+    shown = [sizes[0][index] for index in evenly_chosen(0, sizes.shape[1] - 1, MOST_SIZES)]
+    shown = sorted({*shown, own} & {*sizes[0].tolist()})
+    for size, look in zip(shown, SEQUENCE, strict=False):
+        values = cosine.mean(2)[:, :, list(sizes[0]).index(size)]
+        band(axis, epochs, values, f"window {size}{' (its own)' if size == own else ''}", look)
+    finish_cosine(axis)
+    whole_epochs(axis)
+
+
+def cosine_by_window(runs: Folders | None, axis: Axes) -> None:
+    """Cosine between the applied signal and the exact gradient against the window size.
+
+    One run: every hidden layer at the first and the last epoch logged (open and filled), mean and sd over models.
+    Several runs, such as a sweep over windows: each at its own window, the same way, mean over layers.
+    """
+    runs = chosen(runs, is_network, "run of a network")
+    if len(runs) == 1:
+        epochs, cosine, sizes = logged(runs[0], "cosine", "window_sizes")
+        for layer in range(cosine.shape[2]):
+            for index in (0, -1):
+                look = SEQUENCE[layer % len(SEQUENCE)]
+                band(axis, sizes[0], cosine[index, :, layer].T, f"layer {layer + 1}, epoch {epochs[index]}", look)
+                axis.lines[-1].set_markerfacecolor("white" if index == 0 else look.color)
+        windows = sizes[0].tolist()
+    else:
+        runs = sorted(runs, key=lambda run: run.get("data.batchsize"))
+        windows = [run.get("data.batchsize") for run in runs]
+        for index, look in ((0, SEQUENCE[1]), (-1, SEQUENCE[0])):
+            points = []
+            for run, window in zip(runs, windows, strict=True):
+                epochs, cosine, sizes = logged(run, "cosine", "window_sizes")
+                points.append(cosine.mean(2)[index][:, list(sizes[0]).index(window)])
+            band(axis, np.array(windows), np.array(points), f"epoch {epochs[index]}, at its own window", look)
+    axis.set(xscale="log", xlabel="samples in a window")
+    axis.set_xticks(windows, labels=map(str, windows))
+    axis.minorticks_off()
+    finish_cosine(axis)
+
+
+def finish_cosine(axis: Axes) -> None:
+    axis.axhline(0, color="0.6", linewidth=0.8)
+    axis.set_ylabel("cosine of signal\nand exact gradient")
+    axis.set_ylim(top=1.05)
+    axis.legend(fontsize="x-small")
+
+
+def kernel_matrices(runs: Folders | None, axes: np.ndarray) -> None:
+    """Kernel matrix of the last hidden layer's activations, samples sorted by class, before and after training.
+
+    axes: (runs, 2).  First model of each run; lines part the classes.
+    """
+    runs = chosen(runs, is_network, "run of a network")
+    axes = np.atleast_2d(axes)
+    for axis in axes[len(runs) :].flat:
+        axis.axis("off")
+    for row, run, (name, _) in zip(axes, runs, names_and_looks(runs), strict=False):
+        layer = max(
+            (key for key in run.arrays("arrays.npz") if key.startswith("kernel_layer")), default="kernel_layer0"
+        )
+        epochs, kernels, labels = logged(run, layer, "labels")
+        for axis, index in zip(row, (0, -1), strict=True):
+            image = axis.imshow(kernels[index], cmap=HEAT, vmin=0, vmax=1, interpolation="nearest")
+            for edge in np.flatnonzero(np.diff(labels[0])) + 0.5:
+                axis.axhline(edge, color="white", linewidth=0.4)
+                axis.axvline(edge, color="white", linewidth=0.4)
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(f"epoch {epochs[index]}", fontsize="small")
+        row[0].set_ylabel(f"{name}\nsamples by class", fontsize="small")
+    axes[0, 0].figure.colorbar(image, ax=axes, label="kernel of the last hidden layer", shrink=0.8)
