@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-slurm lint format clean
 
 setup: $(STAMP)
 
@@ -19,6 +19,10 @@ demo: setup
 
 test: setup
 	$(PY) -m pytest
+
+# A sweep on a real Slurm of one node, installed from Debian's packages where it is missing; needs root, minutes.
+test-slurm: setup
+	$(PY) -m pytest -m slurm -rs tests/slurm
 
 lint: setup
 	$(PY) -m ruff check .

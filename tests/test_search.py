@@ -1,0 +1,170 @@
+"""The search: what it proposes, what it prunes, and what it survives.  Training is a function where it can be."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import optuna
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from projectlib import search
+from projectlib.errors import Diverged, UserError
+from projectlib.job import train
+from projectlib.resume import CONFIGS
+from projectlib.search import work
+from projectlib.validation import validate
+
+NUM_EPOCHS = 3
+
+
+def make_config(folder, **changes):
+    settings = {"folder": str(folder), "trials": 9, "direction": "maximize", "worker": 0, "startup": 3, "heartbeat": 1}
+    space = {"optimizer.lr": {"low": 1e-4, "high": 1.0, "log": True}, "hsic.sigmas.1": {"low": 0.1, "high": 9.0}}
+    return OmegaConf.create(
+        {
+            "objective": "validation/accuracy",
+            "optimizer": {"lr": 1e-3},
+            "hsic": {"sigmas": [0.5, 1.0, 2.0]},
+            "search": {**settings, "space": space, **changes},
+        }
+    )
+
+
+def score(config):
+    """Best at optimizer.lr = 0.1, whatever sigma is."""
+    return 1 - abs(OmegaConf.select(config, "optimizer.lr") - 0.1)
+
+
+def fake_train(config, folder, job_number, loggers):
+    """Stands in for training: accuracy rises to ``score``; a bad learning rate is seen after the first epoch."""
+    for epoch in range(NUM_EPOCHS + 1):
+        for logger in loggers:
+            logger.epoch(epoch, {"validation/accuracy": score(config) * epoch / NUM_EPOCHS})
+    return score(config)
+
+
+def slow_train(config, folder, job_number, loggers):
+    (folder / "begun").touch()
+    time.sleep(60)
+
+
+def states(folder):
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{folder}/study.db")
+    return [trial.state.name for trial in study.trials]
+
+
+def test_a_search_beats_where_it_began_and_prunes(tmp_path):
+    tried = []
+
+    def noting_train(config, folder, *arguments):
+        tried.append((config.optimizer.lr, config.hsic.sigmas[1], folder.name))
+        return fake_train(config, folder, *arguments)
+
+    config = make_config(tmp_path)
+    best = work(config, noting_train)
+    assert tried[0] == (1e-3, 1.0, "0000"), "the settings it was given come first"
+    assert best > score(config)
+    found = states(tmp_path)
+    assert {*found} == {"COMPLETE", "PRUNED"}
+    assert len(found) == 9
+    assert OmegaConf.load(tmp_path / "0000" / ".hydra" / "config.yaml").search is None
+
+
+def test_workers_share_a_study_and_a_full_one_is_left_alone(tmp_path):
+    work(make_config(tmp_path, trials=3), fake_train)
+    best = work(make_config(tmp_path, trials=6, worker=1), fake_train)
+    assert len(states(tmp_path)) == 6
+    assert work(make_config(tmp_path, trials=6), None) == best
+
+
+def test_a_trial_whose_worker_is_killed_is_taken_up_in_its_folder(tmp_path):
+    config = make_config(tmp_path, trials=2)
+    worker = multiprocessing.get_context("fork").Process(target=work, args=(config, slow_train))
+    worker.start()
+    while not (tmp_path / "0000" / "begun").exists():
+        time.sleep(0.05)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    time.sleep(search.SILENT + 1.5)  # heartbeats of one second
+    folders = []
+
+    def noting_train(config, folder, *arguments):
+        folders.append((folder.name, config.optimizer.lr))
+        return fake_train(config, folder, *arguments)
+
+    work(config, noting_train)
+    assert ("0000", 1e-3) in folders
+    assert sorted(states(tmp_path)) == ["COMPLETE", "COMPLETE", "FAIL"]
+
+
+def test_numbers_that_are_not_finite_are_a_bad_trial_and_a_mistake_ends_the_worker(tmp_path):
+    def diverging_train(config, folder, *arguments):
+        if config.optimizer.lr > 0.01:
+            raise Diverged("loss is nan")
+        return fake_train(config, folder, *arguments)
+
+    work(make_config(tmp_path / "a"), diverging_train)
+    assert "PRUNED" in states(tmp_path / "a")
+
+    def mistaken_train(*arguments):
+        raise UserError("no such data")
+
+    with pytest.raises(UserError, match="no such data"):
+        work(make_config(tmp_path / "b"), mistaken_train)
+
+
+def test_a_study_of_other_settings_is_refused(tmp_path):
+    work(make_config(tmp_path, trials=1), fake_train)
+    other = make_config(tmp_path, trials=2)
+    other.hsic.sigmas = [1, 1, 1]
+    with pytest.raises(UserError, match="search of other settings"):
+        work(other, fake_train)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"hsic.gama": {"low": 1, "high": 2}}, "search.space has 'hsic.gama'"),
+        ({"optimizer.lr": {"low": 2.0, "high": 1.0}}, "is refused"),
+        ({"optimizer.lr": {"lowest": 2.0}}, "is refused"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_told(tmp_path, space, message):
+    config = make_config(tmp_path)
+    config.search.space = space
+    with pytest.raises(UserError, match=message):
+        work(config, fake_train)
+
+
+def test_no_search_without_a_validation_split_or_on_the_test_set(tmp_path):
+    def without_validation(config, folder, job_number, loggers):
+        loggers[0].epoch(1, {"test/accuracy": 1.0})
+
+    with pytest.raises(UserError, match=r"data\.validation"):
+        work(make_config(tmp_path), without_validation)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train-biohsic", ["data=digits", "objective=test/accuracy"])
+    with pytest.raises(UserError, match="never sees the test set"):
+        validate(config)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "search").glob("*.yaml") if p.stem[0] != "_"))
+def test_searches_hold_out_validation_samples(name):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train-biohsic", [f"+search={name}"])
+    assert config.data.validation > 0
+    assert config.data.name == name
+    for key, bounds in config.search.space.items():
+        assert bounds.low <= OmegaConf.select(config, key) <= bounds.high, key
+
+
+def test_a_real_search(tmp_path):
+    tiny = ["data.limit=60", "training.nepochs=1", "nmodels=1", "engine=eager", "search.trials=2"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train-biohsic", ["+search=digits", *tiny, f"search.folder={tmp_path}"])
+    best = work(config, train)
+    assert 0 <= best <= 1
+    assert (tmp_path / "0001" / "summary.json").exists()

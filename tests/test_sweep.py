@@ -1,0 +1,169 @@
+"""Sweeps: launchers, jobs that fail, go on, or are skipped, and the GPU that each gets."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from projectlib import cli, launchers
+from projectlib.collect import collect
+from projectlib.interrupts import Interrupted, pass_on
+from projectlib.job import train
+from projectlib.loggers import PrintLogger
+from projectlib.resume import CONFIGS
+from projectlib.sweeps import finished_run, identity, note_finished, objective
+
+ROOT = CONFIGS.parent
+TINY = ["data=digits", "data.limit=40", "nmodels=1", "engine=eager", "training.nepochs=3", "data.validation=0.2"]
+
+
+def compose_config(*overrides, script="train-biohsic", hydra=False):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(script, [*TINY, *overrides], return_hydra_config=hydra)
+
+
+def run_script(folder, *arguments):
+    command = [sys.executable, str(ROOT / "train-biohsic.py"), "--multirun", *TINY, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A job's config, folder and Hydra settings, as a launcher hands them over; all it writes is in tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    launched = compose_config(hydra=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    HydraConfig.instance().set_config(launched)
+    folder = tmp_path / "sweep" / "0"
+    (folder / ".hydra").mkdir(parents=True)
+    config = compose_config()
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    return config, folder, OmegaConf.create({"name": "train-biohsic", "num": 0})
+
+
+# Devices and threads
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "job_number", "device"),
+    [(0, 3, "cpu"), (1, 0, "cuda:0"), (1, 7, "cuda:0"), (4, 3, "cuda:3"), (4, 6, "cuda:2")],
+)
+def test_jobs_take_turns_on_the_devices_they_see(num_devices, job_number, device):
+    assert launchers.job_device(num_devices, job_number) == device
+
+
+def test_a_job_has_the_threads_its_launcher_asked_for(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(launchers.os, "environ", dict(launchers.os.environ))
+    launchers.limit_threads(OmegaConf.create({}))
+    assert "OMP_NUM_THREADS" not in launchers.os.environ
+    launchers.limit_threads(OmegaConf.create({"cpus_per_task": 3}))
+    assert launchers.os.environ["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit_local", "submitit_slurm"])
+def test_launchers_start_from_our_values(name):
+    launchers.set_launcher_defaults()
+    launcher = compose_config(f"hydra/launcher={name}", hydra=True).hydra.launcher
+    ours = OmegaConf.load(CONFIGS / "launcher" / f"{name}.yaml")
+    for key, value in ours.items():
+        assert str(launcher[key]) == str(value), key
+    assert launcher._target_.startswith("hydra_plugins.")
+
+
+@pytest.mark.parametrize("script", ["train-biohsic", "train-bp"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml")))
+def test_sweeps_compose(script, name):
+    config = compose_config(f"+sweep={name}", script=script, hydra=True)
+    assert config.hydra.sweeper.params
+
+
+# The same run
+
+
+def test_identity_is_that_of_the_numbers():
+    base = identity(compose_config())
+    assert identity(compose_config("device=cpu", "logger=tensorboard", "training.log_interval=7")) == base
+    assert identity(compose_config("sweep.skip_finished=true", "checkpointing.rate=2")) == base
+    for change in ("seed=1", "hsic.gamma=3", "training.nepochs=4", "rule=frozen"):
+        assert identity(compose_config(change)) != base, change
+
+
+def test_a_finished_run_is_found_until_its_folder_is_gone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, folder = compose_config(), tmp_path / "run"
+    assert finished_run("script", config) is None
+    folder.mkdir()
+    note_finished("script", config, folder)
+    assert finished_run("script", config) is None, "its summary does not say so"
+    (folder / "summary.json").write_text('{"status": "finished"}')
+    assert finished_run("script", config) == folder
+    assert finished_run("other", config) is None
+    assert finished_run("script", compose_config("seed=1")) is None
+
+
+def test_objective_is_null_where_it_was_not_measured():
+    metrics = {"validation": {"accuracy": {"mean": 0.5, "sd": None}}}
+    assert objective(metrics, "validation/accuracy") == 0.5
+    assert objective({}, "validation/accuracy") is None
+
+
+# Jobs
+
+
+def test_a_job_queued_again_goes_on_from_its_checkpoint(job, tmp_path, monkeypatch):
+    config, folder, hydra_job = job
+
+    def stop(self, epoch, metrics):
+        if epoch == 1:
+            signal.raise_signal(signal.SIGUSR2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PrintLogger, "epoch", stop)
+        with pytest.raises(Interrupted, match="SIGUSR2"):
+            cli.sweep_job(config.copy(), folder, hydra_job)
+    assert finished_run("train-biohsic", config) is None
+    value = cli.sweep_job(config.copy(), folder, hydra_job)
+
+    alone = tmp_path / "alone"
+    shutil.copytree(folder / ".hydra", alone / ".hydra")
+    assert train(config.copy(), alone) == value
+    assert (alone / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
+    assert finished_run("train-biohsic", config) == folder
+    with monkeypatch.context() as patch:
+        patch.setattr("projectlib.job.train", None)
+        assert cli.sweep_job(config.copy(), folder, hydra_job) == value, "a finished job is left as it is"
+
+
+def test_a_signal_is_passed_on_to_who_listened_before():
+    heard = []
+    previous = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    try:
+        pass_on("SIGUSR2")
+    finally:
+        signal.signal(signal.SIGUSR2, previous)
+    assert heard == [signal.SIGUSR2]
+    assert previous == signal.SIG_DFL
+    pass_on("SIGUSR2")  # nobody listens: nothing happens
+
+
+def test_a_failed_job_stops_no_other_and_a_second_sweep_does_only_what_is_left(tmp_path):
+    first = run_script(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hsic.gamma=2,nan,5")
+    assert first.returncode == 1, first.stderr
+    (sweep,) = (tmp_path / "multirun" / "train-biohsic").glob("[0-9]*/*")
+    rows = {Path(row["folder"]).name: row for row in collect([sweep])}
+    assert [rows[str(number)]["status"] for number in range(3)] == ["finished", "failed", "finished"]
+    assert "hsic.gamma is nan" in rows["1"]["error"]
+    assert "hsic.gamma is nan" in first.stderr
+
+    again = run_script(tmp_path, "hsic.gamma=2,5", "sweep.skip_finished=true", "hydra.sweep.dir=again")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("skipped: finished in") == 2
+    assert "run folder" not in again.stdout, "something was trained"
+    assert {row["folder"] for row in collect([tmp_path / "again"])} == {str(sweep / "0"), str(sweep / "2")}
