@@ -186,12 +186,19 @@ def modulation_weights(lags, labels, num_classes, window, stride, gamma, sigma_y
 
 @compiled
 def integrate(weight, bias, h, u, drive, rate):
-    """``u <- u + rate (W h + b - u)``.  h: (in, N).  u, drive: (out, N), drive is scratch."""
+    """``u <- u + rate (W h + b - u)``.  h: (in, N).  u, drive: (out, N), drive is scratch.
+
+    At a rate of 1 the old u is not read: reassociated, even ``0 u`` would leave its rounding.
+    """
     np.dot(weight, h, drive)
-    keep = np.float32(1) - rate
-    for o in range(u.shape[0]):
-        for p in range(u.shape[1]):
-            u[o, p] = keep * u[o, p] + rate * (drive[o, p] + bias[o])
+    if rate == 1:
+        for o in range(u.shape[0]):
+            for p in range(u.shape[1]):
+                u[o, p] = drive[o, p] + bias[o]
+    else:
+        for o in range(u.shape[0]):
+            for p in range(u.shape[1]):
+                u[o, p] += rate * (drive[o, p] + bias[o] - u[o, p])
 
 
 @compiled
@@ -303,7 +310,8 @@ def hsic(kx, ky, z, sigma, distance):
             row_y += ky[i, p] * kz
         hsic_x += row_x
         hsic_y += row_y
-    return 2 * hsic_x / (num - 1) ** 2, 2 * hsic_y / (num - 1) ** 2
+    pairs = max(num - 1, 1) ** 2  # the HSIC of a single sample is 0
+    return 2 * hsic_x / pairs, 2 * hsic_y / pairs
 
 
 @compiled
