@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: setup demo test test-slurm lint format clean
+.PHONY: setup demo figures paper test test-slurm chaos lint format clean
 
 setup: $(STAMP)
 
@@ -17,12 +17,23 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(PY) train-biohsic.py data=digits nmodels=5
 
+# Run every experiment of the set that has no finished run, then execute plotting.ipynb: build/ has the result.
+# SETTINGS="nmodels=5" changes all of them.
+figures: setup
+	$(PY) -m projectlib.experiments quick --draw $(SETTINGS)
+
+paper: setup
+	$(PY) -m projectlib.experiments paper --draw $(SETTINGS)
+
 test: setup
 	$(PY) -m pytest
 
 # A sweep on a real Slurm of one node, installed from Debian's packages where it is missing; needs root, minutes.
 test-slurm: setup
 	$(PY) -m pytest -m slurm -rs tests/slurm
+
+chaos: setup
+	$(PY) tests/chaos.py --kills 50
 
 lint: setup
 	$(PY) -m ruff check .

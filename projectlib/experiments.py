@@ -1,10 +1,15 @@
 """The named experiments of ``configs/experiment/``: which runs belong to one, and running those that are missing.
 
-python -m projectlib.experiments quick           every experiment of a set that has no finished run
-python -m projectlib.experiments paper/mnist nmodels=5      one, or several, with settings of one's own
+    python -m projectlib.experiments quick                      a set: each experiment that has no finished run
+    python -m projectlib.experiments paper/mnist nmodels=5      one or several, with settings of one's own
+    python -m projectlib.experiments quick --draw               and then execute the notebook
+
+What a signal cut is gone on with.
 """
 
+import argparse
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,23 +22,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from projectlib.errors import UserError
 from projectlib.interrupts import EXIT_RESUME
+from projectlib.resume import flatten
 from projectlib.runs import Run, all_runs
+from projectlib.sweeps import WITHOUT_EFFECT
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 RESULTS = (ROOT / "outputs", ROOT / "multirun")  # where single runs and sweeps go
 
-MACHINE = (
-    "device",
-    "engine",
-    "resume",
-    "evaluate",
-    "logger",
-    "checkpointing",
-    "data.root",
-    "data.test_batchsize",
-    "training.log_interval",
-)
+MACHINE = (*WITHOUT_EFFECT, "engine", "data.root", "data.layout", "data.test_batchsize")
 """Settings that change no result."""
 SIZE = ("nmodels", "seed", "training.nepochs", "training.log_hsic", "training.log_arrays")
 """Settings that say how much of a result there is."""
@@ -107,18 +104,9 @@ def same_settings(a: DictConfig, b: DictConfig, free: Sequence[str]) -> bool:
 
     A setting that one of them lacks came with a later version, which keeps what was there before as its default.
     """
-    a, b = flat(a), flat(b)
+    a, b = (dict(flatten(OmegaConf.to_container(config))) for config in (a, b))
     shared = (key for key in a.keys() & b.keys() if not any(key == f or key.startswith(f"{f}.") for f in free))
     return all(a[key] == b[key] for key in shared)
-
-
-def flat(config: DictConfig, prefix: str = "") -> dict[str, object]:
-    """``{"data.batchsize": 6, ...}``; interpolations as they are written."""
-    result: dict[str, object] = {}
-    for key, value in OmegaConf.to_container(config).items():
-        name = f"{prefix}{key}"
-        result |= flat(OmegaConf.create(value), f"{name}.") if isinstance(value, dict) else {name: value}
-    return result
 
 
 class Results:
@@ -184,7 +172,7 @@ def arguments(experiment: Experiment, runs: Sequence[Run]) -> list[str]:
     if not cut:
         return command
     if experiment.is_sweep:
-        return [*command, f"hydra.sweep.dir={cut[0].folder.parent}", "resume=auto"]
+        return [*command, f"hydra.sweep.dir={cut[0].folder.parent}"]
     return [command[0], f"resume={cut[0].folder}"]
 
 
@@ -212,13 +200,31 @@ def run_missing(
     return failed
 
 
-def main(words: list[str]) -> None:
-    names = [word for word in words if "=" not in word]
-    typed = tuple(word for word in words if "=" in word)
-    if not names:
-        raise UserError("no experiment is named; expected a set (quick, paper) or names such as paper/mnist")
-    known = [name for word in names for name in (experiment_names(word) or [word])]
+def draw(name: str) -> Path:
+    """Execute ``plotting.ipynb`` on a set of experiments; returns where it is, beside its figures in ``build/``."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    path = ROOT / "build" / f"plotting-{name}.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    notebook = nbformat.read(ROOT / "plotting.ipynb", as_version=4)
+    environment = {**os.environ, "SET": name, "FIGURES": str(path.with_name(f"figures-{name}"))}
+    NotebookClient(notebook, resources={"metadata": {"path": ROOT}}).execute(env=environment)
+    nbformat.write(notebook, path)
+    return path
+
+
+def main(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m projectlib.experiments", description="Run what is missing.")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a set (quick, paper), or experiments: paper/mnist")
+    parser.add_argument("--draw", action="store_true", help="then execute plotting.ipynb on the sets, into build/")
+    arguments = parser.parse_args(words)
+    typed = tuple(word for word in arguments.names if "=" in word)
+    named = [word for word in arguments.names if "=" not in word]
+    known = [name for word in named for name in (experiment_names(word) or [word])]
     failed = run_missing([Experiment(name, typed) for name in known])
+    for name in dict.fromkeys(name.split("/")[0] for name in known if arguments.draw):
+        print(f"drawn: {draw(name)}")
     if failed:
         raise UserError(f"failed: {', '.join(failed)}")
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
 from projectlib.metrics import History
-from projectlib.resume import is_finished, read_yaml
+from projectlib.resume import flatten, is_finished, read_yaml
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one where there is one
 Folders = str | Path | Sequence[str | Path]
 
 
@@ -29,32 +32,46 @@ class Run:
         return read_yaml(self.folder, "config.yaml")
 
     @cached_property
-    def hydra(self) -> DictConfig:
-        return read_yaml(self.folder, "hydra.yaml").hydra
+    def hydra(self) -> dict[str, Any]:
+        """Hydra's own settings, without OmegaConf, which takes thirty times as long to read them."""
+        path = self.folder / ".hydra" / "hydra.yaml"
+        try:
+            settings = yaml.load(path.read_text(encoding="utf-8"), LOADER)["hydra"]
+            return {key: settings[key] for key in ("job", "runtime", "mode", "overrides")}
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All settings by dotted key, interpolations resolved."""
+        try:
+            return dict(flatten(OmegaConf.to_container(self.config, resolve=True)))
+        except (OmegaConfBaseException, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.folder / '.hydra' / 'config.yaml'} is damaged: {reason}") from None
 
     def get(self, key: str, default: Any = None) -> Any:
-        """One setting as a plain value, e.g. ``get("data.batchsize")``."""
-        value = OmegaConf.select(self.config, key)
-        value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        """One setting, e.g. ``get("data.batchsize")``; the default where there is none."""
+        value = self.settings.get(key)
         return default if value is None else value
 
     @property
     def script(self) -> str:
-        return self.hydra.job.name
+        return self.hydra["job"]["name"]
 
     @property
     def experiment(self) -> str | None:
         """The experiment it was started as."""
-        return self.hydra.runtime.choices.get("experiment")
+        return self.hydra["runtime"]["choices"].get("experiment")
 
     @property
     def is_sweep_job(self) -> bool:
-        return self.hydra.mode == "MULTIRUN"
+        return self.hydra["mode"] == "MULTIRUN"
 
     @property
     def overrides(self) -> list[str]:
         """What was typed."""
-        return list(self.hydra.overrides.task)
+        return list(self.hydra["overrides"]["task"])
 
     @property
     def is_reservoir(self) -> bool:
@@ -136,6 +153,6 @@ def all_runs(roots: Sequence[str | Path]) -> list[Run]:
 
 def is_readable(run: Run) -> bool:
     try:
-        return bool(run.script and run.config)
-    except (UserError, AttributeError):
+        return bool(run.script) and (run.experiment is not None or bool(run.config))
+    except UserError:
         return False

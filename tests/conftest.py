@@ -13,6 +13,8 @@ import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
+from projectlib.experiments import Experiment, experiment_names
+
 REFERENCE = Path(__file__).parent / "reference"
 ROOT = Path(__file__).parents[1]
 
@@ -91,3 +93,32 @@ def command(tmp_path):
         return Ended(process.returncode, output)
 
     return run
+
+
+TINY = {
+    "train-reservoir": ("model.nhidden=20", "data.nsamples=12", "data.ntimesteps=3", "training.nepochs=2"),
+    "train-biohsic": ("nmodels=2", "data.limit=40", "training.nepochs=2"),
+    "train-bp": ("nmodels=2", "data.limit=40", "training.nepochs=2"),
+    "train-lif-biohsic": ("nmodels=2", "data.limit=70", "training.nepochs=2", "training.sample_timesteps=4"),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_results(tmp_path_factory):
+    """A folder with every experiment of the quick set in ``outputs`` and ``multirun``, made far smaller."""
+    folder = tmp_path_factory.mktemp("results")
+    root, threads = logging.getLogger(), torch.get_num_threads()
+    handlers, level = root.handlers[:], root.level
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HYDRA_FULL_ERROR", "1")
+        patch.setattr(logging, "raiseExceptions", False)
+        patch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
+        for experiment in map(Experiment, experiment_names("quick")):
+            path = str(ROOT / f"{experiment.script}.py")
+            patch.setattr(sys, "argv", [path, *experiment.command.split()[2:], *TINY[experiment.script]])
+            runpy.run_path(path, run_name="__main__")
+    root.handlers[:], root.level = handlers, level
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+    return folder

@@ -33,11 +33,14 @@ def accuracy(runs: Folders | None, axis: Axes) -> None:
 
 
 def show_learnt(axis: Axes) -> None:
-    """Start the axis below the lowest mean after epoch 0, which at chance would leave the rest in a narrow strip."""
-    learnt = [y for line in axis.lines for x, y in zip(*line.get_data(), strict=True) if x > 0]
-    if len(learnt) > len(axis.lines):
-        low, high = min(learnt), max(learnt)
-        axis.set_ylim(low - 0.15 * (high - low) - 1, high + 0.08 * (high - low) + 1)
+    """Leave out epoch 0, whose accuracy at chance would press the rest into a narrow strip."""
+    bands = [path.vertices for filled in axis.collections for path in filled.get_paths()]
+    drawn = [*(line.get_xydata() for line in axis.lines), *bands]
+    learnt = np.concatenate([xy[xy[:, 0] >= 1] for xy in drawn])[:, 1]
+    if len(learnt):
+        margin = 0.05 * max(np.ptp(learnt), 2)
+        axis.set_ylim(learnt.min() - margin, min(learnt.max(), 100) + margin)
+        axis.set_xlim(left=0.5)
 
 
 def learning_curve(runs: Folders | None, axis: Axes) -> None:

@@ -47,10 +47,9 @@ def three_factors(runs: Folders | None, axes: np.ndarray) -> None:
             limit = np.abs(values).max() or 1.0
             place.imshow(values, aspect="auto", interpolation="nearest", cmap=HEAT, vmin=-limit, vmax=limit)
             place.set(xticks=[], yticks=[])
-        beside.set_ylabel("signal, a neuron a row")
-        above.set_title(
-            f"epoch {epochs[index]}: input\nlargest change {np.abs(changes[index]).max():.1e}", fontsize="small"
-        )
+        beside.set_ylabel("signal")
+        above.set_title(f"epoch {epochs[index]}, largest change {np.abs(changes[index]).max():.1e}", fontsize="small")
+        above.set_ylabel("input", rotation=0, ha="right", va="center")
         axis.set_xlabel("weight change")
 
 
@@ -111,23 +110,23 @@ def finish_cosine(axis: Axes) -> None:
 def kernel_matrices(runs: Folders | None, axes: np.ndarray) -> None:
     """Kernel matrix of the last hidden layer's activations, samples sorted by class, before and after training.
 
-    axes: (runs, 2).  First model of each run; lines part the classes.
+    axes: (2, runs).  First model of each run; lines part the classes.
     """
     runs = chosen(runs, is_network, "run of a network")
-    axes = np.atleast_2d(axes)
-    for axis in axes[len(runs) :].flat:
+    axes = np.reshape(axes, (2, -1))
+    for axis in axes[:, len(runs) :].flat:
         axis.axis("off")
-    for row, run, (name, _) in zip(axes, runs, names_and_looks(runs), strict=False):
-        layer = max(
-            (key for key in run.arrays("arrays.npz") if key.startswith("kernel_layer")), default="kernel_layer0"
-        )
-        epochs, kernels, labels = logged(run, layer, "labels")
-        for axis, index in zip(row, (0, -1), strict=True):
+    for column, run, (name, _) in zip(axes.T, runs, names_and_looks(runs), strict=False):
+        layers = [name for name in run.arrays("arrays.npz") if name.startswith("kernel_layer")]
+        epochs, kernels, labels = logged(run, max(layers, default="kernel_layer0"), "labels")
+        for axis, index in zip(column, (0, -1), strict=True):
             image = axis.imshow(kernels[index], cmap=HEAT, vmin=0, vmax=1, interpolation="nearest")
             for edge in np.flatnonzero(np.diff(labels[0])) + 0.5:
                 axis.axhline(edge, color="white", linewidth=0.4)
                 axis.axvline(edge, color="white", linewidth=0.4)
             axis.set(xticks=[], yticks=[])
-            axis.set_title(f"epoch {epochs[index]}", fontsize="small")
-        row[0].set_ylabel(f"{name}\nsamples by class", fontsize="small")
-    axes[0, 0].figure.colorbar(image, ax=axes, label="kernel of the last hidden layer", shrink=0.8)
+            axis.set_xlabel(f"epoch {epochs[index]}", fontsize="small")
+        column[0].set_title(name, fontsize="small")
+    axes[0, 0].set_ylabel("samples by class")
+    axes[1, 0].set_ylabel("samples by class")
+    axes[0, 0].figure.colorbar(image, ax=axes, label="kernel of the last hidden layer", shrink=0.8, aspect=30)

@@ -27,8 +27,9 @@ def points(runs: Folders | None, axis: Axes) -> None:
     for label, color, marker in ((0, BLUE, "o"), (1, ORANGE, "^")):
         x, y = train.inputs[train.labels == label].T.numpy()
         axis.scatter(x, y, s=8, color=color, marker=marker, linewidths=0, label=f"class {label}")
-    axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal", title=run.get("data.name"))
-    axis.legend(fontsize="x-small", loc="upper right")
+    axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+    title = f"data {run.get('data.name')}"
+    axis.legend(title=title, fontsize="small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
 
 
 def network(runs: Folders | None, axis: Axes) -> None:

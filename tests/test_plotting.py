@@ -1,0 +1,269 @@
+"""Figures have their curves, experiments are what they say, and what is missing or damaged is told in one line."""
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.container import ErrorbarContainer
+from nbclient import NotebookClient
+
+from projectlib import plotting
+from projectlib.errors import UserError
+from projectlib.experiments import Experiment, Results, arguments, experiment_names, is_there, run_missing
+from projectlib.plotting.page import blank
+from projectlib.plotting.style import KINDS, SEQUENCE, kind, names_and_looks
+from projectlib.runs import Run, all_runs, open_runs
+
+NOTEBOOK = Path(__file__).parents[1] / "plotting.ipynb"
+DRAWN = {  # lines and images in the axes of every figure, at least
+    "reservoir": [(0, 1)] * 6,
+    "reservoir-error": [(2, 0), (4, 0)],
+    "linear": [(0, 0), (0, 0), (3, 0), (4, 0)],
+    "xor": [(0, 0), (0, 0), (3, 0), (6, 0)],
+    "mnist": [(4, 0)],
+    "cifar10": [(4, 0)],
+    "memory-mnist": [(4, 0)],
+    "memory-cifar10": [(4, 0)],
+    "three-factors": [(0, 1)] * 3,
+    "signal-cosine": [(5, 0), (5, 0)],
+    "signal-cosine-memory": [(3, 0)],
+    "representations": [(0, 1)] * 8,
+}
+
+
+def cells():
+    return [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    """The notebook's paths."""
+    monkeypatch.setenv("SET", "quick")
+    monkeypatch.setenv("FIGURES", str(tmp_path / "figures"))
+
+    def results(folder):
+        monkeypatch.setenv("RESULTS", str(folder / "outputs"))
+        monkeypatch.setenv("SWEEPS", str(folder / "multirun"))
+
+    yield results
+    pyplot.close("all")
+
+
+@cache
+def run_of(results, name):
+    """The folder of a run, or of a sweep."""
+    folders = Results([results / "outputs", results / "multirun"], "quick").runs(name)
+    return folders[0] if len(folders) == 1 else folders[0].parent
+
+
+@pytest.fixture
+def damaged(tiny_results, tmp_path):
+    """A copy of a run, to be damaged."""
+
+    def copy(name):
+        return Path(shutil.copytree(run_of(tiny_results, name), tmp_path / name))
+
+    return copy
+
+
+def test_the_notebook_draws_every_figure(tiny_results, environment, tmp_path):
+    environment(tiny_results)
+    names = {}
+    for cell in cells():
+        exec(cell, names)
+    assert set(pyplot.get_figlabels()) == set(DRAWN)
+    for name, expected in DRAWN.items():
+        axes = [axis for axis in pyplot.figure(name).axes if axis.get_label() != "<colorbar>"]
+        for axis, (lines, images) in zip(axes, expected, strict=True):
+            drawn = [line for line in axis.lines if len(line.get_xdata())]
+            assert len(drawn) >= lines, (name, axis)
+            assert len(axis.images) >= images, (name, axis)
+            assert axis.has_data(), (name, axis)
+            assert all(np.isfinite(np.asarray(line.get_ydata(), dtype=float)).all() for line in drawn), (name, axis)
+        for suffix in ("pdf", "png"):
+            assert (tmp_path / "figures" / f"{name}.{suffix}").stat().st_size > 2000
+
+
+def test_the_notebook_is_executed_as_make_does(tiny_results, environment, tmp_path):
+    environment(tiny_results)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, resources={"metadata": {"path": NOTEBOOK.parent}}).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    assert sum("image/png" in output.data for output in shown) == len(DRAWN)
+
+
+def test_without_runs_the_notebook_names_the_commands_and_goes_on(environment, tmp_path, capsys):
+    environment(tmp_path)
+    names = {}
+    for cell in cells():
+        exec(cell, names)
+    printed = capsys.readouterr().out
+    assert not pyplot.get_figlabels()
+    for name in experiment_names("quick"):
+        assert name.endswith("-frozen") or Experiment(name).command in printed
+    assert all(f"no figure {name}: " in printed for name in DRAWN)
+
+
+def test_the_committed_notebook_has_no_outputs():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+def test_accuracy_draws_mean_and_published_value(tiny_results):
+    run = Run(run_of(tiny_results, "xor"))
+    _, axis = blank()
+    plotting.curves.accuracy(run.folder, axis)
+    rows = [row for row in run.history.rows if row["split"] == "test"]
+    expected = [100 * np.mean([r["accuracy"] for r in rows if r["epoch"] == epoch]) for epoch in range(3)]
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), expected)
+    assert axis.lines[1].get_ydata()[0] == 96
+    assert "published" in axis.get_legend_handles_labels()[1][1]
+
+
+def test_memory_draws_every_window(tiny_results):
+    _, axis = blank()
+    plotting.curves.memory(run_of(tiny_results, "memory-mnist"), axis)
+    bars = [c for c in axis.containers if isinstance(c, ErrorbarContainer)]
+    assert [bar.get_label() for bar in bars] == [f"epoch {e}, {split}" for e in (1, 2) for split in ("test", "train")]
+    assert all([*bar.lines[0].get_xdata()] == [2, 4, 8, 16, 32] for bar in bars)
+
+
+def test_heat_maps_show_the_traces(tiny_results):
+    run = Run(run_of(tiny_results, "reservoir"))
+    _, axes = blank(2, 3)
+    plotting.reservoir.heat_maps(run.folder, axes)
+    output = run.arrays("traces.npz")["output"][1:].reshape(-1, 10)
+    shown = np.concatenate([axis.images[0].get_array().T for axis in axes[1]])
+    assert {*map(bytes, np.ascontiguousarray(shown))} <= {*map(bytes, output)}
+
+
+@pytest.mark.parametrize("name", ["mnist", "reservoir"])
+def test_a_run_draws_its_own_figures(damaged, name):
+    folder = damaged(name)
+    shutil.rmtree(folder / "figures")
+    path = plotting.save_run_figure(folder)
+    assert path.parent == folder / "figures"
+    assert path.stat().st_size > 2000
+    assert (folder / "figures" / "learning-curve.png").exists()
+
+
+def test_runs_are_told_apart(tiny_results):
+    runs = open_runs([run_of(tiny_results, name) for name in ("mnist", "mnist-exact", "mnist-frozen", "mnist-bp")])
+    assert [kind(run) for run in runs] == ["local", "exact", "frozen", "backprop"]
+    sweep = open_runs(run_of(tiny_results, "memory-mnist"))
+    named = names_and_looks([*runs, *sweep[:2]])
+    assert len({name for name, _ in named}) == len({look for _, look in named}) == 6
+    for looks in (SEQUENCE, [look for _, look in KINDS.values()]):
+        assert len({look.color for look in looks}) == len({look.marker for look in looks}) == len(looks)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("metrics.csv", None, "does not exist"),
+        ("metrics.csv", "", "has no row"),
+        ("metrics.csv", "epoch,split,model,loss,accuracy\n0,test,0,1.0,", "has no accuracy"),
+        ("metrics.csv", "\0\0\x80", "cannot be read"),
+        (".hydra/config.yaml", "a: [", "cannot be read"),
+        (".hydra/config.yaml", "", "run of"),
+        (".hydra/config.yaml", None, "holds no run"),
+    ],
+)
+def test_a_damaged_run_is_told_in_one_line(damaged, file, text, message):
+    folder = damaged("mnist")
+    path = folder / file
+    path.unlink() if text is None else path.write_text(text, encoding="latin-1")
+    _, axis = blank()
+    with pytest.raises(UserError) as error:
+        plotting.reservoir.error(folder, axis) if "run of" in message else plotting.curves.accuracy(folder, axis)
+    assert message in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", None])
+def test_damaged_arrays_are_told_in_one_line(damaged, content):
+    for name, file, draw in (
+        ("reservoir", "traces.npz", lambda folder: plotting.reservoir.heat_maps(folder, blank(2, 3)[1])),
+        ("mnist", "arrays.npz", lambda folder: plotting.signals.three_factors(folder, blank(1, 3)[1])),
+    ):
+        path = damaged(name) / file
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(UserError, match=file):
+            draw(path.parent)
+
+
+def test_what_a_figure_does_not_draw_is_refused(tiny_results, tmp_path):
+    _, axis = blank()
+    with pytest.raises(UserError, match="expected a run of a network"):
+        plotting.curves.accuracy(run_of(tiny_results, "reservoir"), axis)
+    with pytest.raises(UserError, match="draws one run"):
+        plotting.curves.hsic([run_of(tiny_results, "xor"), run_of(tiny_results, "linear")], axis)
+    with pytest.raises(UserError, match="expected a sweep"):
+        plotting.curves.memory(run_of(tiny_results, "mnist"), axis)
+    with pytest.raises(UserError, match="has no input, signal, weight_change"):
+        plotting.signals.three_factors(run_of(tiny_results, "mnist-bp"), [axis])
+    with pytest.raises(UserError, match="does not exist"):
+        open_runs(tmp_path / "nowhere*")
+    with pytest.raises(UserError, match="holds no run"):
+        open_runs(tmp_path)
+
+
+def test_the_newest_finished_run_of_an_experiment_is_drawn(tiny_results, damaged):
+    results = tiny_results / "outputs"
+    run = Results([results], "quick").newest(Experiment("quick/mnist"))[0]
+    again = damaged("mnist")
+    both = Results([results, again], "quick")
+    assert both.newest(Experiment("quick/mnist"))[0].folder in (run.folder, again)
+    (again / ".hydra" / "overrides.yaml").touch()
+    assert Results([results, again], "quick").newest(Experiment("quick/mnist"))[0].folder == again
+    (again / "summary.json").unlink()
+    assert Results([results, again], "quick").newest(Experiment("quick/mnist"))[0].folder == run.folder
+
+
+def test_every_experiment_composes_and_has_a_twin():
+    paper, quick = (experiment_names(name) for name in ("paper", "quick"))
+    assert [name.split("/")[1] for name in paper] == [name.split("/")[1] for name in quick]
+    for name in (*paper, *quick):
+        experiment = Experiment(name)
+        assert experiment.command.split()[-1] == f"experiment={name}"
+        assert (NOTEBOOK.parent / experiment.command.split()[1]).is_file()
+        assert experiment.config.data.name
+    with pytest.raises(UserError, match="paper/mnist"):
+        Experiment("paper/minst")
+
+
+def test_an_experiment_is_what_is_typed():
+    typed = Experiment("paper/cifar10")
+    assert typed.config.data.name == "cifar10"
+    assert typed.config.model.features == [128, 256]
+    assert (typed.config.hsic.gamma, typed.config.optimizer.lr, typed.config.training.nepochs) == (50, 5e-5, 50)
+    backprop = Experiment("paper/cifar10-bp").config
+    assert (backprop.data.batchsize, backprop.optimizer.lr) == (16, 5e-4)
+    assert Experiment("paper/memory-mnist").swept == {"data.batchsize": ["2", "4", "8", "16", "32", "64"]}
+
+
+def test_only_what_is_missing_is_run(tiny_results, damaged):
+    typed = ("nmodels=2", "data.limit=40", "training.nepochs=2")
+    run, sweep = (Experiment(f"quick/{name}", typed) for name in ("mnist", "memory-mnist"))
+    roots = [tiny_results / "outputs", tiny_results / "multirun"]
+    assert is_there(run, all_runs(roots))
+    assert is_there(sweep, all_runs(roots))
+    called = []
+    full, longer = Experiment("quick/mnist-bp"), Experiment("quick/mnist", (*typed[:2], "training.nepochs=9"))
+    failed = run_missing([run, sweep, full, longer], roots, lambda words: called.append(words) or len(called) - 1)
+    assert called == [full.command.split()[1:], longer.command.split()[1:]]
+    assert failed == ["quick/mnist"]
+
+    cut = damaged("mnist")
+    (cut / "summary.json").unlink()
+    assert arguments(run, all_runs([cut])) == ["train-biohsic.py", f"resume={cut}"]
+    cut = damaged("memory-mnist")
+    (cut / "3" / "summary.json").unlink()
+    assert not is_there(sweep, all_runs([cut]))
+    assert arguments(sweep, all_runs([cut]))[-1] == f"hydra.sweep.dir={cut}"
+    with pytest.raises(UserError, match="was stopped"):
+        run_missing([full], [], lambda words: 75)

@@ -1,0 +1,163 @@
+"""Probes against automatic differentiation, and that looking changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from projectlib.data import Split, digits, xor
+from projectlib.ensemble import build_ensemble
+from projectlib.hsic import hsic_bottleneck
+from projectlib.models import cnn, lif_mlp, mlp
+from projectlib.probes import Probe, by_class, cosine, settle
+from projectlib.rules import Backprop, BioHSIC
+
+GAMMA, SIGMAS = 2.0, (0.5, 0.1, 1.0)
+
+
+def ensemble_of(model, dataset, **settings):
+    return build_ensemble(
+        lambda generator: model(dataset.input_shape, dataset.num_classes, generator=generator, **settings), range(2)
+    )
+
+
+def probe_of(ensemble, dataset, form="published", window=6, epochs=(0,)):
+    rule = BioHSIC(GAMMA, SIGMAS, form)
+    return Probe(epochs, ensemble, rule, dataset.train, dataset.num_classes, GAMMA, SIGMAS, window)
+
+
+def exact_gradient(x, y, z):
+    """Of the objective with respect to the newest z, by automatic differentiation in float64."""
+    newest = z[-1:].double().clone().requires_grad_()
+    everything = torch.cat([z[:-1].double(), newest])
+    total, _, _ = hsic_bottleneck(x.double(), y.double(), everything, GAMMA, SIGMAS)
+    return torch.autograd.grad(total, newest)[0][0]
+
+
+def test_cosine_against_automatic_differentiation():
+    data = digits()
+    ensemble = ensemble_of(mlp, data, features=[12, 8])
+    probe = probe_of(ensemble, data)
+    arrays = probe(0)
+    sizes = arrays["window_sizes"].tolist()
+    assert sizes == [2, 4, 6, 8, 16, 32, 64]
+    assert arrays["cosine"].shape == (2, 2, 7)
+    size = 6
+    for member in range(2):
+        for layer in range(2):
+            found = []
+            for x, y in probe.windows:
+                h = x[-size:].flatten(1)
+                for parameters in ensemble.member(member)[: layer + 1]:
+                    a = (h @ parameters["affine.weight"].T + parameters["affine.bias"]).relu()
+                    h = (a - a.mean(1, keepdim=True)) / (a.var(1, correction=0, keepdim=True) + 1e-6).sqrt()
+                xi = probe.rule.signal(h, probe.rule.prepare(x[-size:], y[-size:]))
+                gradient = exact_gradient(x[-size:], y[-size:], h)
+                found.append(torch.cosine_similarity(1e6 * xi.double(), 1e6 * gradient, dim=0))
+            expected = torch.stack(found).mean().float()
+            torch.testing.assert_close(arrays["cosine"][member, layer, sizes.index(size)], expected, atol=1e-3, rtol=0)
+
+
+def test_signals_agree_where_they_must():
+    data = digits()
+    ensemble = ensemble_of(mlp, data, features=[12, 8])
+    torch.testing.assert_close(probe_of(ensemble, data, "exact")(0)["cosine"], torch.ones(2, 2, 7))
+    published = probe_of(ensemble, data)(0)["cosine"]
+    torch.testing.assert_close(published[..., 0], torch.ones(2, 2))
+    assert (published[..., -1] < 0.9).all()
+
+
+def test_weight_change_is_input_times_signal_through_the_layer():
+    data = digits()
+    ensemble = ensemble_of(mlp, data, features=[12, 8])
+    probe = probe_of(ensemble, data)
+    arrays = probe(0)
+    x, _ = (tensor[-6:] for tensor in probe.windows[0])
+    outputs, _ = settle(ensemble.network, ensemble.member(0), x)
+    layer = {name: p.clone().requires_grad_() for name, p in ensemble.member(0)[1].items()}
+    z, _ = ensemble.network.layer(1)(layer, outputs[0][-1:], ())
+    (gradient,) = torch.autograd.grad((z[0] * arrays["signal"]).sum(), layer["affine.weight"])
+    torch.testing.assert_close(arrays["weight_change"], -gradient)
+    torch.testing.assert_close(arrays["input"], outputs[0][-1])
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "settings", "shape"),
+    [
+        (cnn, digits, {"features": [4, 40]}, (32, 4)),
+        (cnn, digits, {"features": [4]}, (4, 1)),
+        (mlp, digits, {"features": [8]}, (8, 32)),
+        (
+            lif_mlp,
+            lambda: xor(0),
+            {"features": [10, 4], "time_constant": 5e-3, "time_step": 1e-3, "num_timesteps": 3},
+            (4, 10),
+        ),
+    ],
+)
+def test_every_model_can_be_looked_into(model, data, settings, shape):
+    data = data()
+    ensemble = ensemble_of(model, data, **settings)
+    arrays = probe_of(ensemble, data)(0)
+    assert arrays["weight_change"].shape == shape
+    assert (arrays["signal"].shape, arrays["input"].shape) == (shape[:1], shape[1:])
+    assert all(array.isfinite().all() for array in arrays.values())
+    n = len(arrays["labels"])
+    assert arrays[f"kernel_layer{len(settings['features']) - 1}"].shape == (n, n)
+
+
+def test_looking_changes_nothing_and_happens_when_asked():
+    data = xor(0)
+    settings = {"features": [5], "time_constant": 5e-3, "time_step": 1e-3, "num_timesteps": 3}
+    ensemble = ensemble_of(lif_mlp, data, **settings)
+    before = [{name: p.clone() for name, p in layer.items()} for layer in ensemble.parameters]
+    state = torch.get_rng_state()
+    probe = probe_of(ensemble, data, epochs=(0, 3))
+    first, second = probe(0), probe(3)
+    assert probe(1) == probe(2) == {}
+    assert (first.pop("epoch"), second.pop("epoch")) == (0, 3)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    torch.testing.assert_close(before, ensemble.parameters, rtol=0, atol=0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_rule_without_a_signal_has_representations_only():
+    data = xor(0)
+    ensemble = ensemble_of(mlp, data, features=[5])
+    arrays = Probe((0,), ensemble, Backprop(), data.train, 2, GAMMA, SIGMAS, 6)(0)
+    assert set(arrays) == {"epoch", "labels", "kernel_layer0"}
+
+
+def test_samples_are_sorted_by_class():
+    train = Split(torch.arange(300.0)[:, None], torch.arange(300) % 3)
+    chosen = by_class(train, 3)
+    assert chosen.labels.tolist() == [0] * 33 + [1] * 33 + [2] * 33
+    assert torch.equal(chosen.inputs[:, 0].long() % 3, chosen.labels)
+    assert by_class(Split(train.inputs[:2], train.labels[:2]), 3).labels.tolist() == [0, 1]
+
+
+def test_cosine_of_tiny_and_of_zero():
+    a, b = torch.tensor([3e-30, 4e-30]), torch.tensor([4e-25, 3e-25])
+    assert cosine(a, b).item() == pytest.approx(0.96)
+    assert cosine(a, torch.zeros(2)).isnan()
+
+
+def test_a_resumed_run_ends_with_the_same_arrays(script, tmp_path):
+    common = ("data=digits", "nmodels=2", "data.limit=60", "training.log_arrays=[0,1,2]")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert script("train-biohsic", *common, "training.nepochs=2", f"hydra.run.dir={whole}").code == 0
+    assert script("train-biohsic", *common, "training.nepochs=1", f"hydra.run.dir={cut}").code == 0
+    assert script("train-biohsic", f"resume={cut}", "training.nepochs=2").code == 0
+    with np.load(whole / "arrays.npz") as a, np.load(cut / "arrays.npz") as b:
+        assert a.files == b.files
+        assert a["epoch"].tolist() == [0, 1, 2]
+        assert all(np.array_equal(a[name], b[name]) for name in a.files)
+    plain = tmp_path / "plain"
+    assert script("train-biohsic", *common[:3], "training.nepochs=2", f"hydra.run.dir={plain}").code == 0
+    assert (plain / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    assert not (plain / "arrays.npz").exists()
+
+
+def test_epochs_are_checked(script):
+    ended = script("train-biohsic", "data=digits", "training.log_arrays=[-1]")
+    assert ended.code == 1
+    assert "training.log_arrays is [-1]; expected a list of epochs" in ended.error

@@ -1,0 +1,91 @@
+"""The comparison of runs: numbers against scipy's own, one file that needs no other."""
+
+import csv
+import html
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from projectlib.errors import UserError
+from projectlib.experiments import Results
+from projectlib.report import final, main, names, paired_interval, report
+from projectlib.runs import open_runs
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_results):
+    results = Results([tiny_results / "outputs"], "quick")
+    return open_runs(results.runs("mnist", "mnist-exact", "mnist-bp", "reservoir"))
+
+
+def test_paired_interval_against_scipy():
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 9))
+    values, reference = dict(zip(range(42, 51), a, strict=True)), dict(zip(range(44, 53), b, strict=True))
+    found = paired_interval(values, reference)
+    expected = stats.ttest_rel(a[2:], b[:7]).confidence_interval(0.95)
+    assert found.pairs == 7
+    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high])
+    np.testing.assert_allclose(found.mean, np.mean(a[2:] - b[:7]))
+
+
+def test_paired_interval_of_few_models():
+    assert paired_interval({1: 2.0}, {2: 1.0}) == (0, None, None, None)
+    assert paired_interval({1: 2.0}, {1: 1.5}) == (1, 0.5, None, None)
+    assert paired_interval({1: 2.0, 2: 3.0}, {1: 1.0, 2: 2.0}) == (2, 1.0, 1.0, 1.0)
+
+
+def test_the_page_says_what_the_runs_say(runs):
+    text = html.unescape(report(runs))
+    for run in runs:
+        assert str(run.folder) in text
+    with open(runs[0].folder / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test" and row["epoch"] == "2"]
+    accuracy = np.array([100 * float(row["accuracy"]) for row in rows])
+    assert f"{accuracy.mean():.4g}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{accuracy.std(ddof=1):.2g}" in text
+    assert re.search(r"<th>hsic\.form</th><td>published</td><td>exact</td><td>published</td>", text)
+    assert "<th>data.batchsize</th>" in text
+    assert "<th>data.test_batchsize</th>" not in text  # one for all networks and the reservoir
+    assert text.count("<img") == 5
+    assert "B minus A" in text
+
+
+def test_final_values_are_told_by_seed(runs):
+    from projectlib.report import METRICS
+
+    assert [*final(runs[0], METRICS[0])] == [42, 43]
+    assert final(runs[-1], METRICS[0]) == {}
+
+
+def test_the_page_needs_no_other_file(runs):
+    text = report(runs)
+    for link in re.findall(r'(?:src|href)="([^"]*)"', text):
+        assert link.startswith("data:")
+    assert not re.search(r"@import|<script|<link|url\(", text)
+
+
+def test_text_is_escaped(runs, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(runs[0].folder, tmp_path / "a<b>&c")
+    text = report(open_runs(folder))
+    assert "a<b>" not in text
+    assert "a&lt;b&gt;&amp;c" in text
+
+
+def test_the_command_writes_the_page(runs, tmp_path, capsys):
+    path = tmp_path / "comparison.html"
+    main([*(str(run.folder) for run in runs), "-o", str(path)])
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert capsys.readouterr().out == f"{path}\n"
+    with pytest.raises(UserError, match="cannot write"):
+        main([str(runs[0].folder), "-o", str(tmp_path / "nowhere" / "x.html")])
+    with pytest.raises(UserError, match="does not exist"):
+        main([str(tmp_path / "nowhere")])
+
+
+def test_names_of_runs():
+    assert names(28)[:2] == ["A", "B"]
+    assert names(28)[-3:] == ["Z", "AA", "AB"]
