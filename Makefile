@@ -26,7 +26,7 @@ paper: setup
 	$(PY) -m projectlib.experiments paper --draw $(SETTINGS)
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 # A sweep on a real Slurm of one node, installed from Debian's packages where it is missing; needs root, minutes.
 test-slurm: setup
