@@ -1,0 +1,152 @@
+"""Every config composes, says what was published, and builds only what is registered."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from projectlib.targets import TARGETS, named_targets
+from projectlib.validation import validate
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SCRIPTS = {
+    "train-biohsic": ("cnn", "lif-mlp", "linear", "mlp"),
+    "train-bp": ("cnn", "linear", "mlp"),
+    "train-lif-biohsic": ("lif-mlp",),
+    "train-reservoir": ("reservoir",),
+}
+TIMES = ("+training.time_step=1e-3", "+training.sample_timesteps=20")  # what a LIF model needs elsewhere
+
+
+def choices(group):
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def composed(script, *overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(script, list(overrides))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_data_set_with_every_model(script):
+    for data in choices("data"):
+        for model in SCRIPTS[script]:
+            settings = [f"data={data}", f"model={model}"] + ["data.shape=[1,8,8]"] * (data == "folder")
+            extra = TIMES if model == "lif-mlp" and script != "train-lif-biohsic" else ()
+            config = composed(script, *settings, *extra)
+            validate(config)
+            assert config.data.name == data
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("group", ["rule", "optimizer", "lr_schedule", "logger"])
+def test_every_choice(script, group):
+    reservoir = script == "train-reservoir"
+    for choice in choices(group):
+        if group == "rule" and reservoir != (choice == "delta"):
+            continue  # rules of networks and the reservoir's read other keys
+        config = composed(script, "data=digits", f"{group}={choice}")
+        validate(config)
+        assert config[group]._target_ in TARGETS
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/**/*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_opens_with_the_command_that_runs_it(path):
+    name = str(path.relative_to(CONFIGS / "experiment").with_suffix(""))
+    command = re.search(r"python (train-[\w-]+)\.py.* experiment=(\S+)", path.read_text())
+    script, named = command.groups()
+    assert named.rstrip(":") == name
+    validate(composed(script, f"experiment={name}"))
+
+
+def test_the_groups_are_those_that_are_tested():
+    assert choices("data") == ["cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor"]
+    assert choices("model") == ["cnn", "lif-mlp", "linear", "mlp", "reservoir"]
+    assert choices("rule") == ["backprop", "biohsic", "delta", "frozen", "hsic"]
+    assert choices("optimizer") == ["adam", "adamw", "sgd"]
+    assert choices("lr_schedule") == ["constant", "cosine", "exponential", "piecewise"]
+    assert choices("logger") == ["print", "tensorboard", "wandb-logger"]
+
+
+def test_the_optional_pairs_are_those_that_exist():
+    """A misnamed optional file would be skipped without a word."""
+    assert choices("data_model") == [
+        "cifar10-cnn",
+        "cifar10-mlp",
+        "linear-lif-mlp",
+        "linear-mlp",
+        "xor-lif-mlp",
+        "xor-mlp",
+    ]
+    assert choices("data_task") == [
+        "biohsic-cifar10",
+        "biohsic-digits",
+        "biohsic-fashion_mnist",
+        "biohsic-mnist",
+        "biohsic-xor",
+        "bp-cifar10",
+        "bp-digits",
+        "bp-xor",
+        "lif-biohsic-linear",
+        "lif-biohsic-xor",
+    ]
+
+
+ADAMW = {"betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 1e-4}
+
+
+# script, data and model: lr, gamma, sigmas, window or batch, epochs, features; as PUBLISHED.md has them
+@pytest.mark.parametrize(
+    ("script", "overrides", "lr", "gamma", "sigmas", "size", "epochs", "features"),
+    [
+        ("train-biohsic", ["data=linear"], 1e-3, 2, [1, 0.5, 2], 10, 25, [4]),
+        ("train-biohsic", ["data=mnist"], 1e-4, 2, [0.5, 0.1, 1], 6, 25, [128, 64]),
+        ("train-biohsic", ["data=cifar10", "model=cnn"], 5e-5, 50, [1, 0.1, 0.5], 6, 50, [128, 256]),
+        ("train-biohsic", ["data=cifar10"], 5e-5, 50, [1, 0.1, 0.5], 6, 50, [5120, 3072, 1024, 512]),
+        ("train-biohsic", ["data=xor"], 1e-4, 10, [0.3, 0.25, 2], 64, 25, [10, 4]),
+        ("train-biohsic", ["data=digits"], 1e-3, 2, [0.5, 0.1, 1], 6, 5, [128, 64]),
+        ("train-biohsic", ["data=mnist", "model=cnn"], 1e-4, 2, [0.5, 0.1, 1], 6, 25, [16, 32]),
+        ("train-lif-biohsic", ["data=linear"], 1e-4, 10, [0.5, 0.25, 1], 64, 25, [4]),
+        ("train-lif-biohsic", ["data=xor"], 1e-4, 10, [0.3, 0.25, 2], 64, 25, [10, 4]),
+        ("train-bp", ["data=cifar10", "model=cnn"], 5e-4, None, None, 16, 50, [128, 256]),
+        ("train-bp", ["data=xor"], 1e-3, None, None, 256, 4, [10, 4]),
+        ("train-bp", ["data=mnist"], 1e-3, None, None, 6, 25, [128, 64]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and value and isinstance(value[0], str) else None,
+)
+def test_published_settings(script, overrides, lr, gamma, sigmas, size, epochs, features):
+    config = composed(script, *overrides)
+    assert (config.seed, config.nmodels) == (42, 30)
+    assert OmegaConf.to_container(config.optimizer) == {"_target_": "torch.optim.AdamW", "lr": lr, **ADAMW}
+    assert config.lr_schedule._target_ == "torch.optim.lr_scheduler.ConstantLR"
+    assert (config.data.batchsize, config.training.nepochs, config.model.features) == (size, epochs, features)
+    assert config.data.test_batchsize == (100 if config.data.name in ("linear", "xor") else 256)
+    if gamma is not None:
+        assert (config.rule.gamma, config.rule.sigmas, config.rule.form) == (gamma, sigmas, "published")
+    if script == "train-lif-biohsic":
+        assert (config.model.time_constant, config.model.time_step, config.model.num_timesteps) == (5e-3, 1e-3, 20)
+
+
+def test_published_reservoir_settings():
+    config = composed("train-reservoir")
+    assert OmegaConf.to_container(config.optimizer)["_target_"] == "torch.optim.SGD"
+    assert (config.optimizer.lr, config.optimizer.momentum, config.optimizer.weight_decay) == (5e-4, 0, 0)
+    data, model = config.data, config.model
+    assert (data.name, data.batchsize, data.nsamples, data.ntimesteps, data.zdim) == ("mnist", 10, 100, 20, 10)
+    assert (model.nhidden, model.recurrent_strength, model.time_constant, model.noise) == (2000, 1.2, 5e-3, 0)
+    assert (config.rule.gamma, config.rule.sigma, config.training.nepochs) == (2, 0.5, 10)
+
+
+def test_every_target_is_registered_and_there():
+    named = {
+        name
+        for path in CONFIGS.glob("**/*.yaml")
+        for name in named_targets(OmegaConf.to_container(OmegaConf.load(path)))
+        if name != "???"
+    }
+    assert named <= TARGETS
+    for name in TARGETS:
+        assert callable(get_object(name))
