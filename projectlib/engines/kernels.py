@@ -22,10 +22,14 @@ BIOHSIC, FROZEN, BACKPROP = range(3)
 SGD, ADAM, ADAMW = range(3)
 LAYER_NORM_EPS = np.float32(1e-6)
 TINY = np.float32(1e-30)  # moments below are set to zero: subnormal numbers take a hundred times as long
-BLOCK = 16384  # weights whose gradient is held at a time: 8 KiB, so that it never leaves the level-1 cache
+VECTOR = 32  # float32 that LLVM takes at a time: four registers of eight
+BLOCK = 16384  # weights whose gradient is held at a time: 64 KiB, small in a level-2 cache, large enough for BLAS
 
 # All of fastmath but "nnan" and "ninf": a diverged run must show as NaN or inf in the results.
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "arcp", "contract", "afn", "reassoc"})
+
+# Written out where it is called: handing a member's dozens of arrays to a function costs more than a small layer does.
+inlined = njit(inline="always")
 
 
 class Member(NamedTuple):
@@ -86,8 +90,9 @@ class Workspace(NamedTuple):
     places: np.ndarray  # (3, N)
     newest: np.ndarray  # (largest in,)
     gradient: np.ndarray  # (BLOCK or largest in,)
-    kx: np.ndarray  # (N, N), centred
-    ky: np.ndarray  # (N, N), centred
+    kx: np.ndarray  # (N, N)
+    ky: np.ndarray  # (N, N)
+    pairs: np.ndarray  # (3, N (N - 1) / 2 + VECTOR) centred kx, centred ky, squared distances of z
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})  # reassociation would cancel the rounding constant
@@ -226,7 +231,7 @@ def activate(u, z, inverse_deviation, mean):
             z[o, p] *= inverse_deviation[p]
 
 
-@compiled
+@inlined
 def forward(member, work, rate):
     """One pass of the window h[0] through all layers; leaves h, u and the inverse deviations."""
     readout = len(member.weights) - 1
@@ -247,10 +252,10 @@ def readout_signal(logits, labels, signal, rate, places):
     classes, num = logits.shape
     share = rate / np.float32(num)
     peak, total, best = places[0], places[1], places[2]
-    peak[:] = logits[0]
+    peak[:] = -np.inf
     best[:] = 0
     total[:] = 0
-    for c in range(1, classes):
+    for c in range(classes):
         for p in range(num):
             better = logits[c, p] > peak[p]
             best[p] = np.float32(c) if better else best[p]
@@ -276,8 +281,8 @@ def readout_signal(logits, labels, signal, rate, places):
 
 
 @compiled
-def center(k, means):
-    """``H K H`` in place.  k: (N, N) symmetric.  means: (N,) scratch."""
+def centered_pairs(k, means, pairs):
+    """``H K H`` of a symmetric k, (N, N), at the pairs p < i, row after row.  means: (N,) scratch."""
     num = k.shape[0]
     mean = np.float32(0)
     for i in range(num):
@@ -286,40 +291,44 @@ def center(k, means):
             total += k[i, p]
         means[i] = total / np.float32(num)
         mean += means[i] / np.float32(num)
+    pair = 0
     for i in range(num):
-        for p in range(num):
-            k[i, p] += mean - means[i] - means[p]
+        for p in range(i):
+            pairs[pair] = k[i, p] + mean - means[i] - means[p]
+            pair += 1
 
 
 @compiled
-def hsic(kx, ky, z, sigma, distance):
-    """(HSIC(X, Z), HSIC(Y, Z)) from centred kx and ky, (N, N), and z, (features, N).  distance: (N,) scratch.
+def hsic(kx_pairs, ky_pairs, z, sigma, distance):
+    """(HSIC(X, Z), HSIC(Y, Z)) of z, (features, N), with the ``centered_pairs`` of kx and ky.
 
     ``tr(Kx H Kz H) = sum (H Kx H) * Kz``, and as H Kx H sums to zero, Kz - 1 serves as well as Kz: it vanishes on
-    the diagonal, which leaves twice the sum over the pairs p < i.
+    the diagonal, which leaves twice the sum over pairs.  distance: scratch as long as kx_pairs.
     """
     features, num = z.shape
-    scale = np.float32(-1 / (2 * sigma**2 * features))
-    hsic_x, hsic_y = 0.0, 0.0
+    start = 0
     for i in range(1, num):
-        squared_distances(z, i, i, distance)
-        row_x, row_y = np.float32(0), np.float32(0)
-        for p in range(i):
-            kz = exp(scale * distance[p]) - np.float32(1)
-            row_x += kx[i, p] * kz
-            row_y += ky[i, p] * kz
-        hsic_x += row_x
-        hsic_y += row_y
-    pairs = max(num - 1, 1) ** 2  # the HSIC of a single sample is 0
-    return 2 * hsic_x / pairs, 2 * hsic_y / pairs
+        # Rounded up to whole vectors, since a loop's remainder is slow: the next row overwrites what is too much.
+        length = min(num, (i | (VECTOR - 1)) + 1)
+        squared_distances(z, i, distance[start : start + length])
+        start += i
+    scale = np.float32(-1 / (2 * sigma**2 * features))
+    hsic_x, hsic_y = np.float32(0), np.float32(0)
+    for pair in range(start):
+        kz = exp(scale * distance[pair]) - np.float32(1)
+        hsic_x += kx_pairs[pair] * kz
+        hsic_y += ky_pairs[pair] * kz
+    share = 2 / max(num - 1, 1) ** 2  # the HSIC of a single sample is 0
+    return share * hsic_x, share * hsic_y
 
 
-@compiled
-def squared_distances(z, place, num, distance):
-    """``distance[p] = |z_place - z_p|^2`` for p < num.  z: (features, N)."""
-    distance[:num] = 0
+@inlined
+def squared_distances(z, place, distance):
+    """``distance[p] = |z_place - z_p|^2`` of as many places p as distance is long.  z: (features, N)."""
+    for p in range(len(distance)):
+        distance[p] = 0
     for f in range(z.shape[0]):
-        for p in range(num):
+        for p in range(len(distance)):
             difference = z[f, place] - z[f, p]
             distance[p] += difference * difference
 
@@ -332,7 +341,7 @@ def modulate(z, weights, sigma, signal, factor):
     """
     features, num = z.shape
     spread = np.float32(2 * sigma**2 * features)
-    squared_distances(z, num - 1, num, factor)
+    squared_distances(z, num - 1, factor)
     for p in range(num):
         factor[p] = weights[p] * exp(-factor[p] / spread) * (np.float32(4) / spread)
     for f in range(features):
@@ -445,7 +454,7 @@ def update_layer(member, layer, h, signal, first, work, optimizer, sizes):
 # The loop --------------------------------------------------------------------------------------------------------
 
 
-@compiled
+@inlined
 def learn(member, work, rule, sigma_z, modulation, rate, optimizer, updates):
     """Turn the readout's signal into every layer's update.  modulation: (N,) weights of the window's xi."""
     readout = len(member.weights) - 1
@@ -481,8 +490,8 @@ def train_windows(member, work, samples, labels, lags, modulation, presentation,
         window_labels = labels[first : first + window]
         if log_hsic:
             window_kernels(lags, labels, first, other, work.kx, work.ky)
-            center(work.kx, work.places[0])
-            center(work.ky, work.places[0])
+            centered_pairs(work.kx, work.places[0], work.pairs[0])
+            centered_pairs(work.ky, work.places[0], work.pairs[1])
         for _ in range(time_steps):
             updates += 1
             forward(member, work, rate)
@@ -491,7 +500,8 @@ def train_windows(member, work, samples, labels, lags, modulation, presentation,
             totals[1] += accuracy / time_steps
             if log_hsic:
                 for layer in range(readout + 1):
-                    hsic_x, hsic_y = hsic(work.kx, work.ky, work.h[layer + 1], sigma_z, work.places[0])
+                    z, pairs = work.h[layer + 1], work.pairs
+                    hsic_x, hsic_y = hsic(pairs[0], pairs[1], z, sigma_z, pairs[2])
                     totals[2 + 3 * layer] += (hsic_x - gamma * hsic_y) / time_steps
                     totals[3 + 3 * layer] += hsic_x / time_steps
                     totals[4 + 3 * layer] += hsic_y / time_steps
@@ -519,4 +529,5 @@ def workspace(member, window, membranes=None):
         gradient=zeros(max(BLOCK, *(max(shape) for shape in shapes))),
         kx=zeros(window, window),
         ky=zeros(window, window),
+        pairs=zeros(3, window * (window - 1) // 2 + VECTOR),
     )

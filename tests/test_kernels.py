@@ -1,0 +1,241 @@
+"""The CPU kernels against the published numbers and against the same learning written out in float64."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+from torch.nn.functional import cross_entropy, layer_norm, one_hot
+
+from projectlib.engines import kernels
+
+ADAMW = kernels.Optimizer(kernels.ADAMW, 1e-3, 0.9, 0.99, 1e-8, 1e-4)
+SGD = kernels.Optimizer(kernels.SGD, 0.1, 0.0, 0.0, 0.0, 0.0)
+RULES = {"frozen": kernels.FROZEN, "backprop": kernels.BACKPROP}  # the others are forms of BIOHSIC
+
+
+def train(weights, biases, samples, labels, optimizer, form, gamma, sigmas, presentation, membranes=None, log=False):
+    """Run the kernels on copies of float32 arrays; returns the member, its membranes (out, N) and the totals."""
+    weights, biases = ([np.array(a, np.float32) for a in arrays] for arrays in (weights, biases))
+    zeros = [tuple(np.zeros_like(a) for a in arrays) for arrays in (weights, weights, biases, biases)]
+    member = kernels.Member(tuple(weights), tuple(biases), *zeros)
+    num, num_classes = presentation.window, len(biases[-1])
+    work, totals = kernels.workspace(member, num, membranes), np.zeros(2 + 3 * len(weights))
+    lags = kernels.lagged_kernels(samples, num, sigmas[0])
+    modulation = kernels.modulation_weights(
+        lags, labels, num_classes, num, presentation.stride, gamma, sigmas[1], form == "exact"
+    )
+    learning = kernels.Learning(RULES.get(form, kernels.BIOHSIC), log, gamma, sigmas[1], sigmas[2])
+    with threadpool_limits(1, user_api="blas"):
+        kernels.train_windows(
+            member, work, samples, labels, lags, modulation, presentation, learning, optimizer, 0, totals
+        )
+    return member, work.u, totals
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "form"),
+    [
+        ("biohsic_mlp", ADAMW, "published"),
+        ("biohsic_mlp_sgd", SGD, "published"),
+        ("bp_mlp", ADAMW, "backprop"),
+        ("lif_xor_sgd", SGD, "published"),
+    ],
+)
+def test_published_numbers(reference, name, optimizer, form):
+    numbers = {key: value.numpy() for key, value in reference(name).items()}
+    is_dynamic = "timesteps" in numbers
+    num, steps = int(numbers["batch"]), len(numbers["losses"])
+    cell = "LIFDenseCell_{}/i" if is_dynamic else "Dense_{}"
+
+    def arrays(when, part):
+        values = [numbers[f"{when}/{cell.format(layer)}/{part}"] for layer in range(3)]
+        return [np.ascontiguousarray(value.T) for value in values]
+
+    weights, biases = arrays("init", "kernel"), arrays("init", "bias")
+    rate = float(numbers["time_step"] / numbers["time_constant"]) if is_dynamic else 1.0
+    member, u, totals = train(
+        weights,
+        biases,
+        numbers["x"][: steps + num - 1],
+        numbers["labels"][: steps + num - 1],
+        optimizer,
+        form,
+        float(numbers.get("gamma", 2.0)),
+        tuple(map(float, numbers.get("sigmas", (0.5, 0.1, 1.0)))),
+        kernels.Presentation(num, 1, int(numbers.get("timesteps", 1)), rate),
+    )
+    tolerance = {"rtol": 1e-4, "atol": 1e-6}
+    expected_weights, expected_biases = arrays(f"after{steps}", "kernel"), arrays(f"after{steps}", "bias")
+    for layer in range(3):
+        np.testing.assert_allclose(member.weights[layer], expected_weights[layer], **tolerance)
+        np.testing.assert_allclose(member.biases[layer], expected_biases[layer], **tolerance)
+        if is_dynamic:
+            np.testing.assert_allclose(u[layer].T, numbers[f"state{steps}/{layer}"], **tolerance)
+    np.testing.assert_allclose(totals[0], numbers["losses"].sum(), **tolerance)
+
+
+def gaussian(x, sigma):
+    return torch.exp(-(x[:, None] - x[None]).square().sum(-1) / (2 * sigma**2 * x.shape[1]))
+
+
+def bottleneck(kx, ky, z, gamma, sigma):
+    """HSIC(X, Z) - gamma HSIC(Y, Z) and both parts, as traces."""
+    num = len(z)
+    centering = torch.eye(num) - 1 / num
+    parts = [torch.trace(k @ centering @ gaussian(z, sigma) @ centering) / (num - 1) ** 2 for k in (kx, ky)]
+    return torch.stack([parts[0] - gamma * parts[1], *parts])
+
+
+def published_signal(kx, ky, z, gamma, sigma):
+    num, d = z.shape
+    q, kz = kx - gamma * ky, gaussian(z, sigma)
+    c = q - q.mean(1)
+    alpha = [2 * kz[-1, p] / (sigma**2 * d) * (z[-1] - z[p]) for p in range(num - 1)]
+    return sum((c[p, p] + c[-1, -1]) * alpha[p] for p in range(num - 1)) / (num * (num - 1) ** 2)
+
+
+def slow_train(weights, biases, x, labels, optimizer, form, gamma, sigmas, presentation, membranes):
+    """The formulas of one network in float64, gradients by automatic differentiation, steps by torch.optim."""
+    parameters = [torch.tensor(a, requires_grad=True) for pair in zip(weights, biases, strict=True) for a in pair]
+    optimizer = optimizer(parameters)
+    num, stride, time_steps, rate = presentation
+    y = one_hot(labels, parameters[-1].shape[0]).double()
+    state, totals = [torch.from_numpy(u) for u in membranes], 0
+    for start in range(0, len(x) - num + 1, stride):
+        window = slice(start, start + num)
+        kx, ky = gaussian(x[window], sigmas[0]), gaussian(y[window], sigmas[1])
+        for _ in range(time_steps):
+            h, objective, outputs = x[window], 0, []
+            for layer, old in enumerate(state):
+                u = old + rate * (h @ parameters[2 * layer].T + parameters[2 * layer + 1] - old)
+                state[layer] = u.detach()
+                is_readout = layer == len(state) - 1
+                outputs.append(z := u if is_readout else layer_norm(u.relu(), u.shape[1:], eps=1e-6))
+                h = z if form == "backprop" else z.detach()  # no error crosses layers
+                if is_readout or form in ("frozen", "backprop"):
+                    continue
+                if form == "exact":
+                    newest = torch.cat([z[:-1].detach(), z[-1:]])
+                    objective = objective + bottleneck(kx, ky, newest, gamma, sigmas[2])[0]
+                else:
+                    objective = objective + z[-1] @ published_signal(kx, ky, h, gamma, sigmas[2])
+            loss = cross_entropy(outputs[-1], labels[window])
+            optimizer.zero_grad()
+            (loss + objective).backward()
+            if form == "frozen":
+                for parameter in parameters[:-2]:
+                    parameter.grad = None
+            optimizer.step()
+            accuracy = (outputs[-1].argmax(1) == labels[window]).double().mean()
+            hsic = [bottleneck(kx, ky, z, gamma, sigmas[2]) for z in outputs]
+            totals = totals + torch.cat([torch.stack([loss, accuracy]), *hsic]).detach() / time_steps
+    return parameters, state, totals
+
+
+@pytest.fixture
+def double():
+    """Float64 as torch's default, for the slow computation."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+OPTIMIZERS = {
+    kernels.SGD: lambda p: torch.optim.SGD(p, lr=1e-2, weight_decay=0.1),
+    kernels.ADAM: lambda p: torch.optim.Adam(p, lr=1e-2, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1),
+    kernels.ADAMW: lambda p: torch.optim.AdamW(p, lr=1e-2, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1),
+}
+PRESENTATIONS = {
+    "mlp": kernels.Presentation(6, 1, 1, 1.0),
+    "batches": kernels.Presentation(5, 5, 1, 1.0),
+    "lif": kernels.Presentation(37, 1, 3, 0.2),
+}
+
+
+FORMS = ("published", "exact", "frozen", "backprop")
+
+
+@pytest.mark.parametrize(
+    ("model", "form", "kind"),
+    [
+        *((model, form, kernels.SGD) for model in PRESENTATIONS for form in FORMS),  # the gradient itself
+        ("batches", "backprop", kernels.ADAM),
+        ("lif", "exact", kernels.ADAM),
+        ("mlp", "published", kernels.ADAMW),
+        ("lif", "frozen", kernels.ADAMW),
+    ],
+)
+def test_kernels_equal_the_formulas(double, model, form, kind):
+    """Weights, membranes, loss, accuracy and every layer's HSIC."""
+    presentation, sizes = PRESENTATIONS[model], (7, 9, 4, 3)
+    random = np.random.default_rng(0)
+    weights = [random.normal(size=(out, size)) / np.sqrt(size) for size, out in pairwise(sizes)]
+    biases = [0.1 * random.normal(size=out) for out in sizes[1:]]
+    membranes = [random.normal(size=(presentation.window, out)) for out in sizes[1:]]
+    samples = random.normal(size=(presentation.window + 9, 7)).astype(np.float32)
+    labels = random.integers(3, size=len(samples))
+    learning = (form, 5.0, (0.7, 0.4, 0.8), presentation, membranes)
+    optimizer = kernels.Optimizer(kind, 1e-2, 0.8, 0.95, 1e-3, 0.1)
+    member, u, totals = train(weights, biases, samples, labels, optimizer, *learning, log=True)
+    inputs = torch.from_numpy(samples.astype(float)), torch.from_numpy(labels)
+    parameters, state, expected = slow_train(weights, biases, *inputs, OPTIMIZERS[kind], *learning)
+    got = [a for pair in zip(member.weights, member.biases, strict=True) for a in pair]
+    for array, parameter in zip(got, parameters, strict=True):
+        np.testing.assert_allclose(array, parameter.detach(), rtol=1e-4, atol=2e-6)
+    for array, expected_u in zip(u, state, strict=True):
+        np.testing.assert_allclose(array.T, expected_u, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(totals, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_of_several_blocks_is_whole(double):
+    """A layer of more weights than BLOCK, by rows that do not divide evenly."""
+    sizes = (300, 130, 4, 3)
+    random = np.random.default_rng(1)
+    weights = [random.normal(size=(out, size)) / np.sqrt(size) for size, out in pairwise(sizes)]
+    biases = [np.zeros(out) for out in sizes[1:]]
+    samples, labels = random.normal(size=(7, 300)).astype(np.float32), random.integers(3, size=7)
+    assert sizes[0] * sizes[1] > kernels.BLOCK
+    for form in ("exact", "backprop"):
+        learning = (form, 5.0, (0.7, 0.4, 0.8), PRESENTATIONS["mlp"])
+        optimizer = kernels.Optimizer(kernels.SGD, 1e-2, 0.8, 0.95, 1e-3, 0.1)
+        member, _, _ = train(weights, biases, samples, labels, optimizer, *learning)
+        membranes = [np.zeros((6, out)) for out in sizes[1:]]
+        inputs = torch.from_numpy(samples.astype(float)), torch.from_numpy(labels)
+        parameters, _, _ = slow_train(weights, biases, *inputs, OPTIMIZERS[kernels.SGD], *learning, membranes)
+        np.testing.assert_allclose(member.weights[0], parameters[0].detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_exp_is_numpys():
+    x = np.concatenate([np.linspace(-87.2, 87, 4001), [0.0, -1e-7, -1e-30]]).astype(np.float32)
+    got = np.array([kernels.exp(value) for value in x])
+    np.testing.assert_allclose(got, np.exp(x.astype(float)), rtol=3e-7)
+    far = [np.float32(value) for value in (-87.4, -100, -1e4, -1e30, -np.inf)]
+    assert [kernels.exp(value) for value in far] == [0] * 5
+    assert np.isnan(kernels.exp(np.float32(np.nan)))
+
+
+def test_silent_moments_become_zero_and_not_subnormal():
+    """Two hundred steps without a gradient take such moments below 1e-30, towards the numbers that a CPU is slow at."""
+    mean, square, zeros = (np.full(5, value, np.float32) for value in (1e-25, 2e-30, 0))
+    parameter = np.ones(5, np.float32)
+    for update in range(1, 201):
+        kernels.descend(parameter, zeros, mean, square, ADAMW, kernels.step_sizes(ADAMW, update))
+    assert (mean == 0).all()
+    assert (square == 0).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_divergence_shows(bad):
+    """One bad weight anywhere makes the loss of the next windows not finite, whatever fastmath may assume."""
+    random = np.random.default_rng(2)
+    samples, labels = random.normal(size=(15, 7)).astype(np.float32), random.integers(3, size=15)
+    for layer, (out, size) in enumerate([(9, 7), (4, 9), (3, 4)]):
+        weights = [random.normal(size=shape) for shape in [(9, 7), (4, 9), (3, 4)]]
+        weights[layer][out - 1, size - 1] = bad
+        biases = [np.zeros(n) for n in (9, 4, 3)]
+        arguments = (samples, labels, ADAMW, "published", 2.0, (0.5, 0.1, 1.0), PRESENTATIONS["mlp"])
+        member, _, totals = train(weights, biases, *arguments)
+        assert not np.isfinite(totals[0])
+        assert not all(np.isfinite(w).all() for w in member.weights)
