@@ -28,6 +28,7 @@ HYDRA_TARGETS = {
     *("hydra._internal.BasicLauncher", "hydra._internal.core_plugins.basic_launcher.BasicLauncher"),
     *("hydra._internal.BasicSweeper", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"),
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
     *(f"hydra_plugins.hydra_submitit_launcher.submitit_launcher.{name}Launcher" for name in ("Local", "Slurm")),
     *(f"logging.{name}" for name in ("FileHandler", "Formatter", "StreamHandler")),
     "colorlog.ColoredFormatter",
