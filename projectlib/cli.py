@@ -21,7 +21,7 @@ from projectlib.files import write_text
 from projectlib.interrupts import EXIT_RESUME, Interrupted, pass_on
 from projectlib.launchers import limit_threads, set_launcher_defaults
 from projectlib.resume import resumed_arguments
-from projectlib.sweeps import finished_run, note_finished, objective, read_summary
+from projectlib.sweeps import finished_run, note_finished, objective, read_summary, resume_in_place
 from projectlib.targets import guard_hydra
 from projectlib.validation import validate
 
@@ -117,8 +117,7 @@ def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None
         return objective(read_summary(finished)["metrics"], config.objective)
     from projectlib.job import train
 
-    if any((folder / config.checkpointing.path).glob("epoch-*.pt")):  # queued again, or issued again in this folder
-        config.resume = str(folder)
+    resume_in_place(config, folder)
     value = train(config, folder, job.num)
     note_finished(job.name, config, folder)
     return value

@@ -24,7 +24,7 @@ from projectlib.errors import Diverged, Pruned, UserError
 from projectlib.files import write_text
 from projectlib.interrupts import Interrupted
 from projectlib.resume import plain_value
-from projectlib.sweeps import as_text, identity
+from projectlib.sweeps import as_text, identity, resume_in_place
 
 optuna.logging.disable_default_handler()
 optuna.logging.enable_propagation()  # into the job's log
@@ -83,6 +83,7 @@ def work(config: DictConfig, train: Train) -> float | None:
         trial_folder = folder_of(frozen, folder)
         chosen = with_values(base, {key: suggest(trial, key, bounds) for key, bounds in space.items()})
         prepare_folder(trial_folder, chosen)
+        resume_in_place(chosen, trial_folder)
         try:
             value = train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])
         except Diverged as error:

@@ -55,6 +55,12 @@ def finished_run(script: str, config: DictConfig) -> Path | None:
     return folder if is_finished(folder) else None
 
 
+def resume_in_place(config: DictConfig, folder: Path) -> None:
+    """Have a run go on in its own folder where that has a checkpoint: it was queued, or issued, again."""
+    if any((Path(folder) / config.checkpointing.path).glob("epoch-*.pt")):
+        config.resume = str(folder)
+
+
 def objective(metrics: dict[str, Any], name: str) -> float | None:
     """The mean over models of ``split/metric`` in a summary's metrics; None where it was not measured."""
     split, metric = name.split("/")

@@ -8,14 +8,20 @@ import time
 import optuna
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from projectlib import search
 from projectlib.errors import Diverged, UserError
+from projectlib.interrupts import Interrupted
 from projectlib.job import train
+from projectlib.loggers import PrintLogger
 from projectlib.resume import CONFIGS
 from projectlib.search import work
+from projectlib.sweeps import read_summary
 from projectlib.validation import validate
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 NUM_EPOCHS = 3
 
@@ -26,6 +32,7 @@ def make_config(folder, **changes):
     return OmegaConf.create(
         {
             "objective": "validation/accuracy",
+            "checkpointing": {"path": "checkpoints"},
             "optimizer": {"lr": 1e-3},
             "hsic": {"sigmas": [0.5, 1.0, 2.0]},
             "search": {**settings, "space": space, **changes},
@@ -85,6 +92,7 @@ def test_a_trial_whose_worker_is_killed_is_taken_up_in_its_folder(tmp_path):
     worker = multiprocessing.get_context("fork").Process(target=work, args=(config, slow_train))
     worker.start()
     while not (tmp_path / "0000" / "begun").exists():
+        assert worker.is_alive()
         time.sleep(0.05)
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
@@ -161,10 +169,26 @@ def test_searches_hold_out_validation_samples(name):
         assert bounds.low <= OmegaConf.select(config, key) <= bounds.high, key
 
 
-def test_a_real_search(tmp_path):
-    tiny = ["data.limit=60", "training.nepochs=1", "nmodels=1", "engine=eager", "search.trials=2"]
+def test_a_real_search_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    tiny = ["data.limit=60", "training.nepochs=2", "nmodels=1", "engine=eager", "search.trials=2"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train-biohsic", ["+search=digits", *tiny, f"search.folder={tmp_path}"])
+        launched = compose("train-biohsic", ["+search=digits", *tiny], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    HydraConfig.instance().set_config(launched)
+    config = OmegaConf.masked_copy(launched, [key for key in launched if key != "hydra"])
+    config.search.folder = str(tmp_path)
+
+    def stop(self, epoch, metrics):
+        if epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PrintLogger, "epoch", stop)
+        with pytest.raises(Interrupted):
+            work(config, train)
+    assert read_summary(tmp_path / "0000")["status"] == "interrupted"
     best = work(config, train)
     assert 0 <= best <= 1
-    assert (tmp_path / "0001" / "summary.json").exists()
+    assert states(tmp_path) == ["FAIL", "COMPLETE", "COMPLETE"]
+    runs = {path.name: read_summary(path)["status"] for path in tmp_path.glob("0*")}
+    assert runs == {"0000": "finished", "0002": "finished"}
