@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from projectlib.checkpoint import newest_checkpoint
+from projectlib.checkpoint import layout_difference, newest_checkpoint
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.models import Network
@@ -43,5 +43,11 @@ def load(run_folder: str | Path, device: torch.device | str = "cpu") -> TrainedR
         raise UserError(f"{folder} has no checkpoint in {config.checkpointing.path}/; expected a run that was trained")
     sizes = saved["sizes"]
     network = make_model(config, sizes, torch.Generator()).to(device)
-    ensemble = Ensemble(network, saved["engine"]["parameters"])
+    parameters = saved["engine"].get("parameters")
+    expected = [
+        {name: p.expand(config.nmodels, *p.shape) for name, p in layer.items()} for layer in network.split_parameters()
+    ]
+    if difference := layout_difference(parameters, expected, "parameters"):
+        raise UserError(f"the checkpoint in {folder} is of another model: {difference}")
+    ensemble = Ensemble(network, parameters)
     return TrainedRun(config, ensemble, tuple(sizes.get("input_shape", ())), sizes.get("num_classes", 0))

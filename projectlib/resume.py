@@ -49,7 +49,7 @@ def resumed_arguments(script: str, arguments: list[str]) -> list[str]:
 
 def quote(path: Path) -> str:
     """A path as a value on Hydra's command line, whatever characters it has."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${") + "'"
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def parse(arguments: list[str]) -> list[Override]:

@@ -19,6 +19,8 @@ from projectlib.probes import Probe
 from projectlib.targets import build
 from projectlib.training import Engine, Evaluator, ProbeFunction, evaluate
 
+ALL_THREADS = torch.get_num_threads()  # before a job of a sweep changes it for the next
+
 
 class Task(NamedTuple):
     """What ``training.fit`` needs.  sizes: of the models' inputs and outputs, for ``make_model``."""
@@ -111,14 +113,20 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
     dataset, num_samples, zdim = load_dataset(config), config.data.nsamples, config.data.zdim
     if num_samples > len(dataset.test.labels):
         raise UserError(f"data.nsamples is {num_samples}; expected at most the {len(dataset.test.labels)} test samples")
+    if num_samples < config.data.batchsize:
+        raise UserError(
+            f"data.nsamples is {num_samples}; expected at least data.batchsize, {config.data.batchsize} of one window"
+        )
     generator = torch.Generator().manual_seed(config.data.seed)
     learnt, held_out = (
         present_samples(Split(*(tensor[part] for tensor in dataset.test)), dataset.num_classes, zdim, generator, device)
         for part in (slice(num_samples), slice(num_samples, 2 * num_samples))
     )
     sizes = {"num_inputs": learnt.x.shape[1] + dataset.num_classes + zdim, "num_outputs": zdim}
+    ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
+    use_threads(ensemble)
     reservoirs = ReservoirEngine(
-        build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device),
+        ensemble,
         rule,
         learnt,
         window=config.data.batchsize,
@@ -148,8 +156,8 @@ def present_samples(
 
 def use_threads(ensemble: Ensemble) -> None:
     """All cores for convolutions and large weights; one thread otherwise, where waiting costs more than it saves."""
-    if not any(is_heavy(p) for layer in ensemble.parameters for p in layer.values()):
-        torch.set_num_threads(1)
+    heavy = any(is_heavy(p) for layer in ensemble.parameters for p in layer.values())
+    torch.set_num_threads(ALL_THREADS if heavy else 1)
 
 
 def build_optimizer(config: DictConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:

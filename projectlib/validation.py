@@ -92,7 +92,7 @@ def validate(config: DictConfig) -> None:
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{error.full_key} has no value ({reason}); give it one, or choose what goes together") from None
+        raise UserError(f"{error.full_key} has no value ({reason}); give it one, or change what needs it") from None
     for key, (is_valid, expected) in CHECKS.items():
         value = OmegaConf.select(config, key, default=MISSING)
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

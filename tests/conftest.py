@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,31 +45,47 @@ class Ended(NamedTuple):
         return lines[0]
 
 
-@pytest.fixture
-def script(tmp_path, monkeypatch, capsys):
-    """Run an entry script in this process, as its command line does, with tmp_path as the working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(logging, "raiseExceptions", False)
-    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
+@contextmanager
+def scripts_in_this_process(folder):
+    """``run(name, *arguments)`` runs an entry script as its command line does, in ``folder``; returns its exit code.
+
+    What a script changes of the process is put back at the end.
+    """
     root, threads = logging.getLogger(), torch.get_num_threads()
     handlers, level = root.handlers[:], root.level
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HYDRA_FULL_ERROR", "1")
+        patch.setattr(logging, "raiseExceptions", False)
+        patch.setattr("projectlib.tasks.ALL_THREADS", 1)  # the tests' own processes share the cores
+        patch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
 
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as error:
-            code = error.code
-        printed = "".join(capsys.readouterr())
-        return Ended(code, printed) if code is None or isinstance(code, int) else Ended(1, f"{printed}{code}\n")
+        def run(name, *arguments):
+            patch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])
+            try:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+            except SystemExit as error:
+                return error.code
+            return 0
 
-    yield run
+        yield run
     root.handlers[:], root.level = handlers, level
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def script(tmp_path, capsys):
+    """Run an entry script in this process with tmp_path as the working folder; how it ended."""
+    with scripts_in_this_process(tmp_path) as run:
+
+        def run_and_capture(name, *arguments):
+            capsys.readouterr()
+            code = run(name, *arguments)
+            printed = "".join(capsys.readouterr())
+            return Ended(code, printed) if isinstance(code, int) else Ended(1, f"{printed}{code}\n")
+
+        yield run_and_capture
 
 
 def start(name, *arguments, cwd, **environment):
@@ -107,18 +124,7 @@ TINY = {
 def tiny_results(tmp_path_factory):
     """A folder with every experiment of the quick set in ``outputs`` and ``multirun``, made far smaller."""
     folder = tmp_path_factory.mktemp("results")
-    root, threads = logging.getLogger(), torch.get_num_threads()
-    handlers, level = root.handlers[:], root.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("HYDRA_FULL_ERROR", "1")
-        patch.setattr(logging, "raiseExceptions", False)
-        patch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
+    with scripts_in_this_process(folder) as run:
         for experiment in map(Experiment, experiment_names("quick")):
-            path = str(ROOT / f"{experiment.script}.py")
-            patch.setattr(sys, "argv", [path, *experiment.command.split()[2:], *TINY[experiment.script]])
-            runpy.run_path(path, run_name="__main__")
-    root.handlers[:], root.level = handlers, level
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
+            assert run(experiment.script, *experiment.command.split()[2:], *TINY[experiment.script]) == 0
     return folder

@@ -55,18 +55,18 @@ def test_a_config_file_from_somebody_else_runs_nothing(script, tmp_path):
 
 def test_a_run_folder_from_somebody_else_runs_nothing(script, tmp_path):
     run = tmp_path / "run"
-    assert script("train-biohsic", *TINY, f"hydra.run.dir={run}").code in (0, None)
+    assert script("train-biohsic", *TINY, f"hydra.run.dir={run}").code == 0
     (run / "summary.json").unlink()
     overrides = run / ".hydra" / "overrides.yaml"
     honest = overrides.read_text()
     overrides.write_text(honest + "- +hydra.callbacks.x={_target_:os.system,command:'touch sprung'}\n- --info=all\n")
-    assert script("train-biohsic", f"resume={run}").code in (0, None)
+    assert script("train-biohsic", f"resume={run}").code == 0
     overrides.write_text(honest)
     config = run / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace("projectlib.loggers.PrintLogger", "os.system"))
     (run / "summary.json").unlink()
     ended = script("train-biohsic", f"resume={run}", f"hydra.run.dir={ROOT}")
-    assert ended.code in (0, None)  # a logger may be changed, and comes from the command line again
+    assert ended.code == 0  # a logger may be changed, and comes from the command line again
     config.write_text(config.read_text().replace("projectlib.rules.BioHSIC", "os.system"))
     (run / "summary.json").unlink()
     assert script("train-biohsic", f"resume={run}").code == 1
