@@ -128,7 +128,7 @@ def linear(seed: int) -> Dataset:
     """1000 points uniform in [-1, 1]^2, of class 1 on one side of a random line; the last 100 are for testing.
 
     The line goes in a uniformly random direction through a uniformly random point of the square, and is drawn
-    again while either side holds less than a fifth of the points: guessing must not look like learning.
+    again while either side holds less than two fifths of the points: guessing must not look like learning.
     """
     generator = torch.Generator().manual_seed(seed)
     points = 2 * torch.rand(NUM_POINTS, 2, generator=generator) - 1
@@ -137,7 +137,7 @@ def linear(seed: int) -> Dataset:
         angle = 2 * math.pi * turn
         normal = torch.tensor([math.cos(angle), math.sin(angle)])
         labels = ((points - torch.tensor([2 * x - 1, 2 * y - 1])) @ normal > 0).long()
-        if NUM_POINTS / 5 <= labels.sum() <= NUM_POINTS * 4 / 5:
+        if 0.4 * NUM_POINTS <= labels.sum() <= 0.6 * NUM_POINTS:
             return _points("linear", points, labels)
 
 
