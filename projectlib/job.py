@@ -126,6 +126,8 @@ def evaluate_run(config: DictConfig) -> float:
     """Score a finished run on the data of ``config``; prints and returns the mean accuracy."""
     device = resolve_device(config.device)
     trained = load(config.evaluate, device)
+    if not trained.input_shape:
+        raise UserError(f"{config.evaluate} trained a reservoir; expected a network to score on {config.data.name}")
     dataset = load_dataset(config).to(device)
     found, expected = (dataset.input_shape, dataset.num_classes), (trained.input_shape, trained.num_classes)
     if found != expected:

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from chaos import differences
-from conftest import ROOT, start
+from conftest import ROOT, scripts_in_this_process, start
 
 import projectlib
 from projectlib.checkpoint import checkpoint_files, load_checkpoint
@@ -124,12 +125,19 @@ def test_checkpoints_inside_an_epoch_change_nothing(script, tmp_path):
     assert names[1:] == ["epoch-0003.pt"]
 
 
-@pytest.fixture
-def run_folder(script, tmp_path):
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
     """A finished run of three epochs."""
-    folder = tmp_path / "run"
-    assert script(*XOR, f"hydra.run.dir={folder}").code == 0
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with scripts_in_this_process(folder.parent) as run:
+        assert run(*XOR, f"hydra.run.dir={folder}") == 0
     return folder
+
+
+@pytest.fixture
+def run_folder(finished_run, tmp_path):
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 def unfinish(folder, status="interrupted"):

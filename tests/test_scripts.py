@@ -1,0 +1,227 @@
+"""Every script from the command line: tiny, on the CPU, without a download; and what it leaves in its run folder."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+import projectlib
+
+SCRIPTS = ("train-biohsic", "train-bp", "train-lif-biohsic", "train-reservoir")
+TINY = ("training.nepochs=2", "data.limit=40", "engine=eager")
+SMALL_RESERVOIR = ("data=digits", "model.nhidden=20", "data.nsamples=15", "data.ntimesteps=4")
+LAYERS = 3  # of xor's models, readout included
+HSIC = [f"{part}_layer{layer}" for layer in range(LAYERS) for part in ("hsic", "hsicx", "hsicy")]
+SUMMARY = {
+    *("status", "metrics", "best", "steps_per_second", "compile_seconds", "wall_seconds", "device", "versions"),
+    *("seed", "nmodels", "commit"),
+}
+
+
+def settings(name):
+    if name == "train-reservoir":
+        return [*SMALL_RESERVOIR, "training.nepochs=2"]
+    return ["data=xor", "data.batchsize=10", "nmodels=2", *TINY]
+
+
+def read(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_command_leaves_a_whole_run_folder(command, tmp_path, name):
+    ended = command(name, *settings(name))
+    assert ended.code == 0, ended.output
+    (folder,) = (tmp_path / "outputs" / name).glob("*/*")
+    reservoir, nmodels = name == "train-reservoir", 1 if name == "train-reservoir" else 2
+    assert str(folder.relative_to(tmp_path)) in ended.output
+
+    rows = read(folder)
+    hsic = HSIC if name == "train-lif-biohsic" else []
+    numbers = ["loss", "nmse_after", "nmse_before"] if reservoir else ["loss", "accuracy", *hsic]
+    assert [*rows[0]] == ["epoch", "split", "model", *numbers]
+    assert {(row["epoch"], row["split"], row["model"]) for row in rows} == {
+        (str(epoch), split, str(model)) for epoch in range(3) for split in ("train", "test") for model in range(nmodels)
+    }
+    assert all(np.isfinite(float(row[key])) for row in rows for key in numbers if row[key] != "")
+
+    told = summary(folder)
+    assert told.keys() | {"commit"} == SUMMARY
+    assert (told["status"], told["device"], told["nmodels"], told["seed"]) == ("finished", "cpu", nmodels, 42)
+    assert told["steps_per_second"] > 0
+    last = [float(row["loss"]) for row in rows if row["epoch"] == "2" and row["split"] == "test"]
+    assert told["metrics"]["test"]["loss"]["mean"] == pytest.approx(np.mean(last))
+    assert told["metrics"]["test"]["loss"]["sd"] == (None if reservoir else pytest.approx(np.std(last, ddof=1)))
+
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["epoch-0001.pt", "epoch-0002.pt"]
+    torch.load(folder / "checkpoints" / "epoch-0002.pt", weights_only=True)
+    assert {path.name for path in (folder / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert "epoch 2" in (folder / f"{name}.log").read_text()
+    with Image.open(folder / "figures" / "learning-curve.png") as image:
+        assert min(image.size) > 100
+    assert (folder / "traces.npz").exists() == reservoir
+    if reservoir:
+        with np.load(folder / "traces.npz") as traces:
+            assert traces["target"].shape == traces["output"].shape == (3, 15 - 10 + 1, 4, 10)
+    assert not [*folder.glob("**/.*.partial")]
+
+
+def test_help_is_useful_and_quick():
+    """Without torch, whose import takes seconds."""
+    code = (
+        "import runpy, sys; sys.argv = ['train-biohsic.py', '--help']\n"
+        "try: runpy.run_path('train-biohsic.py', run_name='__main__')\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    *shown, imported = ended.stdout.splitlines()
+    text = "\n".join(shown)
+    assert imported == "False"
+    for part in ("--multirun", "resume=FOLDER", "evaluate=FOLDER", "rule: backprop, biohsic", "batchsize: 6", "75"):
+        assert part in text
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_same_command_gives_the_same_metrics(script, tmp_path, name):
+    for folder in ("first", "second"):
+        assert script(name, *settings(name), f"hydra.run.dir={tmp_path / folder}").code == 0
+    first, second = ((tmp_path / folder / "metrics.csv").read_bytes() for folder in ("first", "second"))
+    assert first == second
+    assert script(name, *settings(name), "seed=1", f"hydra.run.dir={tmp_path / 'other'}").code == 0
+    assert (tmp_path / "other" / "metrics.csv").read_bytes() != first
+
+
+CNN = ("data=digits", "model=cnn", "model.features=[3]")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("train-biohsic", ["rule=hsic"]),
+        ("train-biohsic", ["rule=frozen"]),
+        ("train-biohsic", ["hsic.form=exact", "training.log_hsic=true"]),
+        ("train-biohsic", ["model=linear"]),
+        ("train-biohsic", [*CNN]),
+        ("train-biohsic", [*CNN, "rule=hsic", "optimizer=sgd"]),
+        ("train-bp", [*CNN, "optimizer=adam"]),
+        ("train-bp", ["model=linear", "data=linear"]),
+        ("train-lif-biohsic", ["data=linear", "rule=frozen"]),
+        ("train-lif-biohsic", ["data=digits", "model.features=[4]"]),
+        ("train-biohsic", ["data.validation=0.2", "checkpointing.rate=5"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_rules_and_models(script, tmp_path, name, overrides):
+    ended = script(name, *settings(name), "nmodels=1", *overrides, f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 0, ended.output
+    splits = ["train", "validation", "test"] if "data.validation=0.2" in overrides else ["train", "test"]
+    assert [row["split"] for row in read(tmp_path / "run")] == splits * 3
+    (*_, last) = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert last.name == "epoch-0002.pt"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (["constant"], [1, 1, 1]),
+        (["exponential", "lr_schedule.gamma=0.5"], [1, 0.5, 0.25]),
+        (["piecewise", "lr_schedule.milestones=[1,2]"], [1, 0.1, 0.01]),
+        (["cosine", "lr_schedule.T_max=4"], [1, (1 + 0.5**0.5) / 2, 0.5]),
+    ],
+)
+def test_schedules_step_once_an_epoch(script, tmp_path, schedule, rates):
+    overrides = [f"lr_schedule={schedule[0]}", *schedule[1:]]
+    ended = script("train-bp", *settings("train-bp"), *overrides, "optimizer.lr=1", f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 0, ended.output
+    found = [
+        torch.load(path, weights_only=True)["engine"]["optimizer"]["param_groups"][0]["lr"]
+        for path in sorted((tmp_path / "run" / "checkpoints").iterdir())
+    ]
+    assert found == pytest.approx(rates[1:])
+
+
+def test_a_sweep_has_a_folder_for_each_job(script, tmp_path):
+    grid = ["data.batchsize=2,4", "seed=1,2"]
+    ended = script("train-biohsic", "--multirun", "data=xor", "nmodels=1", *TINY, *grid)
+    assert ended.code == 0, ended.output
+    (sweep,) = (tmp_path / "multirun" / "train-biohsic").glob("20*/*")
+    jobs = [summary(sweep / str(number)) for number in range(4)]
+    assert [job["seed"] for job in jobs] == [1, 2, 1, 2]
+    texts = {(sweep / str(number) / "metrics.csv").read_bytes() for number in range(4)}
+    assert len(texts) == 4
+
+
+def test_a_finished_run_is_loaded_and_scored(script, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["data=digits", "nmodels=2", *TINY, f"hydra.run.dir={run}"]
+    assert script("train-biohsic", *arguments).code == 0
+    trained = projectlib.load(run)
+    assert (trained.config.data.name, trained.input_shape, trained.num_classes) == ("digits", (1, 8, 8), 10)
+
+    from projectlib.data import digits
+
+    test = digits().test
+    logits = trained.predict(test.inputs)
+    assert logits.shape == (2, 360, 10)
+    accuracy = (logits.argmax(-1) == test.labels).double().mean(1)
+    last = [float(row["accuracy"]) for row in read(run) if row["epoch"] == "2" and row["split"] == "test"]
+    assert accuracy.tolist() == pytest.approx(last)
+    ended = script("train-biohsic", f"evaluate={run}", "data=digits")
+    assert ended.code == 0, ended.output
+    assert f"test of digits: loss {summary(run)['metrics']['test']['loss']['mean']:.2f}" in ended.output
+
+
+def test_a_reservoir_is_loaded(script, tmp_path):
+    run = tmp_path / "run"
+    assert script("train-reservoir", *settings("train-reservoir"), f"hydra.run.dir={run}").code == 0
+    trained = projectlib.load(run)
+    parameters = {name: p[0] for name, p in trained.ensemble.parameters[0].items()}
+    u, r, o = trained.ensemble.network.step(parameters, torch.zeros(1, 20), torch.ones(20))
+    assert (u.shape, r.shape, o.shape) == ((1, 20), (1, 20), (1, 10))
+    with pytest.raises(projectlib.errors.UserError, match="reservoir"):
+        trained.predict(torch.zeros(1, 84))
+    ended = script("train-reservoir", "data=digits", f"evaluate={run}")
+    assert ended.code == 1
+    assert "expected a network to score on digits" in ended.error
+
+
+def test_tensorboard(script, tmp_path):
+    arguments = [*settings("train-bp"), "logger=tensorboard", "training.log_interval=2"]
+    assert script("train-bp", *arguments, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert {"step/loss", "train/accuracy", "test/loss"} <= {*events.Tags()["scalars"]}
+    assert [event.step for event in events.Scalars("test/loss")] == [0, 1, 2]
+    assert [event.step for event in events.Scalars("step/loss")] == [2, 4, 6, 8]
+
+
+def test_wandb_offline(command, tmp_path):
+    arguments = [*settings("train-bp"), "logger=wandb-logger", f"hydra.run.dir={tmp_path / 'run'}"]
+    ended = command("train-bp", *arguments, WANDB_MODE="offline")
+    assert ended.code == 0, ended.output
+    assert [*(tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")]
+
+
+def test_folders_of_images_with_any_name(script, tmp_path):
+    from test_errors import write_images
+
+    root = tmp_path / "bilder für alle"
+    write_images(root, classes=("größe", "a b"), num=6)
+    run = tmp_path / "läufe und so"
+    arguments = ["data=folder", f"data.root='{root}'", "data.shape=[1,8,8]", "data.batchsize=3", "nmodels=1"]
+    ended = script("train-biohsic", *arguments, "training.nepochs=1", "engine=eager", f"hydra.run.dir='{run}'")
+    assert ended.code == 0, ended.output
+    assert summary(run)["status"] == "finished"
