@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: setup demo figures paper test test-slurm chaos lint format clean
+.PHONY: setup demo figures paper test test-slurm chaos bench lint format clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,11 @@ test-slurm: setup
 
 chaos: setup
 	$(PY) tests/chaos.py --kills 50
+
+# Every row of the speed table, in about 8 minutes: build/bench/results.md. FLOOR=path/to/compiled/floor times it in turn
+# with ours, DATA=folder holds MNIST/raw (random pixels without it), BENCH="--only help cnn --quick" measures less.
+bench: setup
+	$(PY) -m benchmarks $(if $(FLOOR),--floor $(FLOOR)) $(if $(DATA),--data $(DATA)) $(BENCH)
 
 lint: setup
 	$(PY) -m ruff check .
