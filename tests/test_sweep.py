@@ -160,7 +160,7 @@ def test_a_failed_job_stops_no_other_and_a_second_sweep_does_only_what_is_left(t
     rows = {Path(row["folder"]).name: row for row in collect([sweep])}
     assert [rows[str(number)]["status"] for number in range(3)] == ["finished", "failed", "finished"]
     assert "hsic.gamma is nan" in rows["1"]["error"]
-    assert "hsic.gamma is nan" in first.stderr
+    assert "hsic.gamma is nan" in first.stdout
 
     again = run_script(tmp_path, "hsic.gamma=2,5", "sweep.skip_finished=true", "hydra.sweep.dir=again")
     assert again.returncode == 0, again.stderr
