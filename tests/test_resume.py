@@ -355,6 +355,20 @@ def test_a_folder_with_any_name_is_resumed(script, tmp_path):
     assert status(folder) == "finished"
 
 
+def test_a_checkpoint_of_a_gpu_goes_on_on_the_cpu(script, run_folder):
+    """How a device computes a step is not part of what is saved."""
+    unfinish(run_folder)
+    newest = run_folder / "checkpoints" / "epoch-0003.pt"
+    content = load_checkpoint(newest)
+    (group,) = content["engine"]["optimizer"]["param_groups"]
+    group["capturable"] = True  # refused on a CPU
+    torch.save({**content, "device": "cuda", "engine_name": "compiled"}, newest)
+    ended = script("train-biohsic", f"resume={run_folder}", "training.nepochs=4", "device=cpu")
+    assert ended.code == 0, ended.output
+    assert "engine eager" in ended.output
+    assert load_checkpoint(checkpoint_files(run_folder / "checkpoints")[-1])["epoch"] == 4
+
+
 # Signals
 
 

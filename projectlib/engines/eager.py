@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from projectlib.data import Dataset, Epoch, Sampler, gather
+from projectlib.engines.optimizers import load_optimizer
 from projectlib.ensemble import Ensemble, over_members
 from projectlib.metrics import HSICMonitor
 from projectlib.models.network import Parameters, State
@@ -134,6 +135,6 @@ class EagerEngine:
                 tensor.copy_(saved_layer[name])
         for u, saved_u in zip(tree_leaves(self.state), tree_leaves(saved["state"]), strict=True):
             u.copy_(saved_u)
-        self.optimizer.load_state_dict(saved["optimizer"])
+        load_optimizer(self.optimizer, saved["optimizer"])
         self.totals.copy_(saved["totals"])
         self.steps_in_epoch = saved["steps_in_epoch"]

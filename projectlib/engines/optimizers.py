@@ -1,7 +1,21 @@
-"""What engines need of torch's optimizers: their state, there before the first step."""
+"""What engines need of torch's optimizers: their state, there before the first step, and back from a checkpoint."""
 
 import torch
 from torch.optim import Optimizer
+
+OF_THE_DEVICE = ("capturable", "foreach", "fused")
+"""Options that say how a step is computed, and not what it computes."""
+
+
+def load_optimizer(optimizer: Optimizer, saved: dict) -> None:
+    """``optimizer.load_state_dict`` of a state that may have been saved on another kind of device."""
+    groups = []
+    for saved_group, group in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        options = {name: group[name] for name in OF_THE_DEVICE if name in group}
+        rate = float(saved_group["lr"])  # a tensor where a CUDA graph reads it
+        options["lr"] = torch.full_like(group["lr"], rate) if torch.is_tensor(group["lr"]) else rate
+        groups.append({**saved_group, **options})
+    optimizer.load_state_dict({**saved, "param_groups": groups})
 
 
 def initialize_optimizer(optimizer: Optimizer) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from projectlib.data import Epoch, Sampler
+from projectlib.engines.optimizers import load_optimizer
 from projectlib.ensemble import Ensemble, over_members
 from projectlib.rules import Delta
 
@@ -180,7 +181,7 @@ class ReservoirEngine:
             getattr(self, name).copy_(saved[name])
         for generator, state in zip(self.noise, saved["noise"], strict=True):
             generator.set_state(state.cpu())
-        self.optimizer.load_state_dict(saved["optimizer"])
+        load_optimizer(self.optimizer, saved["optimizer"])
         self.steps_in_epoch = saved["steps_in_epoch"]
 
 

@@ -1,0 +1,119 @@
+"""Where a compiled CPU step's time goes: each part of the kernels repeated alone on one model's real data.
+
+    python -m benchmarks.profile_step train-biohsic data=mnist
+    python -m benchmarks.profile_step train-lif-biohsic data=xor
+
+Parts run with what they need warm in the caches, so that they add up to less than the whole step, which is timed too.
+"""
+
+import sys
+import time
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from numba import njit
+
+from projectlib.engines import kernels
+from projectlib.resume import CONFIGS
+from projectlib.tasks import build_task
+
+
+@njit
+def repeat_forward(num, member, work, rate):
+    for _ in range(num):
+        kernels.forward(member, work, rate)
+
+
+@njit
+def repeat_readout(num, work, labels, rate):
+    total = 0.0
+    for _ in range(num):
+        total += kernels.readout_signal(
+            work.u[len(work.u) - 1], labels, work.signal[len(work.u) - 1], rate, work.places
+        )[0]
+    return total
+
+
+@njit
+def repeat_hsic(num, work, sigma):
+    total = np.float32(0)
+    for _ in range(num):
+        for layer in range(len(work.u)):
+            total += kernels.hsic(work.pairs[0], work.pairs[1], work.h[layer + 1], sigma, work.pairs[2])[0]
+    return total
+
+
+@njit
+def repeat_signals(num, work, weights, sigma, rate):
+    newest = work.h[0].shape[1] - 1
+    for _ in range(num):
+        for layer in range(len(work.u) - 1):
+            z, signal = work.h[layer + 1], work.signal[layer]
+            kernels.modulate(z, weights, sigma, signal, work.places[0])
+            kernels.pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, newest, work.places)
+
+
+@njit
+def repeat_updates(num, member, work, optimizer):
+    newest = work.h[0].shape[1] - 1
+    sizes = kernels.step_sizes(optimizer, 1000)
+    for _ in range(num):
+        for layer in range(len(work.u)):
+            first = 0 if layer == len(work.u) - 1 else newest
+            kernels.update_layer(member, layer, work.h[layer], work.signal[layer], first, work, optimizer, sizes)
+
+
+def main() -> None:
+    script, *overrides = sys.argv[1:]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(script, ["nmodels=1", "device=cpu", *overrides])
+    torch.set_flush_denormal(True)
+    engine = build_task(config, torch.device("cpu"), "compiled").engine
+    engine.compile()
+    epoch = engine.draw_epoch(torch.Generator().manual_seed(0))
+    num = min(engine.sampler.steps, 500)
+    engine.run(epoch, 0, num)
+
+    window, time_steps = engine.sampler.size, engine.ensemble.network.num_timesteps
+    indices = epoch.order.numpy()[: num + window - 1]
+    samples, labels = engine.source.inputs.flatten(1).numpy()[indices], engine.source.labels.numpy()[indices]
+    presentation, learning = engine.presentation(window), engine.learning()
+    membranes = tuple(u[0].numpy() for u in engine.state) if engine.is_dynamic else None
+    member, work = engine.member(0), kernels.workspace(engine.member(0), window, membranes)
+    work.h[0][:] = samples[:window].T
+    weights = engine.shared_kernels(samples, labels, window)[1][0]
+    rate, sigma, optimizer = np.float32(presentation.rate), learning.sigma_z, engine.hyper_parameters()
+
+    parts = {
+        "forward": (repeat_forward, member, work, rate),
+        "loss and signal of the readout": (repeat_readout, work, labels[:window], rate),
+        "signals of the hidden layers": (repeat_signals, work, weights, sigma, rate),
+        "gradients and optimizer": (repeat_updates, member, work, optimizer),
+    }
+    if learning.log_hsic:
+        parts["HSIC of all layers, logged"] = (repeat_hsic, work, sigma)
+    whole = clock(lambda repetitions: [engine.run(epoch, 0, num) for _ in range(repetitions)]) / (num * time_steps)
+    shared = clock(lambda n: [engine.shared_kernels(samples, labels, window) for _ in range(n)]) / (num * time_steps)
+    print(f"{1e6 * whole:8.2f} us  a time step in all")
+    print(f"{1e6 * shared:8.2f} us  kernels of the inputs, shared by all models")
+    with engine.blas.limit(limits=1):
+        for name, (repeat, *arguments) in parts.items():
+            repeat(1, *arguments)
+            print(f"{1e6 * clock(lambda n, r=repeat, a=arguments: r(n, *a)):8.2f} us  {name}")
+
+
+def clock(repeat, seconds: float = 0.5) -> float:
+    """CPU seconds of one repetition, which others on the machine hardly change, over about ``seconds`` of them."""
+    num = 1
+    while True:
+        begin = time.process_time()
+        repeat(num)
+        elapsed = time.process_time() - begin
+        if elapsed >= seconds / 2:
+            return elapsed / num
+        num = max(2 * num, int(num * seconds / max(elapsed, 1e-6)) if elapsed > seconds / 100 else 0)
+
+
+if __name__ == "__main__":
+    main()
