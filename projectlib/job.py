@@ -1,7 +1,8 @@
 """One job: train in a run folder, or score a finished one."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
     """
     lock = FolderLock(folder)
     try:
-        with Interrupts() as interrupts:
+        with Interrupts() as interrupts, flushed_subnormals():
             return train_locked(config, folder, interrupts, job_number, loggers)
     except OSError as error:
         reason = f"{error.filename or folder}: {error.strerror or error}"
@@ -57,7 +58,6 @@ def train_locked(
     checkpoint = checkpoint_of_run(folder, checkpoints, plain) if resuming else none_yet(folder, checkpoints)
     rate, minutes = config.checkpointing.rate, config.checkpointing.minutes
     with Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint) as recorder:
-        torch.set_flush_denormal(True)  # moments of silent neurons decay into numbers that a CPU is slow at
         device = resolve_device(config.device, job_number)
         same_device = checkpoint is not None and checkpoint["device"] == device.type
         task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
@@ -78,6 +78,19 @@ def train_locked(
             checkpoint,
         )
         return conclude(recorder, folder)
+
+
+@contextmanager
+def flushed_subnormals() -> Iterator[None]:
+    """Subnormal numbers count as zero: the moments of silent neurons decay into them, and a CPU is slow at them.
+
+    The setting is the thread's, and of threads that it starts; whoever called gets it back as it is by default.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def none_yet(folder: Path, checkpoints: Path) -> None:

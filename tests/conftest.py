@@ -71,7 +71,6 @@ def scripts_in_this_process(folder):
         yield run
     root.handlers[:], root.level = handlers, level
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

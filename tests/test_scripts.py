@@ -77,6 +77,11 @@ def test_a_command_leaves_a_whole_run_folder(command, tmp_path, name):
     assert not [*folder.glob("**/.*.partial")]
 
 
+def test_a_run_leaves_the_arithmetic_of_its_process_as_it_was(script):
+    assert script("train-biohsic", *settings("train-biohsic")).code == 0
+    assert torch.tensor(1e-40) * 1 > 0, "subnormal numbers are still flushed to zero"
+
+
 def test_help_is_useful_and_quick():
     """Without torch, whose import takes seconds."""
     code = (
