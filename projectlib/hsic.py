@@ -73,31 +73,37 @@ def modulation(
 
     kx, ky: (N, N) kernel matrices of inputs and labels.  kz: (N, N) kernel matrix of z, of which only the
     last row is read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...) activations.  sigma: bandwidth
-    of kz.
-    Returns the shape of one z.
+    of kz.  form: of ``modulation_weights``, which give
 
-    ``exact``, the gradient of the objective with respect to the newest z_N::
+        xi = 2 / (sigma^2 d (N-1)^2) sum_p c_p k(z_N, z_p) (z_N - z_p)
 
-        A  = H (Kx - gamma Ky) H
-        xi = -2 / (sigma^2 d (N-1)^2) sum_p A[N,p] k(z_N, z_p) (z_N - z_p)
+    Returns the shape of one z.  Raises ValueError for another form.
+    """
+    scale = 2 / (sigma**2 * z[0].numel() * (len(z) - 1) ** 2)
+    weights = modulation_weights(kx, ky, gamma, form) * kz[-1] * scale
+    # the newest sample's own term vanishes with z_N - z_N
+    return torch.tensordot(weights, z[-1] - z, dims=1)
+
+
+def modulation_weights(kx: Tensor, ky: Tensor, gamma: float, form: str = "published") -> Tensor:
+    """What of the modulatory signal inputs and labels alone determine: (N,) weights c of the window's samples.
+
+    kx, ky: (N, N) kernel matrices of inputs and labels.
+
+    ``exact``, which makes xi the gradient of the objective with respect to the newest z_N::
+
+        c_p = -A[N,p],    A = H (Kx - gamma Ky) H
 
     ``published``, as released with the paper (equal at N = 2)::
 
-        alpha_p = 2 k(z_N, z_p) / (sigma^2 d) (z_N - z_p)
-        C[i,j]  = Q[i,j] - mean_k Q[j,k],    Q = Kx - gamma Ky
-        xi      = (sum_{p<N} C[p,p] alpha_p + C[N,N] sum_{p<N} alpha_p) / (N (N-1)^2)
+        c_p = (C[p,p] + C[N,N]) / N,    C[i,j] = Q[i,j] - mean_k Q[j,k],    Q = Kx - gamma Ky
 
     Raises ValueError for another form.
     """
-    num = z.shape[0]
     q = kx - gamma * ky
     if form == "published":
         diagonal = q.diagonal() - q.mean(1)
-        weight = (diagonal + diagonal[-1]) / num
-    elif form == "exact":
-        weight = -center(q)[-1]
-    else:
-        raise ValueError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
-    weight = weight * kz[-1] * (2 / (sigma**2 * z[0].numel() * (num - 1) ** 2))
-    # the newest sample's own term vanishes with z_N - z_N
-    return torch.tensordot(weight, z[-1] - z, dims=1)
+        return (diagonal + diagonal[-1]) / len(q)
+    if form == "exact":
+        return -center(q)[-1]
+    raise ValueError(f"form is {form!r}; expected one of {', '.join(FORMS)}")

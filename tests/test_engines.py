@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from projectlib.data import Dataset, Sampler, Split
+from projectlib.data import Augmentation, Dataset, Sampler, Split
 from projectlib.engines.choice import choose_engine
-from projectlib.engines.cpu import CpuEngine, why_not
+from projectlib.engines.convolution import ConvolutionEngine
+from projectlib.engines.cpu import CpuEngine
 from projectlib.engines.cuda import GraphEngine
 from projectlib.engines.eager import EagerEngine
 from projectlib.ensemble import build_ensemble
@@ -27,6 +28,7 @@ MODELS = {
     "linear": lambda generator: linear((7,), 3, generator),
     "lif": lambda generator: lif_mlp((7,), 3, (6, 4), 5e-3, 1e-3, 3, generator),
 }
+CNN = lambda generator: cnn((1, 8, 8), 3, (4,), generator)  # noqa: E731
 OPTIMIZERS = {
     # eps is large enough that a gradient of rounding alone does not become a step of its own
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=1e-2, fused=True),
@@ -81,17 +83,59 @@ def test_cpu_kernels_equal_eager(model, rule):
     assert_same(compiled, train(make_engine(EagerEngine, model, rule), (0, steps)), **FLOAT32)
 
 
+def make_image_engine(engine_class, rule="published", optimizer="adamw", features=(4, 6), num_models=2, augmented=True):
+    generator = torch.Generator().manual_seed(0)
+    split = Split(torch.randn(31, 3, 8, 8, generator=generator), torch.randint(3, (31,), generator=generator))
+    augmentation = Augmentation(padding=1, flip=True, fill=(0.0, 0.0, 0.0)) if augmented else None
+    ensemble = build_ensemble(lambda generator: cnn((3, 8, 8), 3, features, generator), range(num_models))
+    optimizer = OPTIMIZERS[optimizer]([p for layer in ensemble.parameters for p in layer.values()])
+    dataset = Dataset("made up", split, split, 3, augmentation)
+    sampler = Sampler(31, 6, sliding=True, augmentation=augmentation)
+    return engine_class(ensemble, RULES[rule], optimizer, dataset, sampler, HSICMonitor(2.0, SIGMAS))
+
+
+@pytest.mark.parametrize("rule", ["published", "exact"])
+@pytest.mark.parametrize("options", [{}, {"features": (5,), "num_models": 1, "augmented": False}])
+def test_convolution_engine_equals_eager(rule, options):
+    compiled = train(make_image_engine(ConvolutionEngine, rule, **options), (0, 26))
+    assert_same(compiled, train(make_image_engine(EagerEngine, rule, **options), (0, 26)), **FLOAT32)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_fused_optimizers_read_the_gradients_of_convolutions_right(optimizer):
+    """torch's fused kernels read a gradient's memory in the parameter's order, whatever its strides are."""
+    fused = make_image_engine(EagerEngine, optimizer=optimizer)
+    plain = make_image_engine(EagerEngine, optimizer=optimizer)
+    for group in plain.optimizer.param_groups:
+        group["fused"] = False
+    assert_same(train(fused, (0, 5)), train(plain, (0, 5)), **FLOAT32)
+
+
+def test_convolution_engine_shows_what_diverges():
+    engine = make_image_engine(ConvolutionEngine)
+    engine.ensemble.parameters[0]["conv.weight"][1, 0] = torch.nan
+    train(engine, (0, 2))
+    assert engine.metrics()["loss"].isfinite().tolist() == [True, False]
+    assert engine.first_bad_layer(1) == "layer 0"
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_cpu_optimizers_equal_torch(optimizer):
     compiled = train(make_engine(CpuEngine, optimizer=optimizer), (0, 26))
     assert_same(compiled, train(make_engine(EagerEngine, optimizer=optimizer), (0, 26)), **FLOAT32)
 
 
-@pytest.mark.parametrize("engine_class", [EagerEngine, CpuEngine])
-@pytest.mark.parametrize("model", ["mlp", "lif"])
-def test_results_do_not_depend_on_how_steps_are_cut(engine_class, model):
-    whole = train(make_engine(engine_class, model), (0, 26))
-    cut = train(make_engine(engine_class, model), (0, 1), (1, 9), (9, 25), (25, 26))
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda e=e, m=m: make_engine(e, m) for e in (EagerEngine, CpuEngine) for m in ("mlp", "lif")),
+        *(lambda e=e: make_image_engine(e) for e in (EagerEngine, ConvolutionEngine)),
+    ],
+    ids=["eager-mlp", "eager-lif", "compiled-mlp", "compiled-lif", "eager-cnn", "compiled-cnn"],
+)
+def test_results_do_not_depend_on_how_steps_are_cut(make):
+    whole = train(make(), (0, 26))
+    cut = train(make(), (0, 1), (1, 9), (9, 25), (25, 26))
     assert_same(cut, whole, **EXACT)
 
 
@@ -148,10 +192,11 @@ def test_auto_compiles_what_is_covered_and_long():
     assert choose("auto", num_epochs=1) is EagerEngine
     assert choose("compiled", num_epochs=1) is CpuEngine
     assert choose("eager") is EagerEngine
+    assert choose("auto", make=CNN) is ConvolutionEngine
 
 
 UNCOVERED = {
-    "layers": {"make": lambda generator: cnn((1, 8, 8), 3, (4,), generator)},
+    "rule on convolutions": {"make": CNN, "rule": RULES["backprop"]},
     "own layers": {"make": lambda generator: Network(torch.nn.Linear(7, 4), torch.nn.Linear(4, 3))},
     "rule": {"rule": HSIC(2.0, SIGMAS)},
     "optimizer": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)},
@@ -175,8 +220,9 @@ def test_a_run_that_diverges_shows_as_not_finite():
 
 
 def test_reasons_are_words():
-    ensemble = build_ensemble(UNCOVERED["layers"]["make"], range(1))
+    ensemble = build_ensemble(UNCOVERED["own layers"]["make"], range(1))
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-    assert (
-        why_not(ensemble, RULES["published"], optimizer, Sampler(31, 6, True)) == "layers of ImageLayer, PooledReadout"
-    )
+    task = (ensemble, RULES["published"], optimizer, Sampler(31, 6, True))
+    assert CpuEngine.lacks(*task) == ConvolutionEngine.lacks(*task) == "layers of Linear"
+    with pytest.raises(UserError, match="layers of Linear"):
+        choose("compiled", **UNCOVERED["own layers"])

@@ -43,7 +43,7 @@ def train(network, rule, parameters, optimizer, numbers, num_steps):
     state, losses, states = network.initial_state(num), [], []
     for step in range(num_steps):
         x, labels = numbers["x"][step : step + num], numbers["labels"][step : step + num]
-        y = one_hot(labels, num_classes).float()
+        y = one_hot(labels, num_classes).to(x.dtype)
         context = rule.prepare(x, y)
         window_losses = []
         for _ in range(network.num_timesteps):
@@ -96,7 +96,8 @@ def test_published_mlp_steps(reference, name, rule, make_optimizer):
 )
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_published_cnn_steps(reference, name, rule, num_steps):
-    numbers = reference(name)
+    """In float64: after three steps at a gamma of 50 the reference's own rounding takes up most of the tolerance."""
+    numbers = {key: value.double() if value.is_floating_point() else value for key, value in reference(name).items()}
     parameters = conv_layers(numbers, "init")
     images_first = {**numbers, "x": numbers["x"].permute(0, 3, 1, 2)}
     losses, _ = train(CNN, rule, parameters, torch.optim.SGD(tensors(parameters), lr=0.1), images_first, num_steps)

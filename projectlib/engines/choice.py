@@ -5,13 +5,15 @@ import logging
 from torch.optim import Optimizer
 
 from projectlib.data import Sampler
-from projectlib.engines.cpu import CpuEngine, why_not
+from projectlib.engines.convolution import ConvolutionEngine
+from projectlib.engines.cpu import CpuEngine
 from projectlib.engines.cuda import GraphEngine
 from projectlib.engines.eager import EagerEngine
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.rules import Rule
 
+COMPILED = {"cpu": (CpuEngine, ConvolutionEngine), "cuda": (GraphEngine,)}
 WORTH_COMPILING = 3000  # updates: eager takes about 2 ms each, compiling the CPU kernels 5 to 10 s
 
 log = logging.getLogger(__name__)
@@ -27,11 +29,10 @@ def choose_engine(
     """
     if name == "eager":
         return EagerEngine
-    kind = device_type(ensemble)
-    compiled = {"cpu": CpuEngine, "cuda": GraphEngine}.get(kind)
-    reason = why_not(ensemble, rule, optimizer, sampler) if kind == "cpu" else None
-    if compiled is None:
-        reason = f"the device {kind}"
+    task = (ensemble, rule, optimizer, sampler)
+    engines = COMPILED.get(device_type(ensemble), ())
+    compiled = next((engine for engine in engines if engine.lacks(*task) is None), None)
+    reason = None if compiled else engines[0].lacks(*task) if engines else f"the device {device_type(ensemble)}"
     if name == "compiled" and reason:
         raise UserError(f"engine is 'compiled', but it does not cover {reason}; use engine=auto or engine=eager")
     updates = num_epochs * sampler.steps * ensemble.network.num_timesteps

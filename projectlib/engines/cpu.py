@@ -23,21 +23,6 @@ OPTIMIZERS = {SGD: kernels.SGD, Adam: kernels.ADAM, AdamW: kernels.ADAMW}
 PLAIN = {"momentum": 0, "dampening": 0, "nesterov": False, "amsgrad": False, "maximize": False}
 
 
-def why_not(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
-    """What the kernels do not cover in a task, in words; None where they cover it."""
-    layers = ensemble.network.layers
-    if {type(layer) for layer in layers} not in ({DenseLayer, Readout}, {Readout}, {LIFLayer}):
-        return f"layers of {', '.join(sorted({type(layer).__name__ for layer in layers}))}"
-    if type(rule) not in RULES:
-        return f"the rule {type(rule).__name__}"
-    group = optimizer.param_groups[0]
-    if type(optimizer) not in OPTIMIZERS or any(group.get(key, value) != value for key, value in PLAIN.items()):
-        return f"the optimizer {type(optimizer).__name__} with these options"
-    if sampler.augmentation is not None:
-        return "augmented data"
-    return None
-
-
 class CpuEngine(EagerEngine):
     """Eager's steps as compiled loops; each member runs through a range of windows by itself, in one thread.
 
@@ -45,6 +30,19 @@ class CpuEngine(EagerEngine):
     """
 
     name = "compiled"
+
+    @staticmethod
+    def lacks(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+        """What it does not cover in a task, in words; None where it covers it."""
+        layers = ensemble.network.layers
+        if {type(layer) for layer in layers} not in ({DenseLayer, Readout}, {Readout}, {LIFLayer}):
+            return f"layers of {', '.join(sorted({type(layer).__name__ for layer in layers}))}"
+        if type(rule) not in RULES:
+            return f"the rule {type(rule).__name__}"
+        group = optimizer.param_groups[0]
+        if type(optimizer) not in OPTIMIZERS or any(group.get(key, value) != value for key, value in PLAIN.items()):
+            return f"the optimizer {type(optimizer).__name__} with these options"
+        return "augmented data" if sampler.augmentation is not None else None
 
     def warm_up(self) -> None:
         initialize_optimizer(self.optimizer)

@@ -6,11 +6,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from projectlib.data import Epoch, gather
+from projectlib.data import Epoch, Sampler, gather
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
+from projectlib.ensemble import Ensemble
+from projectlib.rules import Rule
 
 UNROLLED = 16  # steps in one graph, for models that take one time step a window
 WARM_UP_RUNS = 3  # before a capture, so that libraries have allocated and chosen what they need
@@ -41,6 +44,10 @@ class GraphEngine(EagerEngine):
     """
 
     name = "compiled"
+
+    @staticmethod
+    def lacks(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> None:
+        """Nothing: it runs whatever eager runs."""
 
     def __init__(self, *arguments, capture: Capture = capture_graph, backend: str | None = "inductor"):
         super().__init__(*arguments)

@@ -79,8 +79,8 @@ class EagerEngine:
             for old, new in zip(tree_leaves(self.state), tree_leaves(state), strict=True):
                 old.copy_(new)
             for layer, gradient in zip(self.ensemble.parameters, gradients, strict=True):
-                for name, tensor in layer.items():
-                    tensor.grad = gradient.get(name)
+                for name, of_parameter in gradient.items():
+                    layer[name].grad = of_parameter.contiguous()  # as fused optimizers take it to be, unchecked
             self.optimizer.step()
             self.totals += measured / self.ensemble.network.num_timesteps
 

@@ -122,7 +122,8 @@ class ReservoirEngine:
             u, r, o = self.step(u, current, readouts)
             both.append(o)
             if learn:
-                self.parameters["readout"].grad = torch.vmap(self.rule.gradient, (0, 0, None))(r[:, 1], o[:, 1], xi)
+                gradient = torch.vmap(self.rule.gradient, (0, 0, None))(r[:, 1], o[:, 1], xi)
+                self.parameters["readout"].grad = gradient.contiguous()
                 self.optimizer.step()
         before, during = torch.stack(both).unbind(2)
         self.u = u[:, 1]

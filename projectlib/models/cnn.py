@@ -44,8 +44,12 @@ class ImageLayer(ConvLayer):
 class PooledReadout(Readout):
     """``W pool(h) + b`` over all pixels and channels: (N, H, W, C) -> (N, num_classes)."""
 
+    def flatten(self, h: Tensor) -> Tensor:
+        """What it reads of h: pooled, (N, features)."""
+        return average(h, POOL).permute(0, 2, 3, 1).flatten(1)
+
     def forward(self, h: Tensor) -> Tensor:
-        return super().forward(average(h, POOL).permute(0, 2, 3, 1))
+        return super().forward(self.flatten(h))
 
 
 def average(h: Tensor, pool: int) -> Tensor:
