@@ -53,6 +53,7 @@ class Recorder:
         self.started = self.saved_at = time.monotonic()
         self.num_epochs, self.progress = 0, None
         self.about: dict[str, Any] = {}
+        self.code = commit()  # as it is now: a checkout may move on while a run goes on
         if checkpoint:
             self.restore(checkpoint)
 
@@ -178,7 +179,7 @@ class Recorder:
             "versions": versions(),
             "seed": self.config["seed"],
             "nmodels": self.config["nmodels"],
-            **commit(),
+            **self.code,
         }
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
