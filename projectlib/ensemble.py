@@ -35,10 +35,9 @@ class Ensemble:
         """The parameters of one member, as views."""
         return [{name: p[index] for name, p in layer.items()} for layer in self.parameters]
 
-    def initial_state(self, num_places: int) -> State:
-        """The layers' states at rest, (num_models, num_places, ...) each."""
-        rest = self.network.initial_state(num_places)
-        return tree_map(lambda u: u.expand(self.num_models, *u.shape).clone(), rest)
+    def repeat(self, state: State) -> State:
+        """One model's state for every member, (num_models, ...) each."""
+        return tree_map(lambda u: u.expand(self.num_models, *u.shape).clone(), state)
 
     def predict(self, x: Tensor) -> Tensor:
         """Logits (num_models, N, num_classes) of x (N, ...), for every member."""

@@ -12,7 +12,7 @@ from projectlib.ensemble import Ensemble, over_members
 from projectlib.hsic import kernel_matrix, kernel_row, modulation
 from projectlib.models import Network
 from projectlib.models.network import Parameters, State
-from projectlib.rules import Rule
+from projectlib.rules import Rule, Window
 
 SEED = 0  # all runs on a data set are looked at with the same samples
 WINDOW_SIZES = (2, 4, 8, 16, 32, 64)
@@ -42,7 +42,7 @@ class Probe:
     ):
         self.epochs, self.ensemble, self.rule = frozenset(epochs), ensemble, rule
         self.gamma, self.sigmas, self.window = gamma, tuple(sigmas), window
-        self.has_signal = hasattr(rule, "signal") and ensemble.num_layers > 1
+        self.has_signal = isinstance(getattr(rule, "modulator", None), Window) and ensemble.num_layers > 1
         order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(SEED))
         self.sizes = sorted(size for size in {*WINDOW_SIZES, window} if size <= len(order))
         longest = self.sizes[-1]
@@ -60,7 +60,7 @@ class Probe:
             labels          (n,)       of the n samples of the kernel matrices, sorted
             kernel_layer0   (n, n)     of the first member's activations, one matrix a layer
 
-        and of a rule with a signal:
+        and of a rule whose signal comes from the window:
 
             window_sizes    (S,)
             cosine          (num_models, L, S)   between the applied signal and the exact gradient, mean over windows

@@ -15,6 +15,7 @@ TARGETS = {
     *(f"projectlib.data.{name}" for name in ("cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor")),
     *(f"projectlib.models.{name}" for name in ("Reservoir", "cnn", "lif_mlp", "linear", "mlp")),
     *(f"projectlib.rules.{name}" for name in ("HSIC", "Backprop", "BioHSIC", "Delta", "Frozen")),
+    *(f"projectlib.rules.{name}" for name in ("Window", "WorkingMemory")),
     *(f"projectlib.loggers.{name}" for name in ("PrintLogger", "TensorBoardLogger", "WandbLogger")),
     *(f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")),
     *(

@@ -30,6 +30,7 @@ def is_objective(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"(train|validation)/\w+", value) is not None
 
 
+SEED = (lambda v: isinstance(v, int) and 0 <= v < 2**63, "a whole number of at least 0")
 COUNT = (is_count, "a whole number of at least 1")
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number above 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number of at least 0")
@@ -39,8 +40,8 @@ BANDWIDTH = f"from {SMALLEST:g} to {LARGEST:g}"
 
 # a key that a config lacks is not checked
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**63, "a whole number of at least 0"),
-    "data.seed": (lambda v: isinstance(v, int) and 0 <= v < 2**63, "a whole number of at least 0"),
+    "seed": SEED,
+    "data.seed": SEED,
     "nmodels": COUNT,
     "objective": (is_objective, "train/ or validation/ and a metric: a search never sees the test set"),
     "sweep.skip_finished": FLAG,
@@ -69,6 +70,11 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.time_constant": POSITIVE,
     "model.recurrent_strength": NUMBER,
     "model.noise": NOT_NEGATIVE,
+    "modulator.nhidden": COUNT,
+    "modulator.time_constant": POSITIVE,
+    "modulator.recurrent_strength": NUMBER,
+    "modulator.learning_rate": POSITIVE,
+    "modulator.seed": SEED,
     "hsic.gamma": NUMBER,
     "hsic.sigma": (is_bandwidth, f"a bandwidth {BANDWIDTH}"),
     "hsic.sigmas": (

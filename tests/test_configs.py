@@ -65,6 +65,7 @@ def test_every_experiment_opens_with_the_command_that_runs_it(path):
 def test_the_groups_are_those_that_are_tested():
     assert choices("data") == ["cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor"]
     assert choices("model") == ["cnn", "lif-mlp", "linear", "mlp", "reservoir"]
+    assert choices("modulator") == ["reservoir", "window"]
     assert choices("rule") == ["backprop", "biohsic", "delta", "frozen", "hsic"]
     assert choices("optimizer") == ["adam", "adamw", "sgd"]
     assert choices("lr_schedule") == ["constant", "cosine", "exponential", "piecewise"]
@@ -98,7 +99,7 @@ def test_the_optional_pairs_are_those_that_exist():
 ADAMW = {"betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 1e-4}
 
 
-# script, data and model: lr, gamma, sigmas, window or batch, epochs, features; as PUBLISHED.md has them
+# script, data and model: lr, gamma, sigmas, window or batch, epochs, features; as published
 @pytest.mark.parametrize(
     ("script", "overrides", "lr", "gamma", "sigmas", "size", "epochs", "features"),
     [

@@ -17,6 +17,10 @@ TASKS = {
     "backprop": ("train-bp", "data=digits", "data.batchsize=6", "data.limit=40"),
     "cnn": ("train-biohsic", "data=digits", "model=cnn", "model.features=[3]", "data.limit=15"),
     "lif": ("train-lif-biohsic", "data=xor", "data.batchsize=6", "data.limit=10", "training.sample_timesteps=3"),
+    "memory": (
+        *("train-lif-biohsic", "data=xor", "data.batchsize=6", "data.limit=10", "training.sample_timesteps=3"),
+        *("modulator=reservoir", "modulator.nhidden=20", "modulator.learning_rate=0.01"),
+    ),
     "reservoir": ("train-reservoir", "data=xor", "model.nhidden=30", "data.nsamples=14", "model.noise=0.1"),
 }
 

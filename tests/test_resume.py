@@ -81,6 +81,7 @@ PIECEWISE = ("lr_schedule=piecewise", "lr_schedule.milestones=[1,2]")
         ("train-biohsic", "data=digits", "model=cnn", "model.features=[2]", "nmodels=2", "lr_schedule=exponential"),
         ("train-lif-biohsic", "data=xor", "data.batchsize=6", "nmodels=1", "training.sample_timesteps=3"),
         ("train-lif-biohsic", "data=xor", "data.batchsize=6", "nmodels=2", "training.sample_timesteps=3", *MOMENTUM),
+        ("train-biohsic", "data=xor", "data.batchsize=6", "nmodels=2", "modulator=reservoir", "modulator.nhidden=20"),
         ("train-reservoir", "data=xor", "nmodels=1", "model.nhidden=30", "data.nsamples=50", "data.ntimesteps=3"),
         ("train-reservoir", "data=xor", "nmodels=2", "model.nhidden=30", "data.nsamples=50", "model.noise=0.1"),
     ],

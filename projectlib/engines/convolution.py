@@ -40,7 +40,7 @@ class ConvolutionEngine(EagerEngine):
         image_kernels.activate_window(a, a.copy(), a[0].copy(), a[:, 0, 0], 1.0)
 
     def advance(self, x: Tensor, y: Tensor, context: Any) -> tuple[Parameters, State, Tensor]:
-        weights = modulation_weights(*context, self.rule.gamma, self.rule.form)
+        weights = modulation_weights(context.kx, context.ky, self.rule.gamma, self.rule.form)
         images = x.permute(0, 2, 3, 1).contiguous()
         results = [
             self.advance_member(self.ensemble.member(index), images, x, y, weights)

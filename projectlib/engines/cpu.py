@@ -16,7 +16,7 @@ from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.ensemble import Ensemble
 from projectlib.models.lif import LIFLayer
 from projectlib.models.mlp import DenseLayer, Readout
-from projectlib.rules import Backprop, BioHSIC, Frozen, Rule
+from projectlib.rules import Backprop, BioHSIC, Frozen, Rule, Window
 
 RULES = {BioHSIC: kernels.BIOHSIC, Frozen: kernels.FROZEN, Backprop: kernels.BACKPROP}
 OPTIMIZERS = {SGD: kernels.SGD, Adam: kernels.ADAM, AdamW: kernels.ADAMW}
@@ -39,6 +39,8 @@ class CpuEngine(EagerEngine):
             return f"layers of {', '.join(sorted({type(layer).__name__ for layer in layers}))}"
         if type(rule) not in RULES:
             return f"the rule {type(rule).__name__}"
+        if isinstance(rule, BioHSIC) and not isinstance(rule.modulator, Window):
+            return f"the modulator {type(rule.modulator).__name__}"
         group = optimizer.param_groups[0]
         if type(optimizer) not in OPTIMIZERS or any(group.get(key, value) != value for key, value in PLAIN.items()):
             return f"the optimizer {type(optimizer).__name__} with these options"

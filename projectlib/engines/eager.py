@@ -41,8 +41,10 @@ class EagerEngine:
         self.sampler, self.monitor = sampler, monitor
         self.source, self.num_classes = sampler.source(dataset.train), dataset.num_classes
         self.metric_names = ("loss", "accuracy", *(monitor.names(ensemble.num_layers) if monitor else ()))
-        self.state = ensemble.initial_state(sampler.size)
-        device = self.source.inputs.device
+        inputs = self.source.inputs.new_zeros(sampler.size, *dataset.input_shape)
+        labels = inputs.new_zeros(sampler.size, dataset.num_classes)
+        self.state = ensemble.repeat(rule.initial_state(ensemble.network, inputs, labels))
+        device = inputs.device
         precision = torch.float32 if device.type == "mps" else torch.float64
         self.totals = torch.zeros(ensemble.num_models, len(self.metric_names), dtype=precision, device=device)
         self.steps_in_epoch = 0
@@ -122,7 +124,7 @@ class EagerEngine:
         """All that changes while training, as tensors and plain values."""
         return {
             "parameters": self.ensemble.parameters,
-            "state": list(self.state),
+            "state": tree_leaves(self.state),
             "optimizer": self.optimizer.state_dict(),
             "totals": self.totals,
             "steps_in_epoch": self.steps_in_epoch,
@@ -133,7 +135,7 @@ class EagerEngine:
         for layer, saved_layer in zip(self.ensemble.parameters, saved["parameters"], strict=True):
             for name, tensor in layer.items():
                 tensor.copy_(saved_layer[name])
-        for u, saved_u in zip(tree_leaves(self.state), tree_leaves(saved["state"]), strict=True):
+        for u, saved_u in zip(tree_leaves(self.state), saved["state"], strict=True):
             u.copy_(saved_u)
         load_optimizer(self.optimizer, saved["optimizer"])
         self.totals.copy_(saved["totals"])

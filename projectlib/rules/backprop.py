@@ -16,6 +16,9 @@ class Backprop:
     sliding = False
     trains_hidden = True
 
+    def initial_state(self, network: Network, x: Tensor, y: Tensor) -> State:
+        return network.initial_state(len(x))
+
     def prepare(self, x: Tensor, y: Tensor) -> Any:
         return ()
 

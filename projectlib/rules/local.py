@@ -34,6 +34,9 @@ class Rule(Protocol):
     sliding: bool
     trains_hidden: bool
 
+    def initial_state(self, network: Network, x: Tensor, y: Tensor) -> State:
+        """The state of every layer of one model before the first window, which is of the shapes of x and y."""
+
     def prepare(self, x: Tensor, y: Tensor) -> Any:
         """What all models and all time steps share for one window: x (N, ...) inputs, y (N, classes) one-hot."""
 
@@ -52,6 +55,9 @@ class LocalRule(ABC):
 
     sliding = True
     trains_hidden = True
+
+    def initial_state(self, network: Network, x: Tensor, y: Tensor) -> State:
+        return network.initial_state(len(x))
 
     def prepare(self, x: Tensor, y: Tensor) -> Any:
         return ()
