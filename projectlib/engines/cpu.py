@@ -4,6 +4,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401 (what numba's np.dot calls: loaded here, so that its threads can be held)
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
