@@ -148,6 +148,7 @@ def cnn_run(bench: Bench, steps: int, *overrides: str) -> Trained:
         "model=cnn",
         "nmodels=1",
         "training.nepochs=1",
+        "engine=compiled",
         *overrides,
         cache="cnn",
     )

@@ -14,7 +14,7 @@ from projectlib.errors import UserError
 from projectlib.rules import Rule
 
 COMPILED = {"cpu": (CpuEngine, ConvolutionEngine), "cuda": (GraphEngine,)}
-WORTH_COMPILING = 3000  # updates: eager takes about 2 ms each, compiling the CPU kernels 5 to 10 s
+"""By device, in the order in which they are asked whether they take a network's layers."""
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,18 @@ def choose_engine(
     """
     if name == "eager":
         return EagerEngine
-    task = (ensemble, rule, optimizer, sampler)
-    engines = COMPILED.get(device_type(ensemble), ())
-    compiled = next((engine for engine in engines if engine.lacks(*task) is None), None)
-    reason = None if compiled else engines[0].lacks(*task) if engines else f"the device {device_type(ensemble)}"
+    device = device_type(ensemble)
+    layers = [type(layer) for layer in ensemble.network.layers]
+    compiled = next((engine for engine in COMPILED.get(device, ()) if engine.takes(layers)), None)
+    if compiled:
+        reason = compiled.lacks(rule, optimizer, sampler)
+    else:
+        names = ", ".join(sorted({layer.__name__ for layer in layers}))
+        reason = f"layers of {names}" if device in COMPILED else f"the device {device}"
     if name == "compiled" and reason:
         raise UserError(f"engine is 'compiled', but it does not cover {reason}; use engine=auto or engine=eager")
     updates = num_epochs * sampler.steps * ensemble.network.num_timesteps
-    if reason or (name == "auto" and updates < WORTH_COMPILING):
+    if reason or (name == "auto" and updates < compiled.worth_compiling):
         log.info("engine eager: %s", f"no kernel covers {reason}" if reason else f"{updates} updates are few")
         return EagerEngine
     return compiled

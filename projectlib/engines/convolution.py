@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from projectlib.data import Sampler
 from projectlib.engines import image_kernels
 from projectlib.engines.eager import EagerEngine
-from projectlib.ensemble import Ensemble
 from projectlib.hsic import modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
 from projectlib.models.network import Parameters, State
@@ -25,13 +24,17 @@ class ConvolutionEngine(EagerEngine):
     """
 
     name = "compiled"
+    worth_compiling = 500  # updates, each of which it makes 5 ms shorter; compiling takes 2 to 3 s
 
     @staticmethod
-    def lacks(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
-        """What it does not cover in a task, in words; None where it covers it."""
-        layers = [type(layer) for layer in ensemble.network.layers]
-        if layers[0] is not ImageLayer or {*layers[1:-1]} - {ConvLayer} or layers[-1] is not PooledReadout:
-            return f"layers of {', '.join(sorted({layer.__name__ for layer in layers}))}"
+    def takes(layers: Sequence[type]) -> bool:
+        """Whether it covers networks of these layers."""
+        first, *others, last = layers if len(layers) > 1 else (None, None)
+        return first is ImageLayer and not {*others} - {ConvLayer} and last is PooledReadout
+
+    @staticmethod
+    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+        """What else it does not cover in a task, in words; None where it covers it."""
         return None if type(rule) is BioHSIC else f"the rule {type(rule).__name__} on convolutions"
 
     def warm_up(self) -> None:

@@ -1,6 +1,6 @@
 """The GPU engine: the whole step as one captured CUDA graph, replayed without a word to the host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 from projectlib.data import Epoch, Sampler, gather
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
-from projectlib.ensemble import Ensemble
 from projectlib.rules import Rule
 
 UNROLLED = 16  # steps in one graph, for models that take one time step a window
@@ -44,10 +43,16 @@ class GraphEngine(EagerEngine):
     """
 
     name = "compiled"
+    worth_compiling = 3000  # updates, against a minute of torch.compile
 
     @staticmethod
-    def lacks(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> None:
-        """Nothing: it runs whatever eager runs."""
+    def takes(layers: Sequence[type]) -> bool:
+        """It runs whatever eager runs."""
+        return True
+
+    @staticmethod
+    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> None:
+        """Nothing."""
 
     def __init__(self, *arguments, capture: Capture = capture_graph, backend: str | None = "inductor"):
         super().__init__(*arguments)

@@ -23,7 +23,8 @@ class EagerEngine:
     All members see the same windows.  ``totals`` (num_models, metrics) sums the training metrics over the steps
     of the epoch so far; they come from the forward pass that training does anyway, before its update.
 
-    Another engine is a subclass whose ``run`` does the same steps faster.
+    Another engine is a subclass that does the same steps faster, and says which tasks it ``takes``, what it ``lacks``
+    for them, and from how many updates on it is ``worth_compiling``.
     """
 
     name = "eager"
