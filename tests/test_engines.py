@@ -87,7 +87,9 @@ def test_cpu_kernels_equal_eager(model, rule):
     assert_same(compiled, train(make_engine(EagerEngine, model, rule), (0, steps)), **FLOAT32)
 
 
-def make_image_engine(engine_class, rule="published", optimizer="adamw", features=(4, 6), num_models=2, augmented=True):
+def make_image_engine(
+    engine_class, rule="published", optimizer="adamw", features=(4, 6), num_models=2, augmented=True, **options
+):
     generator = torch.Generator().manual_seed(0)
     split = Split(torch.randn(31, 3, 8, 8, generator=generator), torch.randint(3, (31,), generator=generator))
     augmentation = Augmentation(padding=1, flip=True, fill=(0.0, 0.0, 0.0)) if augmented else None
@@ -95,7 +97,7 @@ def make_image_engine(engine_class, rule="published", optimizer="adamw", feature
     optimizer = OPTIMIZERS[optimizer]([p for layer in ensemble.parameters for p in layer.values()])
     dataset = Dataset("made up", split, split, 3, augmentation)
     sampler = Sampler(31, 6, sliding=True, augmentation=augmentation)
-    return engine_class(ensemble, RULES[rule], optimizer, dataset, sampler, HSICMonitor(2.0, SIGMAS))
+    return engine_class(ensemble, RULES[rule], optimizer, dataset, sampler, HSICMonitor(2.0, SIGMAS), **options)
 
 
 @pytest.mark.parametrize("rule", ["published", "exact"])
@@ -195,10 +197,11 @@ def test_graph_engine_replays_eager(model, rule):
     assert calls
 
 
-def test_gradients_trace_into_one_graph():
-    """torch.compile takes the whole time step without a break; fullgraph raises where it could not."""
-    graph = make_engine(GraphEngine, capture=lambda function: function, backend="aot_eager")
-    assert_same(train(graph, (0, 26)), train(make_engine(EagerEngine), (0, 26)), **FLOAT32)
+@pytest.mark.parametrize("make", [make_engine, make_image_engine], ids=["mlp", "augmented cnn"])
+def test_steps_trace_into_one_graph(make):
+    """torch.compile takes a window and its time step without a break; fullgraph raises where it could not."""
+    graph = make(GraphEngine, capture=lambda function: function, backend="aot_eager")
+    assert_same(train(graph, (0, 26)), train(make(EagerEngine), (0, 26)), **FLOAT32)
 
 
 def choose(name, make=MODELS["mlp"], rule=RULES["published"], optimizer=OPTIMIZERS["adamw"], num_epochs=1000):

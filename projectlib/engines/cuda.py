@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from projectlib.data import Epoch, Sampler, gather
+from projectlib.data import Epoch, Sampler
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.rules import Rule
@@ -39,7 +38,7 @@ class GraphEngine(EagerEngine):
     """Eager's step, fused by torch.compile and captured once; a step's number is a counter on the device.
 
     capture: how a function is recorded; the tests pass their own where there is no GPU.
-    backend: of torch.compile, which fuses the many small kernels of the gradients; None leaves them as they are.
+    backend: of torch.compile, which fuses the many small kernels of a window and its gradients; None leaves them.
     """
 
     name = "compiled"
@@ -57,7 +56,9 @@ class GraphEngine(EagerEngine):
     def __init__(self, *arguments, capture: Capture = capture_graph, backend: str | None = "inductor"):
         super().__init__(*arguments)
         self.capture = capture
+        self.fused_window = self.window
         if backend:
+            self.fused_window = torch.compile(self.window, fullgraph=True, backend=backend)
             self.advance = torch.compile(self.advance, fullgraph=True, backend=backend)
         self.whole_steps = replace(self.sampler, drop_last=True)
         self.position = torch.zeros((), dtype=torch.int64, device=self.source.inputs.device)
@@ -96,8 +97,7 @@ class GraphEngine(EagerEngine):
 
     def one_step(self) -> None:
         """The step that ``position`` counts, in place, and the counter moved on."""
-        inputs, labels = gather(self.source, self.whole_steps, self.epoch, self.position)
-        self.present(inputs, one_hot(labels, self.num_classes).to(inputs.dtype))
+        self.present(*self.fused_window(self.whole_steps, self.epoch, self.position))
         self.position += 1
 
     def changing(self) -> list[Tensor]:

@@ -70,13 +70,17 @@ class EagerEngine:
     def run(self, epoch: Epoch, start: int, stop: int) -> None:
         """Train on the windows [start, stop) of an epoch on the device, in place."""
         for step in range(start, stop):
-            inputs, labels = gather(self.source, self.sampler, epoch, step)
-            self.present(inputs, one_hot(labels, self.num_classes).to(inputs.dtype))
+            self.present(*self.window(self.sampler, epoch, step))
         self.steps_in_epoch += stop - start
 
-    def present(self, x: Tensor, y: Tensor) -> None:
-        """All time steps of one window, with an update at each.  x: (N, ...), y: (N, num_classes) one-hot."""
-        context = self.rule.prepare(x, y)
+    def window(self, sampler: Sampler, epoch: Epoch, step: int | Tensor) -> tuple[Tensor, Tensor, Any]:
+        """What all members share of a step: x (N, ...), y (N, num_classes) one-hot, and what the rule makes of them."""
+        x, labels = gather(self.source, sampler, epoch, step)
+        y = one_hot(labels, self.num_classes).to(x.dtype)
+        return x, y, self.rule.prepare(x, y)
+
+    def present(self, x: Tensor, y: Tensor, context: Any) -> None:
+        """All time steps of one window, with an update at each."""
         for _ in range(self.ensemble.network.num_timesteps):
             gradients, state, measured = self.advance(x, y, context)
             for old, new in zip(tree_leaves(self.state), tree_leaves(state), strict=True):
