@@ -20,7 +20,7 @@ from projectlib.errors import UserError
 from projectlib.files import write_text
 from projectlib.interrupts import EXIT_RESUME, Interrupted, pass_on
 from projectlib.launchers import limit_threads, set_launcher_defaults
-from projectlib.resume import resumed_arguments
+from projectlib.resume import keep_settings, resumed_arguments
 from projectlib.sweeps import finished_run, note_finished, objective, read_summary, resume_in_place
 from projectlib.targets import guard_hydra
 from projectlib.validation import validate
@@ -73,6 +73,8 @@ def run(config: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     try:
+        if not config.resume:
+            keep_settings(config, folder)
         try:
             validate(config)
         except UserError as error:

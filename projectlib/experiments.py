@@ -10,6 +10,7 @@ What a signal cut is gone on with.
 import argparse
 import math
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from projectlib.errors import UserError
 from projectlib.interrupts import EXIT_RESUME
-from projectlib.resume import flatten
+from projectlib.resume import flatten, quote
 from projectlib.runs import Run, all_runs
 from projectlib.sweeps import WITHOUT_EFFECT
 
@@ -57,16 +58,19 @@ class Experiment:
     @property
     def command(self) -> str:
         """What makes its runs, as its file says in the second line."""
-        words = [self.path.read_text(encoding="utf-8").splitlines()[1].removeprefix("# "), *self.typed]
-        return " ".join(words)
+        return shlex.join(self.words)
+
+    @property
+    def words(self) -> list[str]:
+        return [*self.path.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ").split(), *self.typed]
 
     @property
     def script(self) -> str:
-        return Path(self.command.split()[1]).stem
+        return Path(self.words[1]).stem
 
     @property
     def is_sweep(self) -> bool:
-        return "--multirun" in self.command.split()
+        return "--multirun" in self.words
 
     @cached_property
     def swept(self) -> dict[str, list[str]]:
@@ -167,12 +171,12 @@ def is_there(experiment: Experiment, runs: Sequence[Run]) -> bool:
 
 def arguments(experiment: Experiment, runs: Sequence[Run]) -> list[str]:
     """The command line that makes what is missing of an experiment: a run or a sweep that was cut is gone on with."""
-    command = experiment.command.split()[1:]
+    command = experiment.words[1:]
     cut = [run for run in runs if experiment.claims(run) and experiment.is_full(run)]
     if not cut:
         return command
     if experiment.is_sweep:
-        return [*command, f"hydra.sweep.dir={cut[0].folder.parent}"]
+        return [*command, f"hydra.sweep.dir={quote(cut[0].folder.parent)}"]
     return [command[0], f"resume={cut[0].folder}"]
 
 
@@ -191,7 +195,7 @@ def run_missing(
             print(f"{experiment.name}: there already", flush=True)
             continue
         words = arguments(experiment, runs)
-        print(f"{experiment.name}: python {' '.join(words)}", flush=True)
+        print(f"{experiment.name}: python {shlex.join(words)}", flush=True)
         code = call(words)
         if code == EXIT_RESUME:
             raise UserError(f"{experiment.name} was stopped; the same command goes on with it")

@@ -3,11 +3,14 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from projectlib.errors import UserError
+
+LOOKS = 10  # at a lock that is held, in half a second
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -47,7 +50,7 @@ class FolderLock:
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; make the folder writable") from None
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.acquire()
         except BlockingIOError:
             self.file.seek(0)
             owner = self.file.read().strip() or "another process"
@@ -59,6 +62,15 @@ class FolderLock:
         self.file.truncate(0)
         self.file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self.file.flush()
+
+    def acquire(self) -> None:
+        """Raises BlockingIOError where another process holds it for longer than one that only looks does."""
+        for _ in range(LOOKS):
+            try:
+                return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.05)
+        return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def release(self) -> None:
         """Let others write; the file stays, and its name of an owner means nothing without the lock."""

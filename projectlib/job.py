@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from projectlib.checkpoint import checkpoint_files, newest_checkpoint
+from projectlib.checkpoint_folder import checkpoint_folder
 from projectlib.errors import UserError
 from projectlib.files import FolderLock
 from projectlib.interrupts import Interrupts
@@ -54,7 +55,7 @@ def train_locked(
     resuming = bool(config.resume)
     config = resumed_config(config, folder) if resuming else config
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-    checkpoints = folder / config.checkpointing.path
+    checkpoints = checkpoint_folder(folder, config.checkpointing.path)
     checkpoint = checkpoint_of_run(folder, checkpoints, plain) if resuming else none_yet(folder, checkpoints)
     rate, minutes = config.checkpointing.rate, config.checkpointing.minutes
     with Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint) as recorder:
@@ -161,10 +162,12 @@ def resolve_device(name: str, job_number: int = 0) -> torch.device:
     Raises UserError for a device that is not there.
     """
     if name == "auto":
-        return torch.device(job_device(torch.cuda.device_count(), job_number))
+        return resolve_device(job_device(torch.cuda.device_count(), job_number))
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # graphs are captured on the current device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device is {name!r}, which is not there ({reason}); use device=auto or device=cpu") from None

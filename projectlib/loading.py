@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from projectlib.checkpoint import layout_difference, newest_checkpoint
+from projectlib.checkpoint_folder import checkpoint_folder
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.models import Network
@@ -38,9 +39,10 @@ def load(run_folder: str | Path, device: torch.device | str = "cpu") -> TrainedR
     """
     folder = Path(run_folder)
     config = read_yaml(folder, "config.yaml")
-    saved = newest_checkpoint(folder / config.checkpointing.path, device)
+    checkpoints = checkpoint_folder(folder, config.checkpointing.path)
+    saved = newest_checkpoint(checkpoints, device)
     if saved is None:
-        raise UserError(f"{folder} has no checkpoint in {config.checkpointing.path}/; expected a run that was trained")
+        raise UserError(f"{folder} has no checkpoint in {checkpoints}; expected a run that was trained")
     sizes = saved["sizes"]
     network = make_model(config, sizes, torch.Generator()).to(device)
     parameters = saved["engine"].get("parameters")

@@ -44,7 +44,27 @@ def resumed_arguments(script: str, arguments: list[str]) -> list[str]:
         sys.exit(0)
     kept = [old.input_line for old in saved if not any(replaces(new, old) for new in typed_overrides)]
     quoted = quote(folder)
-    return [*kept, *typed, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
+    return [*kept, *typed, f"resume={quoted}", f"hydra.run.dir={quoted}"]
+
+
+def keep_settings(config: DictConfig, folder: Path) -> None:
+    """Write ``.hydra/`` of a new run, as Hydra does by itself: the config, Hydra's own settings and what was typed.
+
+    Raises UserError, with nothing written, where the folder has those of a run with other settings.
+    """
+    place = folder / ".hydra"
+    if (place / "config.yaml").exists():
+        if differing := differences(config, read_yaml(folder, "config.yaml")):
+            raise UserError(
+                f"{folder} holds a run with other settings: {', '.join(differing)}; expected a folder of its own for "
+                "each run: choose another hydra.run.dir or hydra.sweep.dir"
+            )
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    hydra = HydraConfig.instance().cfg
+    nodes = {"config.yaml": config, "hydra.yaml": hydra, "overrides.yaml": hydra.hydra.overrides.task}
+    for name, node in nodes.items():
+        write_text(place / name, OmegaConf.to_yaml(node))
 
 
 def quote(path: Path) -> str:

@@ -83,8 +83,8 @@ class Run:
 
     @property
     def started(self) -> float:
-        """When, in seconds since the epoch of the system's clock: Hydra writes the overrides once, at the start."""
-        return (self.folder / ".hydra" / "overrides.yaml").stat().st_mtime
+        """When it began, in seconds of the system's clock: Hydra's own settings are written once."""
+        return (self.folder / ".hydra" / "hydra.yaml").stat().st_mtime
 
     @cached_property
     def history(self) -> History:
@@ -147,7 +147,7 @@ def runs_in(item: str | Path) -> list[Run]:
 
 def all_runs(roots: Sequence[str | Path]) -> list[Run]:
     """Every run below folders of runs that can be told what it is, newest first; a folder may be missing."""
-    runs = [Run(path.parent.parent) for root in roots for path in Path(root).glob("**/.hydra/overrides.yaml")]
+    runs = [Run(path.parent.parent) for root in roots for path in Path(root).glob("**/.hydra/hydra.yaml")]
     return sorted((run for run in runs if is_readable(run)), key=lambda run: run.started, reverse=True)
 
 

@@ -79,8 +79,7 @@ def work(config: DictConfig, train: Train) -> float | None:
     study = open_study(search, folder, {"settings": identity(base), "objective": base.objective, "space": space})
 
     def run_trial(trial: Trial) -> float:
-        frozen = study.get_trials(deepcopy=False)[trial.number]
-        trial_folder = folder_of(frozen, folder)
+        trial_folder = folder_of(study.get_trials(deepcopy=False)[trial.number], folder)
         chosen = with_values(base, {key: suggest(trial, key, bounds) for key, bounds in space.items()})
         prepare_folder(trial_folder, chosen)
         resume_in_place(chosen, trial_folder)
@@ -91,7 +90,7 @@ def work(config: DictConfig, train: Train) -> float | None:
         except Pruned as error:
             raise TrialPruned(str(error)) from None
         except Interrupted:
-            RETRY(study, frozen)
+            RETRY(study, study.get_trials(deepcopy=False)[trial.number])  # with the values that it has by now
             raise
         return value
 
@@ -167,7 +166,9 @@ def prepare_folder(folder: Path, config: DictConfig) -> None:
 
 
 def conclude(study: Study, folder: Path, base: DictConfig) -> float:
-    """Print the best trial as it would be typed, and return its objective."""
+    """Print the best trial as it would be typed, and return its objective.  Raises UserError where none finished."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        raise UserError(f"no trial of {len(study.trials)} in {folder} finished; expected one: narrow search.space")
     best = study.best_trial
     chosen = with_values(base, best.params)
     keys = dict.fromkeys(re.sub(r"(\.\d+)+$", "", key) for key in best.params)  # a list is typed as a whole

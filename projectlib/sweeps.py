@@ -5,13 +5,17 @@ Nothing here imports torch: a job that is skipped costs as little as its config.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.checkpoint_folder import checkpoint_folder
+from projectlib.errors import UserError
 from projectlib.files import write_text
-from projectlib.resume import flatten, is_finished
+from projectlib.resume import flatten, is_finished, read_yaml
 
 WITHOUT_EFFECT = (
     *("training.log_interval", "logger", "device", "checkpointing"),
@@ -30,7 +34,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def identity(config: DictConfig) -> str:
-    """The same for two configs if, and only if, their runs give the same numbers (with the same code)."""
+    """The same for two configs only if their runs give the same numbers (with the same code)."""
     text = json.dumps(settings(OmegaConf.to_container(config, resolve=True)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -43,7 +47,9 @@ def index_entry(script: str, config: DictConfig) -> Path:
 def note_finished(script: str, config: DictConfig, folder: Path) -> None:
     entry = index_entry(script, config)
     entry.parent.mkdir(parents=True, exist_ok=True)
-    write_text(entry, str(Path(folder).absolute()))
+    own = entry.with_suffix(f".{os.getpid()}")  # jobs of the same settings may end at the same time
+    write_text(own, str(Path(folder).absolute()))
+    own.replace(entry)
 
 
 def finished_run(script: str, config: DictConfig) -> Path | None:
@@ -52,12 +58,16 @@ def finished_run(script: str, config: DictConfig) -> Path | None:
         folder = Path(index_entry(script, config).read_text(encoding="utf-8"))
     except OSError:
         return None
-    return folder if is_finished(folder) else None
+    try:
+        same = identity(read_yaml(folder, "config.yaml")) == identity(config)  # a folder may have been used again
+    except (UserError, OmegaConfBaseException):
+        return None
+    return folder if same and is_finished(folder) else None
 
 
 def resume_in_place(config: DictConfig, folder: Path) -> None:
     """Have a run go on in its own folder where that has a checkpoint: it was queued, or issued, again."""
-    if any((Path(folder) / config.checkpointing.path).glob("epoch-*.pt")):
+    if any(checkpoint_folder(folder, config.checkpointing.path).glob("epoch-*.pt")):
         config.resume = str(folder)
 
 

@@ -1,5 +1,6 @@
 """The names that a config may build: nothing else is imported or called because a file says so."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -35,6 +36,12 @@ HYDRA_TARGETS = {
     "colorlog.ColoredFormatter",
 }
 """What Hydra itself may build from its own part of a config: launchers, sweepers and logging, and no callback."""
+
+NAMING = ("_target_", "()", "class")
+"""Keys whose value names code: of a config, and of a logging config."""
+
+RESOLVED_LATE = re.compile(r"\$\{\s*[\w.]+\s*:.*\}")
+"""All of a value is what a resolver returns, which may be anything, and another thing the next time."""
 
 HYDRA_PARTS = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")
 
@@ -82,7 +89,7 @@ def check_targets(plain: Any, allowed: set[str], advice: str) -> None:
 def named_targets(plain: Any) -> Iterator[str]:
     """Every ``_target_``, and what a logging config names instead, at any depth of plain values."""
     if isinstance(plain, dict):
-        yield from (str(plain[key]) for key in ("_target_", "()", "class") if key in plain)
+        yield from (str(plain[key]) for key in NAMING if key in plain)
     children = plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else ()
     for child in children:
         yield from named_targets(child)
@@ -105,11 +112,18 @@ def guard_hydra() -> None:
 
 
 def known_values(node: Any) -> Any:
-    """Plain values of a config node as far as they are known: Hydra fills in the name of a job later."""
+    """Plain values of a config node as far as they are known: Hydra fills in the name of a job later.
+
+    Raises UserError where a value that names code, or that may hold one that does, could become another later.
+    """
     if not OmegaConf.is_config(node):
         return node
     values = {}
     for key in node if OmegaConf.is_dict(node) else range(len(node)):
+        if OmegaConf.is_interpolation(node, key):
+            text = node._get_node(key)._value()
+            if key in NAMING or RESOLVED_LATE.fullmatch(text):
+                raise UserError(f"{node._get_full_key(key)} is {text}; expected it to be written out, as it names code")
         with suppress(OmegaConfBaseException):
             values[key] = known_values(node[key])
     return values

@@ -81,7 +81,8 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     trained = ensemble.parameters if rule.trains_hidden else ensemble.parameters[-1:]
     optimizer = build_optimizer(config, [p for layer in trained for p in layer.values()])
     schedule = build(config.lr_schedule, optimizer=optimizer)
-    monitor = HSICMonitor(config.hsic.gamma, config.hsic.sigmas) if config.training.log_hsic else None
+    objective = rule if hasattr(rule, "sigmas") else config.hsic  # what is logged is what is descended
+    monitor = HSICMonitor(objective.gamma, objective.sigmas) if config.training.log_hsic else None
     engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs)
 
     def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
@@ -116,6 +117,11 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
     if num_samples < config.data.batchsize:
         raise UserError(
             f"data.nsamples is {num_samples}; expected at least data.batchsize, {config.data.batchsize} of one window"
+        )
+    if zdim == 1 and num_samples == config.data.batchsize:
+        raise UserError(
+            f"data.nsamples is {num_samples} with data.zdim=1; expected more than data.batchsize: errors are relative "
+            "to the variance of the targets, and a single number has none"
         )
     generator = torch.Generator().manual_seed(config.data.seed)
     learnt, held_out = (

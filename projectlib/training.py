@@ -15,7 +15,8 @@ from projectlib.ensemble import Ensemble
 from projectlib.errors import Diverged, UserError
 from projectlib.recorder import Recorder
 
-CHUNK_SECONDS = 0.3  # how long an engine runs before the loop looks at logs and signals
+CHUNK_SECONDS = 0.3  # how long an engine runs before the loop looks at signals; a GPU, which runs ahead of the host,
+# up to log_interval steps
 
 
 class Engine(Protocol):

@@ -17,7 +17,7 @@ from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
 from projectlib.metrics import HSICMonitor
 from projectlib.models import Network, cnn, lif_mlp, linear, mlp
-from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen
+from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen, WorkingMemory
 
 SIGMAS = (0.5, 0.3, 1.0)
 RULES = {
@@ -33,6 +33,7 @@ MODELS = {
     "lif": lambda generator: lif_mlp((7,), 3, (6, 4), 5e-3, 1e-3, 3, generator),
 }
 CNN = lambda generator: cnn((1, 8, 8), 3, (4,), generator)  # noqa: E731
+MEMORY = WorkingMemory(20, 1.2, 0.5, 5e-3, 1e-3, learning_rate=0.01, seed=0)
 OPTIMIZERS = {
     # eps is large enough that a gradient of rounding alone does not become a step of its own
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=1e-2, fused=True),
@@ -41,13 +42,15 @@ OPTIMIZERS = {
 }
 
 
-def make_engine(engine_class, model="mlp", rule="published", optimizer="adamw", num_models=2, log_hsic=True, **options):
+def make_engine(
+    engine_class, model="mlp", rule="published", optimizer="adamw", num_models=2, log_hsic=True, window=6, **options
+):
     generator = torch.Generator().manual_seed(0)
     inputs, labels = torch.randn(31, 7, generator=generator), torch.randint(3, (31,), generator=generator)
     split = Split(inputs, labels)
     rule, make = RULES[rule], MODELS[model]
     ensemble = build_ensemble(make, range(num_models))
-    sampler = Sampler(31, 6, rule.sliding, drop_last=model == "lif")
+    sampler = Sampler(31, window, rule.sliding, drop_last=model == "lif")
     trained = ensemble.parameters if rule.trains_hidden else ensemble.parameters[-1:]
     optimizer = OPTIMIZERS[optimizer]([p for layer in trained for p in layer.values()])
     monitor = HSICMonitor(2.0, SIGMAS) if log_hsic else None
@@ -197,6 +200,16 @@ def test_graph_engine_replays_eager(model, rule):
     assert calls
 
 
+def test_graph_engine_is_captured_on_an_epoch_of_one_step():
+    def capture(function):
+        for _ in range(3):
+            function()
+        return function
+
+    graph = make_engine(GraphEngine, window=31, capture=capture, backend=None)
+    assert_same(train(graph, (0, 1)), train(make_engine(EagerEngine, window=31), (0, 1)), **EXACT)
+
+
 @pytest.mark.parametrize("make", [make_engine, make_image_engine], ids=["mlp", "augmented cnn"])
 def test_steps_trace_into_one_graph(make):
     """torch.compile takes a window and its time step without a break; fullgraph raises where it could not."""
@@ -219,6 +232,10 @@ def test_auto_compiles_what_is_covered_and_long():
 
 
 UNCOVERED = {
+    "hidden layer without relu": {"make": lambda generator: Network(*[linear((7,), 7, generator).layers[0]] * 2)},
+    "decoupled decay": {"optimizer": lambda p: torch.optim.Adam(p, decoupled_weight_decay=True)},
+    "modulator": {"rule": BioHSIC(2.0, SIGMAS, modulator=MEMORY)},
+    "modulator of convolutions": {"make": CNN, "rule": BioHSIC(2.0, SIGMAS, modulator=MEMORY)},
     "rule on convolutions": {"make": CNN, "rule": RULES["backprop"]},
     "own layers": {"make": lambda generator: Network(torch.nn.Linear(7, 4), torch.nn.Linear(4, 3))},
     "rule": {"rule": HSIC(2.0, SIGMAS)},

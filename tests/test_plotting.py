@@ -124,6 +124,12 @@ def test_accuracy_draws_mean_and_published_value(tiny_results):
     assert "published" in axis.get_legend_handles_labels()[1][1]
 
 
+def test_memory_refuses_several_runs_of_one_window(tiny_results):
+    jobs = run_of(tiny_results, "memory-mnist")
+    with pytest.raises(UserError, match="several runs have the same window"):
+        plotting.curves.memory([jobs, *(run_of(tiny_results, name) for name in ("mnist", "mnist-exact"))], blank()[1])
+
+
 def test_memory_draws_every_window(tiny_results):
     _, axis = blank()
     plotting.curves.memory(run_of(tiny_results, "memory-mnist"), axis)
@@ -218,7 +224,7 @@ def test_the_newest_finished_run_of_an_experiment_is_drawn(tiny_results, damaged
     again = damaged("mnist")
     both = Results([results, again], "quick")
     assert both.newest(Experiment("quick/mnist"))[0].folder in (run.folder, again)
-    (again / ".hydra" / "overrides.yaml").touch()
+    (again / ".hydra" / "hydra.yaml").touch()
     assert Results([results, again], "quick").newest(Experiment("quick/mnist"))[0].folder == again
     (again / "summary.json").unlink()
     assert Results([results, again], "quick").newest(Experiment("quick/mnist"))[0].folder == run.folder
@@ -264,6 +270,6 @@ def test_only_what_is_missing_is_run(tiny_results, damaged):
     cut = damaged("memory-mnist")
     (cut / "3" / "summary.json").unlink()
     assert not is_there(sweep, all_runs([cut]))
-    assert arguments(sweep, all_runs([cut]))[-1] == f"hydra.sweep.dir={cut}"
+    assert arguments(sweep, all_runs([cut]))[-1] == f"hydra.sweep.dir='{cut}'"
     with pytest.raises(UserError, match="was stopped"):
         run_missing([full], [], lambda words: 75)

@@ -1,5 +1,6 @@
 """A run that was stopped and resumed ends as one that never was; what cannot be gone on with is refused."""
 
+import fcntl
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from contextlib import contextmanager
@@ -340,10 +342,13 @@ def test_edited_settings_are_refused(script, run_folder):
 
 
 def test_a_new_run_does_not_write_over_another(script, run_folder):
-    before = (run_folder / "metrics.csv").read_bytes()
-    error = script(*XOR, "seed=1", f"hydra.run.dir={run_folder}").error
-    assert f"resume={run_folder}" in error
-    assert (run_folder / "metrics.csv").read_bytes() == before
+    files = [run_folder / name for name in ("metrics.csv", "summary.json", ".hydra/config.yaml", ".hydra/hydra.yaml")]
+    before = [file.read_bytes() for file in files]
+    assert f"resume={run_folder}" in script(*XOR, f"hydra.run.dir={run_folder}").error
+    for other in (["seed=1"], ["training.time_stepp=0"], ["optimizer.lr=-1"]):
+        assert script(*XOR, *other, f"hydra.run.dir={run_folder}").code == 1
+        assert [file.read_bytes() for file in files] == before
+    assert "seed (now 1, run 42)" in script(*XOR, "seed=1", f"hydra.run.dir={run_folder}").error
 
 
 def test_a_folder_with_any_name_is_resumed(script, tmp_path):
@@ -444,6 +449,14 @@ def test_a_folder_has_one_writer(script, run_folder):
     holder.wait()
     FolderLock(run_folder).release()  # what a killed owner leaves behind holds nobody
     assert script("train-biohsic", f"resume={run_folder}").code == 0
+
+
+def test_a_look_at_a_folder_does_not_keep_its_writer_out(tmp_path):
+    """projectlib.collect asks for a shared lock for as long as it takes to look."""
+    with open(tmp_path / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        threading.Timer(0.15, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        FolderLock(tmp_path).release()
 
 
 def test_two_processes_in_one_folder(tmp_path):

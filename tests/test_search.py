@@ -108,6 +108,31 @@ def test_a_trial_whose_worker_is_killed_is_taken_up_in_its_folder(tmp_path):
     assert sorted(states(tmp_path)) == ["COMPLETE", "COMPLETE", "FAIL"]
 
 
+def test_a_trial_that_a_signal_stopped_keeps_its_values(tmp_path):
+    rates = []
+
+    def stopped_train(config, folder, *arguments):
+        rates.append((folder.name, config.optimizer.lr))
+        if folder.name == "0001" and len(rates) == 2:
+            raise Interrupted("SIGTERM")
+        return fake_train(config, folder, *arguments)
+
+    config = make_config(tmp_path, trials=3)
+    with pytest.raises(Interrupted):
+        work(config, stopped_train)
+    work(config, stopped_train)
+    first, again = (rate for name, rate in rates if name == "0001")
+    assert first == again
+
+
+def test_a_search_without_a_finished_trial_says_so(tmp_path):
+    def diverging_train(*arguments):
+        raise Diverged("loss is nan")
+
+    with pytest.raises(UserError, match="no trial of 2 in "):
+        work(make_config(tmp_path, trials=2), diverging_train)
+
+
 def test_numbers_that_are_not_finite_are_a_bad_trial_and_a_mistake_ends_the_worker(tmp_path):
     def diverging_train(config, folder, *arguments):
         if config.optimizer.lr > 0.01:

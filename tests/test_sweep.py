@@ -99,11 +99,15 @@ def test_a_finished_run_is_found_until_its_folder_is_gone(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     config, folder = compose_config(), tmp_path / "run"
     assert finished_run("script", config) is None
-    folder.mkdir()
+    (folder / ".hydra").mkdir(parents=True)
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
     note_finished("script", config, folder)
     assert finished_run("script", config) is None, "its summary does not say so"
     (folder / "summary.json").write_text('{"status": "finished"}')
     assert finished_run("script", config) == folder
+    OmegaConf.save(compose_config("seed=3"), folder / ".hydra" / "config.yaml")
+    assert finished_run("script", config) is None, "the folder was used again"
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
     assert finished_run("other", config) is None
     assert finished_run("script", compose_config("seed=1")) is None
 
@@ -115,6 +119,22 @@ def test_objective_is_null_where_it_was_not_measured():
 
 
 # Jobs
+
+
+def test_a_sweep_with_a_value_more_does_not_write_over_the_jobs_of_another(tmp_path):
+    settings = ["training.nepochs=1", "data.limit=20", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert run_script(tmp_path, *settings, "seed=1,2").returncode == 0
+    before = [(row["seed"], row["status"], row["train_loss"]) for row in collect([tmp_path / "sweep"])]
+    ended = run_script(tmp_path, *settings, "seed=0,1,2")
+    assert ended.returncode == 1
+    assert ended.stdout.count("holds a run with other settings: seed") == 2
+    assert [(row["seed"], row["status"], row["train_loss"]) for row in collect([tmp_path / "sweep"])][:2] == before
+
+
+def test_jobs_share_an_absolute_path_of_checkpoints(tmp_path):
+    ended = run_script(tmp_path, "training.nepochs=1", "data.limit=20", f"checkpointing.path={tmp_path}", "seed=0,1")
+    assert ended.returncode == 0, ended.stdout
+    assert len([*tmp_path.glob("*/epoch-0001.pt")]) == 2
 
 
 def test_a_job_queued_again_goes_on_from_its_checkpoint(job, tmp_path, monkeypatch):

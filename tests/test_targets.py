@@ -29,6 +29,12 @@ TOUCH = "{_target_:pathlib.Path.touch,self:{_target_:pathlib.Path,_args_:[sprung
         ["+hydra.callbacks.x={_target_:torch.hub.load,repo_or_dir:.,source:local,model:trap}"],
         ["+other={_target_:torch.hub.load,repo_or_dir:.,source:local,model:trap}", "+hydra.callbacks.x=${other}"],
         ["+hydra.job_logging.handlers.x={class:torch.hub.load,repo_or_dir:.,source:local,model:trap}"],
+        ["+hydra.job_logging.handlers.x.class='${oc.env:TRAP,logging.StreamHandler}'"],
+        [
+            "+hydra.job.env_set.TRAP=os.mkdir",
+            "+hydra.job_logging.handlers.x={class:'${hydra:job.env_set.TRAP}',path:sprung}",
+        ],
+        ["+hydra.job_logging.handlers.x='${oc.decode:\"{class: os.mkdir}\"}'"],
     ],
     ids=lambda value: value[0],
 )
@@ -36,7 +42,7 @@ def test_code_named_by_a_config_is_not_run(script, tmp_path, overrides):
     (tmp_path / "hubconf.py").write_text("import pathlib\npathlib.Path('sprung').touch()\ndef trap(): pass\n")
     ended = script("train-biohsic", *TINY, *overrides)
     assert ended.code == 1
-    assert "expected a registered name" in ended.error
+    assert "expected a registered name" in ended.error or "expected it to be written out" in ended.error
     assert not (tmp_path / "sprung").exists()
 
 

@@ -14,7 +14,7 @@ from projectlib.engines.eager import EagerEngine
 from projectlib.hsic import modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
 from projectlib.models.network import Parameters, State
-from projectlib.rules import BioHSIC, Rule
+from projectlib.rules import BioHSIC, Rule, Window
 
 
 class ConvolutionEngine(EagerEngine):
@@ -35,7 +35,9 @@ class ConvolutionEngine(EagerEngine):
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         """What else it does not cover in a task, in words; None where it covers it."""
-        return None if type(rule) is BioHSIC else f"the rule {type(rule).__name__} on convolutions"
+        if type(rule) is not BioHSIC:
+            return f"the rule {type(rule).__name__} on convolutions"
+        return None if isinstance(rule.modulator, Window) else f"the modulator {type(rule.modulator).__name__}"
 
     def warm_up(self) -> None:
         self.memory: dict[int, tuple[Tensor, Tensor]] = {}  # z and signal of each layer, whose pages stay with us

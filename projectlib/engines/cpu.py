@@ -36,7 +36,7 @@ class CpuEngine(EagerEngine):
     @staticmethod
     def takes(layers: Sequence[type]) -> bool:
         """Whether it covers networks of these layers."""
-        return {*layers} in ({DenseLayer, Readout}, {Readout}, {LIFLayer})
+        return {*layers} == {LIFLayer} or (layers[-1] is Readout and not {*layers[:-1]} - {DenseLayer})
 
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
@@ -46,6 +46,8 @@ class CpuEngine(EagerEngine):
         if isinstance(rule, BioHSIC) and not isinstance(rule.modulator, Window):
             return f"the modulator {type(rule.modulator).__name__}"
         group = optimizer.param_groups[0]
+        if type(optimizer) is Adam and group.get("decoupled_weight_decay"):
+            return "Adam with decoupled weight decay (optimizer=adamw)"
         if type(optimizer) not in OPTIMIZERS or any(group.get(key, value) != value for key, value in PLAIN.items()):
             return f"the optimizer {type(optimizer).__name__} with these options"
         return "augmented data" if sampler.augmentation is not None else None

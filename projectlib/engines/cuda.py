@@ -29,7 +29,7 @@ def capture_graph(function: Callable[[], None]) -> Callable[[], None]:
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):  # torch's own would stay on the device of the first job of a process
         function()
     return graph.replay
 
@@ -50,8 +50,9 @@ class GraphEngine(EagerEngine):
         return True
 
     @staticmethod
-    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> None:
-        """Nothing."""
+    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+        """What it does not cover, in words: a first step that is unlike the others."""
+        return "momentum with dampening" if optimizer.param_groups[0].get("dampening") else None
 
     def __init__(self, *arguments, capture: Capture = capture_graph, backend: str | None = "inductor"):
         super().__init__(*arguments)
@@ -64,8 +65,7 @@ class GraphEngine(EagerEngine):
         self.position = torch.zeros((), dtype=torch.int64, device=self.source.inputs.device)
         self.epoch: Epoch = super().draw_epoch(torch.Generator())  # its memory is what the graph reads
         self.replay_one = self.replay_many = None
-        room = max(1, self.whole_steps.steps // WARM_UP_RUNS)  # a capture is warmed up on windows that exist
-        self.unrolled = min(UNROLLED, room) if self.ensemble.network.num_timesteps == 1 else 1
+        self.unrolled = UNROLLED if self.ensemble.network.num_timesteps == 1 else 1
 
     def draw_epoch(self, generator: torch.Generator) -> Epoch:
         for fixed, drawn in zip(self.epoch, self.sampler.epoch(generator), strict=True):
@@ -79,7 +79,10 @@ class GraphEngine(EagerEngine):
         before = [tensor.clone() for tensor in self.changing()]
         self.replay_one = self.capture(self.one_step)
         self.position.zero_()
-        self.replay_many = self.capture(lambda: [self.one_step() for _ in range(self.unrolled)])
+        if self.unrolled == 1:
+            self.replay_many = self.replay_one
+        else:
+            self.replay_many = self.capture(lambda: [self.one_step() for _ in range(self.unrolled)])
         for tensor, value in zip(self.changing(), before, strict=True):
             tensor.copy_(value)
 
@@ -98,7 +101,7 @@ class GraphEngine(EagerEngine):
     def one_step(self) -> None:
         """The step that ``position`` counts, in place, and the counter moved on."""
         self.present(*self.fused_window(self.whole_steps, self.epoch, self.position))
-        self.position += 1
+        self.position.add_(1).remainder_(self.whole_steps.steps)  # the runs before a capture may be more than an epoch
 
     def changing(self) -> list[Tensor]:
         """Every tensor that a step changes."""

@@ -134,7 +134,7 @@ class ReservoirEngine:
             after.append(o[:, 0])
 
         errors = [(outputs - xi).square().mean((0, 2)) for outputs in (during, torch.stack(after), before)]
-        return xi, during, torch.stack(errors, 1).double().cpu()
+        return xi, during, torch.stack(errors, 1).cpu().double()
 
     def step(self, u: Tensor, current: Tensor, readouts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One time step of all members' states u (num_models, S, nhidden), each with a readout of its own."""
@@ -189,5 +189,5 @@ class ReservoirEngine:
 def means(errors: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Metrics of windows from their summed squared errors (num_models, 3) and their targets (windows, zdim)."""
     loss, after, before = (errors / len(targets)).unbind(1)
-    variance = targets.double().var(correction=0).cpu()
+    variance = targets.cpu().double().var(correction=0)
     return {"loss": loss, "nmse_after": after / variance, "nmse_before": before / variance}

@@ -78,6 +78,11 @@ def memory(runs: Folders | None, axis: Axes) -> None:
     """
     jobs = chosen(newest_sweep() if runs is None else runs, is_network, "run of a network")
     by_window = {run.get("data.batchsize"): run for run in jobs}
+    if len(by_window) < len(jobs) > 1 and len(by_window) > 1:
+        raise UserError(
+            f"{jobs[0].folder.parent}: several runs have the same window; expected one a window: name the folders of "
+            "those to draw"
+        )
     if len(by_window) < 2:
         raise UserError(
             f"{jobs[0].folder}: all runs have the window {next(iter(by_window))}; expected a sweep over data.batchsize"
@@ -121,7 +126,7 @@ def newest_sweep() -> list:
     runs = [run for run in all_runs(RESULTS) if run.is_sweep_job and run.is_finished]
     for run in runs:
         jobs = jobs_beside(run, runs)
-        if len({job.get("data.batchsize") for job in jobs}) > 1:
+        if 1 < len(jobs) == len({job.get("data.batchsize") for job in jobs}):
             return [job.folder for job in jobs]
     raise UserError("no finished sweep over data.batchsize; name its folder")
 

@@ -118,7 +118,8 @@ def kernel_matrices(runs: Folders | None, axes: np.ndarray) -> None:
         axis.axis("off")
     for column, run, (name, _) in zip(axes.T, runs, names_and_looks(runs), strict=False):
         layers = [name for name in run.arrays("arrays.npz") if name.startswith("kernel_layer")]
-        epochs, kernels, labels = logged(run, max(layers, default="kernel_layer0"), "labels")
+        last = max(layers, key=lambda name: int(name.removeprefix("kernel_layer")), default="kernel_layer0")
+        epochs, kernels, labels = logged(run, last, "labels")
         for axis, index in zip(column, (0, -1), strict=True):
             image = axis.imshow(kernels[index], cmap=HEAT, vmin=0, vmax=1, interpolation="nearest")
             for edge in np.flatnonzero(np.diff(labels[0])) + 0.5:
