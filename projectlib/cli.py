@@ -18,12 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
 from projectlib.files import write_text
-from projectlib.interrupts import EXIT_RESUME, Interrupted, pass_on
+from projectlib.interrupts import EXIT_RESUME, Interrupted, ignore_signals, pass_on
 from projectlib.launchers import limit_threads, set_launcher_defaults
+from projectlib.messages import one_line
 from projectlib.resume import keep_settings, resumed_arguments
 from projectlib.sweeps import finished_run, note_finished, objective, read_summary, resume_in_place
 from projectlib.targets import guard_hydra
-from projectlib.validation import validate
+from projectlib.validation import refuse_additions, validate
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def launch(main: Callable) -> None:
     except FailedJob:
         sys.exit(1)  # its line is in the log
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {one_line(error)}")
+        sys.exit(f"error: {one_line(error, script)}")
     except OSError as error:
         sys.exit(f"error: cannot write {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
@@ -62,12 +63,6 @@ def chosen_for_help(arguments: list[str]) -> list[str]:
     return ["data=mnist"] if asks and not any(argument.startswith("data=") for argument in arguments) else []
 
 
-def one_line(error: BaseException) -> str:
-    """An error and what caused it, on one line."""
-    causes = [error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else []
-    return " ".join(" ".join(str(part) for part in (error, *causes)).split())
-
-
 def run(config: DictConfig) -> float | None:
     """One job of a script, in the run folder that Hydra made; returns its objective."""
     hydra = HydraConfig.get()
@@ -76,6 +71,7 @@ def run(config: DictConfig) -> float | None:
         if not config.resume:
             keep_settings(config, folder)
         try:
+            refuse_additions(config, hydra)
             validate(config)
         except UserError as error:
             if not config.resume:
@@ -89,7 +85,7 @@ def run(config: DictConfig) -> float | None:
         from projectlib.job import evaluate_run, train  # seconds of imports, for a config that is sound
 
         if config.evaluate is not None:
-            return evaluate_run(config)
+            return evaluate_run(config, folder)
         if config.search is not None:
             from projectlib.search import work
 
@@ -103,6 +99,7 @@ def run(config: DictConfig) -> float | None:
     except Interrupted as error:
         log.warning("stopped by %s after a checkpoint; go on with resume=%s", error, folder)
         pass_on(str(error))
+        ignore_signals()
         sys.exit(EXIT_RESUME)
 
 

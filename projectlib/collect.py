@@ -79,9 +79,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def status_of(folder: Path, summary: dict[str, Any]) -> tuple[str, str]:
-    """finished, pruned, failed, interrupted or running, and the error's first line."""
+    """finished, pruned, evaluated, failed, interrupted or running, and the error's first line."""
     status = summary.get("status")
-    if status in ("finished", "pruned"):
+    if status in ("finished", "pruned", "evaluated"):
         return status, ""
     if is_written(folder):
         return "running", ""

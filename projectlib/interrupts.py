@@ -41,6 +41,13 @@ class Interrupts:
             raise Interrupted(self.signal_name)
 
 
+def ignore_signals() -> None:
+    """Let nothing change the exit code of a run that has ended."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def pass_on(name: str) -> None:
     """Give a signal to whoever listened before: submitit then queues its job again, or says why not."""
     number = signal.Signals[name]

@@ -1,5 +1,6 @@
 """One job: train in a run folder, or score a finished one."""
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from projectlib.checkpoint import checkpoint_files, newest_checkpoint
 from projectlib.checkpoint_folder import checkpoint_folder
 from projectlib.errors import UserError
-from projectlib.files import FolderLock
+from projectlib.files import FolderLock, write_text
 from projectlib.interrupts import Interrupts
 from projectlib.launchers import job_device
 from projectlib.loading import load
 from projectlib.loggers import Logger
-from projectlib.metrics import format_mean
+from projectlib.metrics import History, format_mean
 from projectlib.recorder import Recorder
 from projectlib.resume import differences, resumed_config
 from projectlib.sweeps import objective
@@ -62,6 +63,7 @@ def train_locked(
         device = resolve_device(config.device, job_number)
         same_device = checkpoint is not None and checkpoint["device"] == device.type
         task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
+        make_folder(checkpoints)
         if checkpoint:
             torch.set_num_threads(checkpoint["threads"])
         logger = build(config.logger, folder=str(folder), settings=plain)
@@ -92,6 +94,15 @@ def flushed_subnormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+def make_folder(checkpoints: Path) -> None:
+    """Raises UserError, before anything is trained, where checkpoints could not be written."""
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.filename or checkpoints}: {error.strerror}"
+        raise UserError(f"cannot make {reason}; choose another checkpointing.path, or make it writable") from None
 
 
 def none_yet(folder: Path, checkpoints: Path) -> None:
@@ -136,8 +147,11 @@ def conclude(recorder: Recorder, folder: Path) -> float | None:
     return objective(recorder.history.summary(), recorder.config["objective"])
 
 
-def evaluate_run(config: DictConfig) -> float:
-    """Score a finished run on the data of ``config``; prints and returns the mean accuracy."""
+def evaluate_run(config: DictConfig, folder: Path) -> float:
+    """Score a finished run on the data of ``config``; prints and returns the mean accuracy on its test samples.
+
+    folder: gets a summary.json of status "evaluated", with loss and accuracy of every split.
+    """
     device = resolve_device(config.device)
     trained = load(config.evaluate, device)
     if not trained.input_shape:
@@ -149,10 +163,14 @@ def evaluate_run(config: DictConfig) -> float:
             f"data {config.data.name} has samples {found[0]} of {found[1]} classes; expected {expected[0]} of "
             f"{expected[1]}, as {config.evaluate} was trained on"
         )
+    history = History()
     for name, split in dataset.splits.items():
         scores = evaluate(trained.ensemble, split, config.data.test_batchsize)
+        history.add(0, name, scores)
         accuracy = format_mean(scores["accuracy"], 100, " %")
         log.info("%s of %s: loss %s, accuracy %s", name, config.data.name, format_mean(scores["loss"]), accuracy)
+    summary = {"status": "evaluated", "evaluated": str(Path(config.evaluate).resolve()), "metrics": history.summary()}
+    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return scores["accuracy"].mean().item()
 
 

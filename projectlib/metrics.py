@@ -119,7 +119,8 @@ def parse_row(row: dict[str, str]) -> dict:
 
 
 def format_mean(values, scale: float = 1.0, unit: str = "") -> str:
-    """``mean ± sd`` with two decimals, or the mean alone for one model."""
+    """``mean ± sd`` with two decimals, or the mean alone for one model; small numbers with three digits."""
     mean, sd = mean_and_sd(values)
-    spread = "" if sd is None or math.isnan(sd) else f" ± {sd * scale:.2f}"
-    return f"{mean * scale:.2f}{spread}{unit}"
+    style = ".2f" if abs(mean * scale) >= 0.01 or mean == 0 else ".2e"
+    spread = "" if sd is None or math.isnan(sd) else f" ± {sd * scale:{style}}"
+    return f"{mean * scale:{style}}{spread}{unit}"

@@ -34,7 +34,7 @@ def resumed_arguments(script: str, arguments: list[str]) -> list[str]:
     typed = [argument for argument in arguments if argument not in named]
     folder = newest_unfinished(script, typed) if wanted == "auto" else Path(wanted)
     if folder is None:
-        print("resume=auto found no unfinished run of this config: starting a new one", file=sys.stderr)
+        print(f"no unfinished run of this config in outputs/{script}: starting a new one", file=sys.stderr)
         return typed
     check_unchanged(script, folder, typed)
     saved = read_overrides(folder)
@@ -160,7 +160,9 @@ def newest_unfinished(script: str, typed: list[str]) -> Path | None:
         try:
             if not is_finished(folder) and comparable(read_yaml(folder, "config.yaml")) == wanted:
                 return folder
-        except (UserError, OmegaConfBaseException) as error:
+        except OmegaConfBaseException:
+            continue  # a config that never was whole
+        except UserError as error:
             print(f"resume=auto leaves {folder} alone: {error}", file=sys.stderr)
     return None
 

@@ -16,9 +16,11 @@ from projectlib.errors import UserError
 from projectlib.metrics import HSICMonitor
 from projectlib.models import Network, Reservoir
 from projectlib.probes import Probe
+from projectlib.rules import BioHSIC
 from projectlib.targets import build
 from projectlib.training import Engine, Evaluator, ProbeFunction, evaluate
 
+WINDOW = "projectlib.rules.Window"
 ALL_THREADS = torch.get_num_threads()  # before a job of a sweep changes it for the next
 
 
@@ -67,6 +69,11 @@ def seeds(config: DictConfig) -> range:
 def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     """Layered networks under any rule."""
     rule = make_rule(config, "prepare", "biohsic")
+    if not isinstance(rule, BioHSIC) and config.modulator._target_ != WINDOW:
+        raise UserError(
+            f"modulator is {config.modulator._target_}, which has no effect on the rule {type(rule).__name__}; "
+            "expected rule=biohsic, or modulator=window"
+        )
     dataset = load_dataset(config).to(device)
     sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
     ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
@@ -111,6 +118,11 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
     if engine == "compiled":
         raise UserError("engine is 'compiled'; expected auto or eager: a reservoir's time is one matrix product")
     rule = make_rule(config, "target", "delta")
+    if config.data.limit is not None or config.data.validation:
+        raise UserError(
+            f"data.limit is {config.data.limit} and data.validation {config.data.validation}, without effect on a "
+            "reservoir, which learns from test samples; expected data.nsamples to say how many"
+        )
     dataset, num_samples, zdim = load_dataset(config), config.data.nsamples, config.data.zdim
     if num_samples > len(dataset.test.labels):
         raise UserError(f"data.nsamples is {num_samples}; expected at most the {len(dataset.test.labels)} test samples")

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
+from projectlib.resume import flatten
 
 SMALLEST, LARGEST = 1e-15, 1e15  # bandwidths whose squares are still float32 numbers
 RULES_WITH_KERNELS = ("projectlib.rules.BioHSIC", "projectlib.rules.HSIC", "projectlib.rules.Delta")
@@ -94,11 +95,15 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def validate(config: DictConfig) -> None:
     """Raises UserError naming the first key whose value is missing or not what it must be."""
+    if missing := [key for key, value in flatten(OmegaConf.to_container(config)) if value == "???"]:
+        raise UserError(f"{missing[0]} has no value; expected one: type {missing[0]}=...")
     try:
-        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{error.full_key} has no value ({reason}); give it one, or change what needs it") from None
+        reason, group = str(error).splitlines()[0], str(error.full_key).split(".")[0]
+        raise UserError(
+            f"{error.full_key} has no value ({reason}); expected a {group}= that suits this script: choose another"
+        ) from None
     for key, (is_valid, expected) in CHECKS.items():
         value = OmegaConf.select(config, key, default=MISSING)
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
@@ -109,6 +114,21 @@ def validate(config: DictConfig) -> None:
             f"data.batchsize is {config.data.batchsize}; expected at least 2: "
             "a rule that compares samples needs a window of two"
         )
+
+
+def refuse_additions(config: DictConfig, hydra: DictConfig) -> None:
+    """Raises UserError for a key that was added (``+key=value``) where nothing would read it.
+
+    What is built from a ``_target_`` takes further keys, and refuses those that it does not know.
+    hydra: Hydra's settings of the job.
+    """
+    for line in hydra.overrides.task:
+        key = line.split("=")[0].lstrip("+").split("@")[0]
+        if not line.startswith("+") or key in hydra.runtime.choices:
+            continue
+        parents = [OmegaConf.select(config, key.rsplit(".", depth)[0]) for depth in range(1, key.count(".") + 1)]
+        if not any(OmegaConf.is_dict(parent) and "_target_" in parent for parent in parents):
+            raise UserError(f"{key} is no setting; expected one that --help lists, which needs no +")
 
 
 MISSING = object()

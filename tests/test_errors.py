@@ -26,6 +26,11 @@ def refused(script, run_folder, name, *arguments):
         (["data=digits", "rule=nosuch"], ["rule/nosuch", "biohsic"]),
         (["data=digits", "data.batchsiz=3"], ["data.batchsiz"]),
         (["data=digits", "nosuch=3"], ["nosuch"]),
+        (["data=digits", "nmodel=3"], ["nmodel is no setting", "nmodels"]),
+        (["data=digits", "+nmodel=3"], ["nmodel is no setting"]),
+        (["data=digits", "+hsic.gama=3"], ["hsic.gama is no setting"]),
+        (["data=digits", "seed=a b("], ["quotes within quotes"]),
+        (["data=digits", "rule=frozen", "modulator=reservoir"], ["WorkingMemory", "Frozen", "modulator=window"]),
         (["data=digits", "seed=a=b="], ["="]),
         (["data=digits", "seed=${nosuch}"], ["nosuch"]),
         (["data=digits", "hsic.form=other"], ["hsic.form", "'other'", "published", "exact"]),
@@ -100,6 +105,8 @@ def test_lif_refuses(script, tmp_path, arguments, parts):
         (["data.batchsize=1"], ["data.batchsize", "1", "at least 2"]),
         (["data.nsamples=1000"], ["data.nsamples", "1000", "360"]),
         (["data.nsamples=5"], ["data.batchsize", "10", "5"]),
+        (["data.limit=5"], ["data.limit", "5", "data.nsamples"]),
+        (["data.nsamples=10", "data.zdim=1"], ["data.nsamples", "data.zdim=1", "variance"]),
         (["model.density=0"], ["model.density", "0"]),
         (["model.noise=-1"], ["model.noise", "-1"]),
         (["engine=compiled"], ["engine", "compiled", "eager"]),
@@ -119,6 +126,14 @@ def write_images(root, classes=("cat", "dog"), num=4):
             for index in range(num):
                 pixels = np.random.default_rng(10 * label + index).integers(0, 256, (8, 8), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / part / name / f"{index}.png")
+
+
+def test_checkpoints_that_cannot_be_written_are_told_before_training(script, tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "checkpoints"
+    error = refused(script, tmp_path / "run", "train-biohsic", "data=xor", f"checkpointing.path={path}")
+    assert "cannot make" in error
+    assert "checkpointing.path" in error
 
 
 def test_an_unreadable_image_is_named(script, tmp_path):

@@ -182,8 +182,11 @@ def test_a_finished_run_is_loaded_and_scored(script, tmp_path):
     accuracy = (logits.argmax(-1) == test.labels).double().mean(1)
     last = [float(row["accuracy"]) for row in read(run) if row["epoch"] == "2" and row["split"] == "test"]
     assert accuracy.tolist() == pytest.approx(last)
-    ended = script("train-biohsic", f"evaluate={run}", "data=digits")
+    ended = script("train-biohsic", f"evaluate={run}", "data=digits", f"hydra.run.dir={tmp_path / 'scores'}")
     assert ended.code == 0, ended.output
+    scores = summary(tmp_path / "scores")
+    assert (scores["status"], scores["evaluated"]) == ("evaluated", str(run))
+    assert scores["metrics"]["test"]["accuracy"]["mean"] == pytest.approx(np.mean(last))
     assert f"test of digits: loss {summary(run)['metrics']['test']['loss']['mean']:.2f}" in ended.output
 
 

@@ -48,8 +48,10 @@ class CpuEngine(EagerEngine):
         group = optimizer.param_groups[0]
         if type(optimizer) is Adam and group.get("decoupled_weight_decay"):
             return "Adam with decoupled weight decay (optimizer=adamw)"
-        if type(optimizer) not in OPTIMIZERS or any(group.get(key, value) != value for key, value in PLAIN.items()):
-            return f"the optimizer {type(optimizer).__name__} with these options"
+        if type(optimizer) not in OPTIMIZERS:
+            return f"the optimizer {type(optimizer).__name__}"
+        if options := [f"{key}={group[key]}" for key, value in PLAIN.items() if group.get(key, value) != value]:
+            return f"the optimizer {type(optimizer).__name__} with {', '.join(options)}"
         return "augmented data" if sampler.augmentation is not None else None
 
     def warm_up(self) -> None:
