@@ -30,7 +30,7 @@ IMPORTED = (hydra, matplotlib.figure, numba, sklearn.datasets, torch._dynamo)
 ROOT = Path(__file__).parents[1]
 EXIT_RESUME = 75
 SOON = 1.0  # seconds, from the start or from the first checkpoint of a life, within which it ends
-EVERY_CHUNK = ["checkpointing.minutes=1e-9", "training.log_interval=4", "training.nepochs=3", "data.limit=150"]
+EVERY_CHUNK = ["checkpointing.minutes=1e-9", "training.log_interval=4", "training.nepochs=3"]
 CASES = {
     "biohsic": "train-biohsic data=xor nmodels=2 model.features=[200,100] engine=eager lr_schedule=cosine",
     "bp": "train-bp data=digits nmodels=1 data.batchsize=4 engine=eager optimizer=sgd optimizer.momentum=0.9 "
@@ -39,6 +39,7 @@ CASES = {
     "optimizer=adam lr_schedule=exponential",
     "reservoir": "train-reservoir data=xor nmodels=2 model.nhidden=150 model.noise=0.01",
     "biohsic compiled": "train-biohsic data=digits nmodels=2 engine=compiled training.log_hsic=true",
+    "cnn compiled": "train-biohsic data=digits model=cnn model.features=[4,8] nmodels=1 engine=compiled",
     "lif compiled": "train-lif-biohsic data=xor nmodels=1 engine=compiled data.batchsize=10",
 }
 fork = multiprocessing.get_context("fork")
@@ -56,7 +57,8 @@ def run_script(name: str, arguments: list[str], printed: Path) -> None:
 def start(case: str, folder: Path, resume: bool) -> multiprocessing.Process:
     """Begin a case in a folder, or go on with it."""
     name, *settings = CASES[case].split()
-    arguments = [f"resume={folder}"] if resume else [*settings, *EVERY_CHUNK, f"hydra.run.dir={folder}"]
+    limit = [] if name == "train-reservoir" else ["data.limit=150"]
+    arguments = [f"resume={folder}"] if resume else [*settings, *limit, *EVERY_CHUNK, f"hydra.run.dir={folder}"]
     process = fork.Process(target=run_script, args=(name, arguments, folder.with_suffix(".log")))
     process.start()
     return process

@@ -3,6 +3,7 @@
 import logging
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from projectlib.experiments import Experiment, experiment_names
+from projectlib.interrupts import SIGNALS
 
 REFERENCE = Path(__file__).parent / "reference"
 ROOT = Path(__file__).parents[1]
@@ -53,6 +55,7 @@ def scripts_in_this_process(folder):
     """
     root, threads = logging.getLogger(), torch.get_num_threads()
     handlers, level = root.handlers[:], root.level
+    listeners = {number: signal.getsignal(number) for number in SIGNALS}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HYDRA_FULL_ERROR", "1")
@@ -71,6 +74,8 @@ def scripts_in_this_process(folder):
         yield run
     root.handlers[:], root.level = handlers, level
     torch.set_num_threads(threads)
+    for number, listener in listeners.items():
+        signal.signal(number, listener)
 
 
 @pytest.fixture

@@ -91,7 +91,8 @@ PIECEWISE = ("lr_schedule=piecewise", "lr_schedule.milestones=[1,2]")
 )
 def test_a_resumed_run_ends_as_an_uninterrupted_one(script, tmp_path, arguments):
     name, *settings = arguments
-    compare_with_uninterrupted(script, tmp_path, name, *TINY, *settings)
+    tiny = TINY[1:] if name == "train-reservoir" else TINY  # which has no data.limit
+    compare_with_uninterrupted(script, tmp_path, name, *tiny, *settings)
 
 
 @pytest.mark.parametrize(
@@ -487,13 +488,13 @@ def test_killed_for_real(command, tmp_path):
 def test_chaos_in_short():
     """All scripts, one kill each or more: see chaos.py, whose long version is ``make chaos``."""
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "chaos.py"), "--kills", "6", "--seed", "3"],
+        [sys.executable, str(ROOT / "tests" / "chaos.py"), "--kills", "7", "--seed", "3"],
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert re.search(r"kills 6 .* differences 0\n$", ended.stdout), ended.stdout
+    assert re.search(r"kills 7 .* differences 0\n$", ended.stdout), ended.stdout
 
 
 def test_checkpoints_are_plain_archives(run_folder):
