@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import torch
 from hydra import compose, initialize_config_dir
-from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d
 
+from projectlib.engines.convolution import weight_gradient
 from projectlib.ensemble import build_ensemble
 from projectlib.resume import CONFIGS
 from projectlib.tasks import load_dataset, make_model, seeds, use_threads
@@ -77,16 +77,6 @@ def bare_step(features: list[int], window: int, layout: torch.memory_format, sec
     step()
     num = max(1, int(seconds / clock(step)))
     return 1e6 * clock(lambda: [step() for _ in range(num)]) / num
-
-
-def weight_gradient(signal: Tensor, h: Tensor, weight: Tensor) -> Tensor:
-    """Of a 3 x 3 convolution with padding 1, nothing else."""
-    stride = padding = dilation = [1, 1]
-    mask = (False, True, False)  # of the input, the weight, the bias
-    _, gradient, _ = torch.ops.aten.convolution_backward(
-        signal, h, weight, None, stride, padding, dilation, False, [0, 0], 1, mask
-    )
-    return gradient
 
 
 def clock(function: Callable[[], object]) -> float:

@@ -16,11 +16,10 @@ from projectlib.errors import UserError
 from projectlib.metrics import HSICMonitor
 from projectlib.models import Network, Reservoir
 from projectlib.probes import Probe
-from projectlib.rules import BioHSIC
+from projectlib.rules import BioHSIC, Window
 from projectlib.targets import build
 from projectlib.training import Engine, Evaluator, ProbeFunction, evaluate
 
-WINDOW = "projectlib.rules.Window"
 ALL_THREADS = torch.get_num_threads()  # before a job of a sweep changes it for the next
 
 
@@ -69,7 +68,7 @@ def seeds(config: DictConfig) -> range:
 def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     """Layered networks under any rule."""
     rule = make_rule(config, "prepare", "biohsic")
-    if not isinstance(rule, BioHSIC) and config.modulator._target_ != WINDOW:
+    if not isinstance(rule, BioHSIC) and not isinstance(build(config.modulator), Window):
         raise UserError(
             f"modulator is {config.modulator._target_}, which has no effect on the rule {type(rule).__name__}; "
             "expected rule=biohsic, or modulator=window"

@@ -128,7 +128,7 @@ def refuse_additions(config: DictConfig, hydra: DictConfig) -> None:
             continue
         parents = [OmegaConf.select(config, key.rsplit(".", depth)[0]) for depth in range(1, key.count(".") + 1)]
         if not any(OmegaConf.is_dict(parent) and "_target_" in parent for parent in parents):
-            raise UserError(f"{key} is no setting; expected one that --help lists, which needs no +")
+            raise UserError(f"{line} would have no effect, or needs no +: expected a setting that --help lists")
 
 
 MISSING = object()

@@ -23,7 +23,7 @@ def window(num=5, num_features=7, num_classes=3):
 
 def test_a_window_gives_what_it_computes():
     xi = torch.randn(4)
-    applied, state = Window()(xi, torch.randn(9), Window().initial_state(5, (4,), xi))
+    applied, state = Window()(xi, (torch.randn(3), torch.randn(2), xi), Window().initial_state(5, (4,), xi))
     assert applied is xi
     assert state == ()
 
@@ -31,11 +31,12 @@ def test_a_window_gives_what_it_computes():
 def test_a_working_memory_follows_its_equations():
     """Against loops over units, in float64."""
     memory = make_memory()
-    xi, sample = torch.randn(2, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+    xi, newest = torch.randn(2, dtype=torch.float64), torch.randn(6, dtype=torch.float64).split([3, 1, 2])
+    sample = torch.cat(newest)
     state = memory.initial_state(4, (2,), xi)
     state = type(state)(0.3 * torch.randn_like(state.u), 0.1 * torch.randn(2, 30, dtype=torch.float64))
-    (weights,) = memory.reservoirs[2].double().split_parameters()
-    applied, after = memory(xi, sample, state)
+    (weights,) = memory.reservoirs[2].split_parameters()
+    applied, after = memory(xi, newest, state)
 
     r = [torch.tanh(u) for u in state.u]
     o = [sum(state.readout[k, j] * r[j] for j in range(30)) for k in range(2)]
@@ -78,10 +79,10 @@ def test_a_layer_receives_what_its_memory_was_taught(network):
     ("options", "message"),
     [
         ({"learning_rate": 0.1}, "modulator.learning_rate is 0.1 with modulator.nhidden 30"),
-        ({"time_step": 1.0}, "modulator.time_step is 1.0 s and modulator.time_constant 0.005 s"),
-        ({"density": 0.0}, "modulator.density is 0.0"),
+        ({"time_step": 1.0}, "time_step of a reservoir is 1.0 s and its time_constant 0.005 s"),
+        ({"density": 0.0}, "density of a reservoir is 0.0"),
     ],
 )
 def test_a_memory_that_cannot_work_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        WorkingMemory(**{**UNITS, "learning_rate": 0.02, "seed": 0, **options})
+        WorkingMemory(**{**UNITS, "learning_rate": 0.02, "seed": 0, **options}).initial_state(4, (2,), torch.zeros(1))

@@ -36,10 +36,10 @@ class Reservoir(nn.Module):
     ):
         super().__init__()
         if not 0 < density <= 1:
-            raise UserError(f"model.density is {density}; expected a probability in (0, 1]")
+            raise UserError(f"density of a reservoir is {density}; expected a probability in (0, 1]")
         if not 0 < time_step <= time_constant:
             raise UserError(
-                f"training.time_step is {time_step} s and model.time_constant {time_constant} s; "
+                f"time_step of a reservoir is {time_step} s and its time_constant {time_constant} s; "
                 "expected 0 < time_step <= time_constant"
             )
         self.recurrent_strength, self.noise = recurrent_strength, noise

@@ -78,14 +78,14 @@ def memory(runs: Folders | None, axis: Axes) -> None:
     """
     jobs = chosen(newest_sweep() if runs is None else runs, is_network, "run of a network")
     by_window = {run.get("data.batchsize"): run for run in jobs}
-    if len(by_window) < len(jobs) > 1 and len(by_window) > 1:
-        raise UserError(
-            f"{jobs[0].folder.parent}: several runs have the same window; expected one a window: name the folders of "
-            "those to draw"
-        )
     if len(by_window) < 2:
         raise UserError(
             f"{jobs[0].folder}: all runs have the window {next(iter(by_window))}; expected a sweep over data.batchsize"
+        )
+    if len(by_window) < len(jobs):
+        raise UserError(
+            f"{jobs[0].folder.parent}: several runs have the same window; expected one a window: name the folders of "
+            "those to draw"
         )
     windows = sorted(by_window)
     last = min(run.history.last_epoch for run in jobs)

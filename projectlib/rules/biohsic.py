@@ -12,11 +12,12 @@ from projectlib.rules.modulators import Modulator, Window
 
 
 class Shared(NamedTuple):
-    """What all models share of a window: kernel matrices (N, N) of inputs and labels, and the newest [x, y], flat."""
+    """What all models share of a window: kernel matrices (N, N) of inputs and labels, and its newest x and y."""
 
     kx: Tensor
     ky: Tensor
-    newest: Tensor
+    x: Tensor
+    y: Tensor
 
 
 class Carried(NamedTuple):
@@ -55,7 +56,7 @@ class BioHSIC(LocalRule):
 
     def prepare(self, x: Tensor, y: Tensor) -> Shared:
         kx, ky = kernel_matrix(x, self.sigmas[0]), kernel_matrix(y, self.sigmas[1])
-        return Shared(kx, ky, torch.cat([x[-1].flatten(), y[-1]]))
+        return Shared(kx, ky, x[-1], y[-1])
 
     def signal(self, z: Tensor, context: Shared) -> Tensor:
         """What the window says to the newest sample of activations z (N, ...): the shape of one z."""
@@ -67,8 +68,7 @@ class BioHSIC(LocalRule):
         past, past_u = layer(parameters, h[:-1], u[:-1])
         newest, pull_back, newest_u = torch.func.vjp(lambda p: layer(p, h[-1:], u[-1:]), parameters, has_aux=True)
         z = torch.cat([past, newest])
-        sample = torch.cat([context.newest, z[-1].flatten()])
-        xi, memory = self.modulator(self.signal(z, context), sample, memory)
+        xi, memory = self.modulator(self.signal(z, context), (context.x, context.y, z[-1]), memory)
         (gradient,) = pull_back(xi[None])
         u = joined(past_u, newest_u)
         return gradient, z, Carried(u, memory) if memory else u

@@ -21,6 +21,7 @@ class Delta:
         kx, ky, kz = (kernel_matrix(a, self.sigma) for a in (x, y, z))
         return modulation(kx, ky, kz, z, self.gamma, self.sigma, self.form)
 
-    def gradient(self, r: Tensor, o: Tensor, xi: Tensor) -> Tensor:
+    @staticmethod
+    def gradient(r: Tensor, o: Tensor, xi: Tensor) -> Tensor:
         """Gradient (zdim, n) of the readout from r (n,), o (zdim,) and xi (zdim,)."""
         return (o - xi)[:, None] * r

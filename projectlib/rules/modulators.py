@@ -8,6 +8,7 @@ from torch import Tensor
 
 from projectlib.errors import UserError
 from projectlib.models import Reservoir
+from projectlib.rules.delta import Delta
 
 
 class Modulator(Protocol):
@@ -16,10 +17,10 @@ class Modulator(Protocol):
     def initial_state(self, num_inputs: int, z_shape: Sequence[int], like: Tensor) -> Any:
         """Of one layer: num_inputs features of [x, y], activations of z_shape; like: a tensor of the right device."""
 
-    def __call__(self, xi: Tensor, sample: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def __call__(self, xi: Tensor, newest: tuple[Tensor, Tensor, Tensor], state: Any) -> tuple[Tensor, Any]:
         """The signal that is applied, of the shape of xi, and the new state.
 
-        xi: the signal computed from the window.  sample: the newest [x, y, z], flat.
+        xi: the signal computed from the window.  newest: its newest x, y and z.
         """
 
 
@@ -29,7 +30,7 @@ class Window:
     def initial_state(self, num_inputs: int, z_shape: Sequence[int], like: Tensor) -> tuple[()]:
         return ()
 
-    def __call__(self, xi: Tensor, sample: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
+    def __call__(self, xi: Tensor, newest: tuple[Tensor, Tensor, Tensor], state: tuple[()]) -> tuple[Tensor, tuple[()]]:
         return xi, ()
 
 
@@ -70,13 +71,6 @@ class WorkingMemory:
                 f"modulator.learning_rate is {learning_rate} with modulator.nhidden {nhidden}; "
                 "expected a product above 0 and below 2, where the readout learns without overshooting"
             )
-        if not 0 < time_step <= time_constant:
-            raise UserError(
-                f"modulator.time_step is {time_step} s and modulator.time_constant {time_constant} s; "
-                "expected 0 < time_step <= time_constant"
-            )
-        if not 0 < density <= 1:
-            raise UserError(f"modulator.density is {density}; expected a probability in (0, 1]")
         self.units = {
             "nhidden": nhidden,
             "recurrent_strength": recurrent_strength,
@@ -89,7 +83,7 @@ class WorkingMemory:
         self.reservoirs: dict[int, Reservoir] = {}  # by the number of neurons
 
     def initial_state(self, num_inputs: int, z_shape: Sequence[int], like: Tensor) -> Memory:
-        """Raises UserError for activations that are not one number a neuron: convolutions."""
+        """Raises UserError for activations that are no vector (convolutions), and where ``Reservoir`` does."""
         if len(z_shape) != 1:
             raise UserError(
                 f"modulator=reservoir has a readout for each neuron, but activations are of shape {tuple(z_shape)}; "
@@ -97,14 +91,14 @@ class WorkingMemory:
             )
         (width,) = z_shape
         generator = torch.Generator().manual_seed(self.seed)
-        reservoir = Reservoir(num_inputs + width, width, **self.units, generator=generator).to(like.device)
+        reservoir = Reservoir(num_inputs + width, width, **self.units, generator=generator).to(like)
         self.reservoirs[width] = reservoir.requires_grad_(False)
         return Memory(like.new_zeros(self.units["nhidden"]), reservoir.readout.clone())
 
-    def __call__(self, xi: Tensor, sample: Tensor, state: Memory) -> tuple[Tensor, Memory]:
+    def __call__(self, xi: Tensor, newest: tuple[Tensor, Tensor, Tensor], state: Memory) -> tuple[Tensor, Memory]:
         reservoir = self.reservoirs[len(xi)]
         (parameters,) = reservoir.split_parameters()
         parameters["readout"] = state.readout
-        u, r, o = reservoir.step(parameters, state.u[None], reservoir.current(parameters, sample))
-        readout = state.readout - self.learning_rate * (o - xi).mT * r
-        return o[0], Memory(u[0], readout)
+        current = reservoir.current(parameters, torch.cat([part.flatten() for part in newest]))
+        u, r, o = (part[0] for part in reservoir.step(parameters, state.u[None], current))
+        return o, Memory(u, state.readout - self.learning_rate * Delta.gradient(r, o, xi))
