@@ -11,7 +11,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	.venv/bin/uv pip install --python $(PY) --quiet -e '.[dev]' -c constraints.txt
+	.venv/bin/uv pip install --python $(PY) --quiet --compile-bytecode -e '.[dev]' -c constraints.txt
 	touch $@
 
 demo: setup

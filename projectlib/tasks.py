@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from projectlib.data import Dataset, Sampler, Split, prepare
-from projectlib.engines import choose_engine
+from projectlib.engines import choose_engine, choose_reservoir_engine
 from projectlib.engines.reservoir import Presented, ReservoirEngine
 from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
@@ -114,8 +114,6 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
 
 def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     """Reservoirs whose readout learns the modulatory signal of random activations."""
-    if engine == "compiled":
-        raise UserError("engine is 'compiled'; expected auto or eager: a reservoir's time is one matrix product")
     rule = make_rule(config, "target", "delta")
     if config.data.limit is not None or config.data.validation:
         raise UserError(
@@ -142,16 +140,14 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
     sizes = {"num_inputs": learnt.x.shape[1] + dataset.num_classes + zdim, "num_outputs": zdim}
     ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
     use_threads(ensemble)
-    reservoirs = ReservoirEngine(
-        ensemble,
-        rule,
-        learnt,
-        window=config.data.batchsize,
-        num_timesteps=config.data.ntimesteps,
-        make_optimizer=lambda readout: build_optimizer(config, [readout]),
-        seeds=seeds(config),
-    )
-    schedule = build(config.lr_schedule, optimizer=reservoirs.optimizer)
+    optimizer = build_optimizer(config, [ensemble.parameters[0]["readout"]])
+    schedule = build(config.lr_schedule, optimizer=optimizer)
+    window, num_timesteps = config.data.batchsize, config.data.ntimesteps
+    num_updates = config.training.nepochs * (num_samples - window + 1) * num_timesteps
+    engine_class = choose_reservoir_engine(engine, ensemble, optimizer, num_updates)
+    if engine_class is not ReservoirEngine:
+        torch.set_num_threads(1)  # the engine has threads of its own
+    reservoirs = engine_class(ensemble, rule, optimizer, learnt, window, num_timesteps, seeds(config))
 
     def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
         scores = {"train": reservoirs.measure()} if before_training else {}

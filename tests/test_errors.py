@@ -109,7 +109,7 @@ def test_lif_refuses(script, tmp_path, arguments, parts):
         (["data.nsamples=10", "data.zdim=1"], ["data.nsamples", "data.zdim=1", "variance"]),
         (["model.density=0"], ["density", "0"]),
         (["model.noise=-1"], ["model.noise", "-1"]),
-        (["engine=compiled"], ["engine", "compiled", "eager"]),
+        (["engine=compiled", "model.density=0.9"], ["density 0.9", "engine=auto"]),
         (["model=mlp"], ["num_inputs", "projectlib.models.mlp"]),
         (["rule=biohsic"], ["rule.sigmas"]),
     ],

@@ -9,6 +9,8 @@ from projectlib.engines.convolution import ConvolutionEngine
 from projectlib.engines.cpu import CpuEngine
 from projectlib.engines.cuda import GraphEngine
 from projectlib.engines.eager import EagerEngine
+from projectlib.engines.reservoir import ReservoirEngine
+from projectlib.engines.reservoir_cpu import CpuReservoirEngine
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.rules import Rule
@@ -22,13 +24,7 @@ log = logging.getLogger(__name__)
 def choose_engine(
     name: str, ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler, num_epochs: int
 ) -> type[EagerEngine]:
-    """The engine for ``auto``, ``eager`` or ``compiled``.
-
-    ``auto`` compiles what can be compiled and is long enough to be worth it.  Raises UserError where ``compiled``
-    is asked for and there is nothing that covers the task.
-    """
-    if name == "eager":
-        return EagerEngine
+    """The engine of a network for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does."""
     device = device_type(ensemble)
     layers = [type(layer) for layer in ensemble.network.layers]
     compiled = next((engine for engine in COMPILED.get(device, ()) if engine.takes(layers)), None)
@@ -37,12 +33,32 @@ def choose_engine(
     else:
         names = ", ".join(sorted({layer.__name__ for layer in layers}))
         reason = f"layers of {names}" if device in COMPILED else f"the device {device}"
+    updates = num_epochs * sampler.steps * ensemble.network.num_timesteps
+    return choose(name, EagerEngine, compiled, reason, updates)
+
+
+def choose_reservoir_engine(
+    name: str, ensemble: Ensemble, optimizer: Optimizer, num_updates: int
+) -> type[ReservoirEngine]:
+    """The engine of a reservoir for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does."""
+    device, compiled = device_type(ensemble), CpuReservoirEngine
+    reason = compiled.lacks(ensemble, optimizer) if device == "cpu" else f"a reservoir on the device {device}"
+    return choose(name, ReservoirEngine, compiled, reason, num_updates)
+
+
+def choose(name: str, eager: type, compiled: type | None, reason: str | None, updates: int) -> type:
+    """``auto`` compiles what can be compiled and is long enough to be worth it.
+
+    reason: what ``compiled`` does not cover, if anything.  Raises UserError where ``compiled`` is asked for and there
+    is such a reason.
+    """
     if name == "compiled" and reason:
         raise UserError(f"engine is 'compiled', but it does not cover {reason}; use engine=auto or engine=eager")
-    updates = num_epochs * sampler.steps * ensemble.network.num_timesteps
+    if name == "eager":
+        return eager
     if reason or (name == "auto" and updates < compiled.worth_compiling):
         log.info("engine eager: %s", f"no kernel covers {reason}" if reason else f"{updates} updates are few")
-        return EagerEngine
+        return eager
     return compiled
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401 (what numba's np.dot calls: loaded here, so that its threads can be held)
 import torch
 from threadpoolctl import ThreadpoolController
-from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from projectlib.data import Epoch, Sampler
-from projectlib.engines import kernels
+from projectlib.engines import kernel_optimizer, kernels
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.models.lif import LIFLayer
@@ -20,8 +19,6 @@ from projectlib.models.mlp import DenseLayer, Readout
 from projectlib.rules import Backprop, BioHSIC, Frozen, Rule, Window
 
 RULES = {BioHSIC: kernels.BIOHSIC, Frozen: kernels.FROZEN, Backprop: kernels.BACKPROP}
-OPTIMIZERS = {SGD: kernels.SGD, Adam: kernels.ADAM, AdamW: kernels.ADAMW}
-PLAIN = {"momentum": 0, "dampening": 0, "nesterov": False, "amsgrad": False, "maximize": False}
 
 
 class CpuEngine(EagerEngine):
@@ -45,13 +42,8 @@ class CpuEngine(EagerEngine):
             return f"the rule {type(rule).__name__}"
         if isinstance(rule, BioHSIC) and not isinstance(rule.modulator, Window):
             return f"the modulator {type(rule.modulator).__name__}"
-        group = optimizer.param_groups[0]
-        if type(optimizer) is Adam and group.get("decoupled_weight_decay"):
-            return "Adam with decoupled weight decay (optimizer=adamw)"
-        if type(optimizer) not in OPTIMIZERS:
-            return f"the optimizer {type(optimizer).__name__}"
-        if options := [f"{key}={group[key]}" for key, value in PLAIN.items() if group.get(key, value) != value]:
-            return f"the optimizer {type(optimizer).__name__} with {', '.join(options)}"
+        if reason := kernel_optimizer.lacks(optimizer):
+            return reason
         return "augmented data" if sampler.augmentation is not None else None
 
     def warm_up(self) -> None:
@@ -76,7 +68,11 @@ class CpuEngine(EagerEngine):
         """All windows of ``window`` samples in the sequence ``indices``, for every member."""
         samples = self.source.inputs.flatten(1).numpy()[indices]
         labels = self.source.labels.numpy()[indices]
-        presentation, learning, optimizer = self.presentation(window), self.learning(), self.hyper_parameters()
+        presentation, learning, optimizer = (
+            self.presentation(window),
+            self.learning(),
+            kernel_optimizer.constants(self.optimizer),
+        )
         lags, modulation = self.shared_kernels(samples, labels, window)
 
         def train_member(index: int) -> int:
@@ -93,7 +89,7 @@ class CpuEngine(EagerEngine):
                 presentation,
                 learning,
                 optimizer,
-                self.updates_done(),
+                kernel_optimizer.count(self.optimizer),
                 self.totals[index].numpy(),
             )
             if self.is_dynamic:
@@ -103,9 +99,7 @@ class CpuEngine(EagerEngine):
 
         with self.blas.limit(limits=1):
             updates = list(self.threads.map(train_member, members))[-1]
-        for state in self.optimizer.state.values():
-            if "step" in state:
-                state["step"].fill_(updates)
+        kernel_optimizer.set_count(self.optimizer, updates)
 
     def shared_kernels(self, samples: np.ndarray, labels: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
         """What all members share: kernels of each sample with those before it, and the windows' weights of xi."""
@@ -136,25 +130,12 @@ class CpuEngine(EagerEngine):
         log_hsic = self.monitor is not None
         return kernels.Learning(RULES[type(self.rule)], log_hsic, float(gamma), float(sigmas[1]), float(sigmas[2]))
 
-    def hyper_parameters(self) -> kernels.Optimizer:
-        group = self.optimizer.param_groups[0]
-        beta1, beta2 = group.get("betas", (0.0, 0.0))
-        values = (group["lr"], beta1, beta2, group.get("eps", 0.0), group["weight_decay"])
-        return kernels.Optimizer(OPTIMIZERS[type(self.optimizer)], *map(float, values))
-
-    def updates_done(self) -> int:
-        """Updates so far, which Adam corrects its moments by; counted by the optimizer itself."""
-        for state in self.optimizer.state.values():
-            if "step" in state:
-                return int(state["step"])
-        return 0
-
     def member(self, index: int) -> kernels.Member:
         """One model's arrays, as views."""
 
-        def arrays(name: str, of: str | None = None) -> tuple[np.ndarray, ...]:
+        def arrays(name: str, moment: str | None = None) -> tuple[np.ndarray, ...]:
             tensors = [layer[f"affine.{name}"] for layer in self.ensemble.parameters]
-            return tuple(self.moment(tensor, of)[index].numpy() for tensor in tensors)
+            return tuple(kernel_optimizer.moment(self.optimizer, p, moment)[index].numpy() for p in tensors)
 
         return kernels.Member(
             arrays("weight"),
@@ -164,10 +145,6 @@ class CpuEngine(EagerEngine):
             arrays("bias", "exp_avg"),
             arrays("bias", "exp_avg_sq"),
         )
-
-    def moment(self, parameter: Tensor, name: str | None) -> Tensor:
-        """A moment of a parameter, or the parameter itself where there is none to be read."""
-        return self.optimizer.state.get(parameter, {}).get(name, parameter)
 
 
 def num_cores() -> int:

@@ -1,6 +1,6 @@
 """Reservoirs that learn the modulatory signal, one window after the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,9 @@ from projectlib.ensemble import Ensemble, over_members
 from projectlib.rules import Delta
 
 NOISE_STREAM = 1 << 32  # keeps a member's noise apart from its weights
+
+Outputs = Callable[[], Tensor]
+"""Outputs (num_models, time steps, zdim) that may still be on their way; a call waits for them."""
 
 
 class Presented(NamedTuple):
@@ -30,8 +33,10 @@ class ReservoirEngine:
     carries over from window to window.  Around it the readout is scored twice without learning, for as many time
     steps from a state that is then discarded: before the window's first update and after its last.
 
-    ensemble: the reservoirs.  samples: what is learnt, x (n, features).  window: samples in one.  make_optimizer:
-    the optimizer of the stacked readouts (num_models, zdim, nhidden).  seeds: of the members' noise.
+    ensemble: the reservoirs.  optimizer: of their stacked readouts (num_models, zdim, nhidden).  samples: what is
+    learnt, x (n, features).  window: samples in one.  seeds: of the members' noise.
+
+    The compiled engine is a subclass that lets the time steps run faster.
     """
 
     name = "eager"
@@ -41,15 +46,14 @@ class ReservoirEngine:
         self,
         ensemble: Ensemble,
         rule: Delta,
+        optimizer: Optimizer,
         samples: Presented,
         window: int,
         num_timesteps: int,
-        make_optimizer: Callable[[Tensor], Optimizer],
         seeds: Sequence[int],
     ):
-        self.network, self.rule, self.num_timesteps = ensemble.network, rule, num_timesteps
+        self.network, self.rule, self.optimizer, self.num_timesteps = ensemble.network, rule, optimizer, num_timesteps
         (self.parameters,) = ensemble.parameters
-        self.optimizer = make_optimizer(self.parameters["readout"])
         self.noise = [torch.Generator().manual_seed(seed + NOISE_STREAM) for seed in seeds]
         self.samples, device = samples, samples.x.device
         self.sampler = Sampler(len(samples.x), window, sliding=True)
@@ -61,7 +65,7 @@ class ReservoirEngine:
         self.steps_in_epoch = 0
 
     def compile(self) -> float:
-        """Nothing to compile; returns 0 seconds."""
+        """Do what has to be done once before the first step; returns the seconds it took."""
         return 0.0
 
     def draw_epoch(self, generator: torch.Generator) -> Epoch:
@@ -73,10 +77,12 @@ class ReservoirEngine:
 
     def run(self, epoch: Epoch, start: int, stop: int) -> None:
         """Train on the windows [start, stop) of an epoch, in place."""
-        for step in range(start, stop):
-            indices = self.sampler.window_indices(epoch, step)
-            xi, outputs, errors = self.present(Presented(*(a[indices] for a in self.samples)), learn=True)
-            self.targets[step], self.outputs[step] = xi, outputs[:, 0]
+        windows = (self.sampler.window_indices(epoch, step) for step in range(start, stop))
+        presented = self.present_all(
+            (Presented(*(a[indices] for a in self.samples)) for indices in windows), learn=True
+        )
+        for step, (xi, outputs, errors) in enumerate(presented, start):
+            self.targets[step], self.outputs[step] = xi, outputs[0]
             self.errors += errors
         self.steps_in_epoch += stop - start
 
@@ -91,64 +97,74 @@ class ReservoirEngine:
 
     def go_through(self, samples: Presented) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Targets (windows, zdim), outputs (windows, time steps, zdim) of the first member, and the metrics."""
-        size = self.sampler.size
+        starts = range(len(samples.x) - self.sampler.size + 1)
+        windows = (Presented(*(a[start : start + self.sampler.size] for a in samples)) for start in starts)
         rest, noise = self.u.clone(), [generator.get_state() for generator in self.noise]
-        windows = [
-            self.present(Presented(*(a[start : start + size] for a in samples)), learn=False)
-            for start in range(len(samples.x) - size + 1)
-        ]
+        presented = [*self.present_all(windows, learn=False)]
         self.u.copy_(rest)
         for generator, state in zip(self.noise, noise, strict=True):
             generator.set_state(state)
-        targets, outputs, errors = (torch.stack(parts) for parts in zip(*windows, strict=True))
-        return targets, outputs[:, :, 0], means(errors.sum(0), targets)
+        targets, outputs, errors = (torch.stack(parts) for parts in zip(*presented, strict=True))
+        return targets, outputs[:, 0], means(errors.sum(0), targets)
 
-    def present(self, window: Presented, learn: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def present_all(self, windows: Iterable[Presented], learn: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """``present`` of windows in turn, with their errors (num_models, 3): one is scored while the next learns."""
+        previous = None
+        for window in windows:
+            current = self.present(window, learn)
+            if previous:
+                yield finish(*previous)
+            previous = current
+        if previous:
+            yield finish(*previous)
+
+    def present(self, window: Presented, learn: bool) -> tuple[Tensor, Tensor, list[Outputs]]:
         """One window, scored before, during and after its updates.
 
-        Returns its target xi (zdim,), the outputs during it (time steps, num_models, zdim), and its mean squared
-        errors during, after and before its updates (num_models, 3), on the host.
+        Returns its target xi (zdim,), the outputs during it (num_models, time steps, zdim), and those during, after
+        and before its updates, each when it is asked for.
         """
         x, y, z = window
         xi = self.rule.target(x, y, z)
         newest = torch.cat([x[-1], y[-1], z[-1]])
         current = over_members(lambda p: self.network.current(p, newest), self.parameters)
 
-        # the run before learning and the run that learns start from one state: they share the recurrent product
-        untrained = self.parameters["readout"].clone()
-        both, u = [], self.u.expand(2, -1, -1).transpose(0, 1)
-        for _ in range(self.num_timesteps):
-            readouts = torch.stack([untrained, self.parameters["readout"]], 1)
-            u, r, o = self.step(u, current, readouts)
-            both.append(o)
-            if learn:
-                gradient = torch.vmap(self.rule.gradient, (0, 0, None))(r[:, 1], o[:, 1], xi)
-                self.parameters["readout"].grad = gradient.contiguous()
+        u, readout = self.u.clone(), self.parameters["readout"]
+        untrained = readout.clone() if learn else readout
+        during = self.go_on(self.u, readout, current, self.draw_noise(), xi if learn else None)()
+        trained = readout.clone() if learn else readout
+        after = self.go_on(self.u.clone(), trained, current, self.draw_noise())
+        # a readout that rests is the same before as during
+        before = self.go_on(u, untrained, current, self.draw_noise()) if learn else lambda: during
+        return xi, during, [lambda: during, after, before]
+
+    def go_on(
+        self, u: Tensor, readout: Tensor, current: Tensor, noise: Tensor, target: Tensor | None = None
+    ) -> Outputs:
+        """A window's time steps for all members, from the states u (num_models, nhidden), changed in place.
+
+        readout: (num_models, zdim, nhidden), taught the target (zdim,) in place where there is one.
+        current: (num_models, nhidden).  noise: as it is drawn.  Returns the outputs (num_models, time steps, zdim),
+        when they are asked for.
+        """
+        outputs = []
+        for step in noise.unbind(1):
+            added = step.split([u.shape[1], readout.shape[1]], -1) if self.network.noise else ()
+            new, r, o = over_members(self.network.step, {**self.parameters, "readout": readout}, u, current, added)
+            u.copy_(new)
+            outputs.append(o)
+            if target is not None:
+                readout.grad = torch.vmap(self.rule.gradient, (0, 0, None))(r, o, target)
                 self.optimizer.step()
-        before, during = torch.stack(both).unbind(2)
-        self.u = u[:, 1]
+        return lambda: torch.stack(outputs, 1)
 
-        trained, u, after = self.parameters["readout"][:, None], self.u[:, None], []
-        for _ in range(self.num_timesteps):
-            u, _, o = self.step(u, current, trained)
-            after.append(o[:, 0])
-
-        errors = [(outputs - xi).square().mean((0, 2)) for outputs in (during, torch.stack(after), before)]
-        return xi, during, torch.stack(errors, 1).cpu().double()
-
-    def step(self, u: Tensor, current: Tensor, readouts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One time step of all members' states u (num_models, S, nhidden), each with a readout of its own."""
-        parameters = {**self.parameters, "readout": readouts}
-        return over_members(self.network.step, parameters, u, current, self.draw_noise(u.shape[1]))
-
-    def draw_noise(self, num_states: int) -> tuple[Tensor, Tensor] | tuple[()]:
-        """Noise on the rates (num_models, S, nhidden) and the outputs (num_models, S, zdim); none at an sd of 0."""
+    def draw_noise(self) -> Tensor:
+        """Noise of a window on rates and outputs, (num_models, time steps, nhidden + zdim); (..., 0) at an sd of 0."""
+        num_models, zdim, num_hidden = self.parameters["readout"].shape
         if not self.network.noise:
-            return ()
-        sizes = [self.u.shape[1], self.samples.z.shape[1]]
-        draws = [torch.randn(num_states, sum(sizes), generator=generator) for generator in self.noise]
-        rates, outputs = (self.network.noise * torch.stack(draws).to(self.u.device)).split(sizes, -1)
-        return rates, outputs
+            return torch.zeros(num_models, self.num_timesteps, 0)
+        draws = [torch.randn(self.num_timesteps, num_hidden + zdim, generator=generator) for generator in self.noise]
+        return (self.network.noise * torch.stack(draws)).to(self.u.device)
 
     def metrics(self) -> dict[str, Tensor]:
         """Means over the epoch's windows so far, (num_models,) each; nmse is relative to the targets' variance."""
@@ -184,6 +200,12 @@ class ReservoirEngine:
             generator.set_state(state.cpu())
         load_optimizer(self.optimizer, saved["optimizer"])
         self.steps_in_epoch = saved["steps_in_epoch"]
+
+
+def finish(xi: Tensor, during: Tensor, runs: list[Outputs]) -> tuple[Tensor, Tensor, Tensor]:
+    """A window with its mean squared errors during, after and before its updates, (num_models, 3), on the host."""
+    errors = [(outputs() - xi).square().mean((1, 2)) for outputs in runs]
+    return xi, during, torch.stack(errors, 1).cpu().double()
 
 
 def means(errors: Tensor, targets: Tensor) -> dict[str, Tensor]:

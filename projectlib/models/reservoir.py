@@ -66,16 +66,14 @@ class Reservoir(nn.Module):
         current: Tensor,
         noise: tuple[Tensor, Tensor] | tuple[()] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One time step of S states u (S, n) with the input current (n,), in one product with W_r.
+        """One time step of a state u (n,) with the input current (n,).
 
-        parameters: ``readout`` may be (num_outputs, n) for all states or (S, num_outputs, n), one for each.
-        noise: what is added to r (S, n) and to o (S, num_outputs), or ().
+        noise: what is added to r (n,) and to o (num_outputs,), or ().
         Returns the new u, and r and o of the old.
         """
         r = u.tanh()
         r = r + noise[0] if noise else r
-        o = (parameters["readout"] @ r[..., None])[..., 0]
+        o = parameters["readout"] @ r
         o = o + noise[1] if noise else o
-        recurrent = torch.nn.functional.linear(r, parameters["recurrent"])
-        drive = self.recurrent_strength * recurrent + current + torch.nn.functional.linear(o, parameters["feedback"])
+        drive = self.recurrent_strength * (parameters["recurrent"] @ r) + current + parameters["feedback"] @ o
         return u + self.rate * (drive - u), r, o

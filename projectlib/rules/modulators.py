@@ -100,5 +100,5 @@ class WorkingMemory:
         (parameters,) = reservoir.split_parameters()
         parameters["readout"] = state.readout
         current = reservoir.current(parameters, torch.cat([part.flatten() for part in newest]))
-        u, r, o = (part[0] for part in reservoir.step(parameters, state.u[None], current))
+        u, r, o = reservoir.step(parameters, state.u, current)
         return o, Memory(u, state.readout - self.learning_rate * Delta.gradient(r, o, xi))
