@@ -34,7 +34,7 @@ class TrainedRun(NamedTuple):
 def load(run_folder: str | Path, device: torch.device | str = "cpu") -> TrainedRun:
     """The models of a run as they were at its last checkpoint.
 
-    For a reservoir, ``ensemble.network`` is a ``Reservoir`` to be stepped with ``ensemble.parameters[0]``.
+    For a reservoir, ``ensemble.network`` is a ``Reservoir`` to be stepped with ``ensemble.member(index)[0]``.
     Raises UserError for a folder that is no run or has no checkpoint that can be read.
     """
     folder = Path(run_folder)

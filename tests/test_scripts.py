@@ -194,9 +194,9 @@ def test_a_reservoir_is_loaded(script, tmp_path):
     run = tmp_path / "run"
     assert script("train-reservoir", *settings("train-reservoir"), f"hydra.run.dir={run}").code == 0
     trained = projectlib.load(run)
-    parameters = {name: p[0] for name, p in trained.ensemble.parameters[0].items()}
-    u, r, o = trained.ensemble.network.step(parameters, torch.zeros(1, 20), torch.ones(20))
-    assert (u.shape, r.shape, o.shape) == ((1, 20), (1, 20), (1, 10))
+    (parameters,) = trained.ensemble.member(0)
+    u, r, o = trained.ensemble.network.step(parameters, torch.zeros(20), torch.ones(20))
+    assert (u.shape, r.shape, o.shape) == ((20,), (20,), (10,))
     with pytest.raises(projectlib.errors.UserError, match="reservoir"):
         trained.predict(torch.zeros(1, 84))
     ended = script("train-reservoir", "data=digits", f"evaluate={run}")
