@@ -12,6 +12,9 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	.venv/bin/uv pip install --python $(PY) --quiet --compile-bytecode -e '.[dev]' -c constraints.txt
+	@# compiles the kernels that "make demo" and most of the tests use
+	rm -rf build/setup
+	$(PY) train-biohsic.py data=digits training.nepochs=1 engine=compiled hydra.run.dir=build/setup >/dev/null
 	touch $@
 
 demo: setup

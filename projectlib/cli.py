@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.collector import leave_everything, paused_collector
 from projectlib.errors import UserError
 from projectlib.files import write_text
 from projectlib.interrupts import EXIT_RESUME, Interrupted, ignore_signals, pass_on
@@ -55,6 +56,8 @@ def launch(main: Callable) -> None:
         sys.exit(f"error: cannot write {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("stopped before training began")
+    finally:
+        leave_everything()
 
 
 def chosen_for_help(arguments: list[str]) -> list[str]:
@@ -82,7 +85,8 @@ def run(config: DictConfig) -> float | None:
             limit_threads(hydra.launcher)
             if config.evaluate is None and config.search is None:
                 return sweep_job(config, folder, hydra.job)
-        from projectlib.job import evaluate_run, train  # seconds of imports, for a config that is sound
+        with paused_collector():  # seconds of imports, for a config that is sound
+            from projectlib.job import evaluate_run, train
 
         if config.evaluate is not None:
             return evaluate_run(config, folder)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from projectlib.checkpoint import checkpoint_files, newest_checkpoint
 from projectlib.checkpoint_folder import checkpoint_folder
+from projectlib.collector import paused_collector
 from projectlib.errors import UserError
 from projectlib.files import FolderLock, write_text
 from projectlib.interrupts import Interrupts
@@ -62,7 +63,8 @@ def train_locked(
     with Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint) as recorder:
         device = resolve_device(config.device, job_number)
         same_device = checkpoint is not None and checkpoint["device"] == device.type
-        task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
+        with paused_collector():  # torch imports a compiler for its optimizers
+            task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
         make_folder(checkpoints)
         if checkpoint:
             torch.set_num_threads(checkpoint["threads"])
@@ -137,7 +139,8 @@ def checkpoint_of_run(folder: Path, checkpoints: Path, config: dict[str, Any]) -
 
 def conclude(recorder: Recorder, folder: Path) -> float | None:
     """Draw the learning curve, print what a run ends with, and return its objective."""
-    from projectlib.plotting import save_run_figure
+    with paused_collector():
+        from projectlib.plotting import save_run_figure
 
     figure = save_run_figure(folder)
     accuracy = recorder.history.values(recorder.history.last_epoch, "test", "accuracy")

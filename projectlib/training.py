@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LRScheduler
 
 from projectlib.checkpoint import layout_difference
+from projectlib.collector import paused_collector
 from projectlib.data import Epoch, Sampler, Split
 from projectlib.ensemble import Ensemble
 from projectlib.errors import Diverged, UserError
@@ -82,7 +83,8 @@ def fit(
         scores = evaluate(True)
         check_finite(scores, engine, 0, 0)
         recorder.end_epoch(0, scores, {"traces": engine.traces(), "arrays": probe(0)})
-    recorder.seconds["compile"] += engine.compile()
+    with paused_collector():
+        recorder.seconds["compile"] += engine.compile()
     num_steps = engine.sampler.steps
     recorder.begin(num_epochs, total=num_epochs * num_steps, done=(first - 1) * num_steps + resumed_at)
 
