@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.collector import leave_everything, paused_collector
+from projectlib.collector import leave_everything_at_exit, paused_collector
 from projectlib.errors import UserError
 from projectlib.files import write_text
 from projectlib.interrupts import EXIT_RESUME, Interrupted, ignore_signals, pass_on
@@ -44,6 +44,7 @@ def launch(main: Callable) -> None:
     logging.raiseExceptions = False  # on a full disk the log would bury the reason under tracebacks of its own
     guard_hydra()
     set_launcher_defaults()
+    leave_everything_at_exit()
     try:
         script, arguments = Path(sys.argv[0]).stem, sys.argv[1:]
         sys.argv[1:] = [*resumed_arguments(script, arguments), *chosen_for_help(arguments)]
@@ -56,8 +57,6 @@ def launch(main: Callable) -> None:
         sys.exit(f"error: cannot write {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("stopped before training began")
-    finally:
-        leave_everything()
 
 
 def chosen_for_help(arguments: list[str]) -> list[str]:

@@ -35,9 +35,9 @@ CASES = {
     "biohsic": "train-biohsic data=xor nmodels=2 model.features=[200,100] engine=eager lr_schedule=cosine",
     "bp": "train-bp data=digits nmodels=1 data.batchsize=4 engine=eager optimizer=sgd optimizer.momentum=0.9 "
     "lr_schedule=piecewise lr_schedule.milestones=[1,2]",
-    "lif": "train-lif-biohsic data=xor nmodels=2 engine=eager data.batchsize=10 training.sample_timesteps=5 "
+    "lif": "train-lif-biohsic data=xor nmodels=2 engine=eager data.batchsize=10 training.sample_timesteps=2 "
     "optimizer=adam lr_schedule=exponential",
-    "reservoir": "train-reservoir data=xor nmodels=2 model.nhidden=150 model.noise=0.01",
+    "reservoir": "train-reservoir data=xor nmodels=2 model.nhidden=150 data.nsamples=60 model.noise=0.01",
     "biohsic compiled": "train-biohsic data=digits nmodels=2 engine=compiled training.log_hsic=true",
     "cnn compiled": "train-biohsic data=digits model=cnn model.features=[4,8] nmodels=1 engine=compiled",
     "lif compiled": "train-lif-biohsic data=xor nmodels=1 engine=compiled data.batchsize=10",
@@ -57,7 +57,7 @@ def run_script(name: str, arguments: list[str], printed: Path) -> None:
 def start(case: str, folder: Path, resume: bool) -> multiprocessing.Process:
     """Begin a case in a folder, or go on with it."""
     name, *settings = CASES[case].split()
-    limit = [] if name == "train-reservoir" else ["data.limit=150"]
+    limit = [] if name == "train-reservoir" else ["data.limit=100"]
     arguments = [f"resume={folder}"] if resume else [*settings, *limit, *EVERY_CHUNK, f"hydra.run.dir={folder}"]
     process = fork.Process(target=run_script, args=(name, arguments, folder.with_suffix(".log")))
     process.start()

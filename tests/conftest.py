@@ -120,15 +120,18 @@ TINY = {
     "train-reservoir": ("model.nhidden=20", "data.nsamples=12", "data.ntimesteps=3", "training.nepochs=2"),
     "train-biohsic": ("nmodels=2", "data.limit=40", "training.nepochs=2"),
     "train-bp": ("nmodels=2", "data.limit=40", "training.nepochs=2"),
-    "train-lif-biohsic": ("nmodels=2", "data.limit=70", "training.nepochs=2", "training.sample_timesteps=4"),
+    "train-lif-biohsic": ("nmodels=2", "data.limit=70", "training.nepochs=2", "training.sample_timesteps=2"),
 }
 
 
 @pytest.fixture(scope="session")
 def tiny_results(tmp_path_factory):
     """A folder with every experiment of the quick set in ``outputs`` and ``multirun``, made far smaller."""
-    folder = tmp_path_factory.mktemp("results")
+    return run_tiny(tmp_path_factory.mktemp("results"), experiment_names("quick"))
+
+
+def run_tiny(folder, names):
     with scripts_in_this_process(folder) as run:
-        for experiment in map(Experiment, experiment_names("quick")):
+        for experiment in map(Experiment, names):
             assert run(experiment.script, *experiment.command.split()[2:], *TINY[experiment.script]) == 0
     return folder

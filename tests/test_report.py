@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import run_tiny
 from scipy import stats
 
 from projectlib.errors import UserError
@@ -15,9 +16,10 @@ from projectlib.runs import open_runs
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_results):
-    results = Results([tiny_results / "outputs"], "quick")
-    return open_runs(results.runs("mnist", "mnist-exact", "mnist-bp", "reservoir"))
+def runs(tmp_path_factory):
+    names = ("mnist", "mnist-exact", "mnist-bp", "reservoir")
+    folder = run_tiny(tmp_path_factory.mktemp("results"), (f"quick/{name}" for name in names))
+    return open_runs(Results([folder / "outputs"], "quick").runs(*names))
 
 
 def test_paired_interval_against_scipy():

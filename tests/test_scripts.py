@@ -27,7 +27,8 @@ SUMMARY = {
 def settings(name):
     if name == "train-reservoir":
         return [*SMALL_RESERVOIR, "training.nepochs=2"]
-    return ["data=xor", "data.batchsize=10", "nmodels=2", *TINY]
+    time_steps = ["training.sample_timesteps=3"] if name == "train-lif-biohsic" else []
+    return ["data=xor", "data.batchsize=10", "nmodels=2", *TINY, *time_steps]
 
 
 def read(folder):

@@ -123,12 +123,12 @@ def test_objective_is_null_where_it_was_not_measured():
 
 def test_a_sweep_with_a_value_more_does_not_write_over_the_jobs_of_another(tmp_path):
     settings = ["training.nepochs=1", "data.limit=20", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    assert run_script(tmp_path, *settings, "seed=1,2").returncode == 0
+    assert run_script(tmp_path, *settings, "seed=1").returncode == 0
     before = [(row["seed"], row["status"], row["train_loss"]) for row in collect([tmp_path / "sweep"])]
-    ended = run_script(tmp_path, *settings, "seed=0,1,2")
+    ended = run_script(tmp_path, *settings, "seed=0,1")
     assert ended.returncode == 1
-    assert ended.stdout.count("holds a run with other settings: seed") == 2
-    assert [(row["seed"], row["status"], row["train_loss"]) for row in collect([tmp_path / "sweep"])][:2] == before
+    assert ended.stdout.count("holds a run with other settings: seed") == 1
+    assert [(row["seed"], row["status"], row["train_loss"]) for row in collect([tmp_path / "sweep"])][:1] == before
 
 
 def test_jobs_share_an_absolute_path_of_checkpoints(tmp_path):
