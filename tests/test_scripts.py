@@ -41,8 +41,8 @@ def summary(folder):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_command_leaves_a_whole_run_folder(command, tmp_path, name):
-    ended = command(name, *settings(name))
+def test_a_command_leaves_a_whole_run_folder(script, tmp_path, name):
+    ended = script(name, *settings(name))
     assert ended.code == 0, ended.output
     (folder,) = (tmp_path / "outputs" / name).glob("*/*")
     reservoir, nmodels = name == "train-reservoir", 1 if name == "train-reservoir" else 2
