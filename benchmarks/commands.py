@@ -92,13 +92,17 @@ class Bench:
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
-    def command(self, *words: str | Path, cache: str = "shared") -> Finished:
-        """Run a command with a compilation cache of its own.  cache: name of the cache, empty when first used."""
+    def command(self, *words: str | Path, cache: str | None = "shared") -> Finished:
+        """Run a command with a compilation cache of its own.
+
+        cache: name of the cache, empty when first used; None for the one in the project, as a user has it.
+        """
         number = next(self.numbers)
         print(f"    {' '.join(Path(word).name if Path(word).is_absolute() else str(word) for word in words)}", end="")
         print(flush=True, end=" ")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-        environment["NUMBA_CACHE_DIR"] = str(self.folder / "cache" / cache)
+        if cache:
+            environment["NUMBA_CACHE_DIR"] = str(self.folder / "cache" / cache)
         finished = run([str(word) for word in words], environment, self.folder / f"{number}.log")
         print(f"-> {finished.seconds:.1f} s", flush=True)
         return finished
