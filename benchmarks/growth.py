@@ -58,7 +58,7 @@ def measure(bench: Bench) -> dict[str, list[Point]]:
             if size.window not in floor:
                 floor[size.window] = bench.floor_step(max(100, bench.size(60_000, 600) // size.window), size.window)
             scale = size.nmodels * size.num_weights / Size().num_weights
-            times = step_times(size, bench.size(3, 1), bench.size(200, 1) / 1000)
+            times = step_times(size, bench.size(3, 1), bench.size(100, 1) / 1000)
             curves[axis].append(Point(value, *times, [scale * stick for stick in floor[size.window]]))
             print(f"    {axis} {value}: {spread(times[0], 'us')}, eager {spread(times[1], 'us')}", flush=True)
     return curves

@@ -118,7 +118,7 @@ def cnn(bench: Bench) -> list[Result]:
     steps = bench.size(300, 10)
     bare, runs = [], []
     for _ in range(bench.repetitions):
-        bare.append(bench.inside("convolutions", features=FEATURES, window=WINDOW, seconds=bench.size(2, 0)))
+        bare.append(bench.inside("convolutions", features=FEATURES, window=WINDOW, seconds=bench.size(1, 0)))
         runs.append(cnn_run(bench, steps))
     layout, sticks = fastest(bare)
     row = Row(
