@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	.venv/bin/uv pip install --python $(PY) --quiet --compile-bytecode -e '.[dev]' -c constraints.txt
 	@# compiles the kernels that "make demo" and most of the tests use
 	rm -rf build/setup
-	$(PY) train-biohsic.py data=digits training.nepochs=1 engine=compiled hydra.run.dir=build/setup >/dev/null
+	$(PY) train-biohsic.py data=digits training.nepochs=1 engine=compiled device=cpu hydra.run.dir=build/setup >/dev/null
 	touch $@
 
 demo: setup

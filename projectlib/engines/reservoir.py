@@ -118,11 +118,11 @@ class ReservoirEngine:
         if previous:
             yield finish(*previous)
 
-    def present(self, window: Presented, learn: bool) -> tuple[Tensor, Tensor, list[Outputs]]:
+    def present(self, window: Presented, learn: bool) -> tuple[Tensor, Tensor, Outputs, Outputs]:
         """One window, scored before, during and after its updates.
 
-        Returns its target xi (zdim,), the outputs during it (num_models, time steps, zdim), and those during, after
-        and before its updates, each when it is asked for.
+        Returns its target xi (zdim,), the outputs (num_models, time steps, zdim) during its updates, and those after
+        and before them, which may still be on their way.
         """
         x, y, z = window
         xi = self.rule.target(x, y, z)
@@ -136,7 +136,7 @@ class ReservoirEngine:
         after = self.go_on(self.u.clone(), trained, current, self.draw_noise())
         # a readout that rests is the same before as during
         before = self.go_on(u, untrained, current, self.draw_noise()) if learn else lambda: during
-        return xi, during, [lambda: during, after, before]
+        return xi, during, after, before
 
     def go_on(
         self, u: Tensor, readout: Tensor, current: Tensor, noise: Tensor, target: Tensor | None = None
@@ -154,7 +154,8 @@ class ReservoirEngine:
             u.copy_(new)
             outputs.append(o)
             if target is not None:
-                readout.grad = torch.vmap(self.rule.gradient, (0, 0, None))(r, o, target)
+                gradient = torch.vmap(self.rule.gradient, (0, 0, None))(r, o, target)
+                readout.grad = gradient.contiguous()  # as fused optimizers take it to be, unchecked
                 self.optimizer.step()
         return lambda: torch.stack(outputs, 1)
 
@@ -202,9 +203,9 @@ class ReservoirEngine:
         self.steps_in_epoch = saved["steps_in_epoch"]
 
 
-def finish(xi: Tensor, during: Tensor, runs: list[Outputs]) -> tuple[Tensor, Tensor, Tensor]:
+def finish(xi: Tensor, during: Tensor, after: Outputs, before: Outputs) -> tuple[Tensor, Tensor, Tensor]:
     """A window with its mean squared errors during, after and before its updates, (num_models, 3), on the host."""
-    errors = [(outputs() - xi).square().mean((1, 2)) for outputs in runs]
+    errors = [(outputs - xi).square().mean((1, 2)) for outputs in (during, after(), before())]
     return xi, during, torch.stack(errors, 1).cpu().double()
 
 

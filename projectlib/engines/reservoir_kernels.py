@@ -22,7 +22,7 @@ class SparseRows(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A reservoir's constants: W_r, W_i has been applied, W_f (n, zdim), lambda and dt / tau as float32."""
+    """A reservoir's constants: W_r, W_f (n, zdim), lambda and dt / tau."""
 
     recurrent: SparseRows
     feedback: np.ndarray
