@@ -51,5 +51,7 @@ format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# the installation, and what is compiled: the kernels of every earlier state of engines/ are kept
 clean:
 	rm -rf .venv
+	find projectlib -name '*.nb[ic]' -delete

@@ -14,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from numba import njit
 
-from projectlib.engines import kernels
+from projectlib.engines import hsic_kernels, kernel_optimizer, kernels
 from projectlib.resume import CONFIGS
 from projectlib.tasks import build_task
 
@@ -40,7 +40,9 @@ def repeat_hsic(num, work, sigma):
     total = np.float32(0)
     for _ in range(num):
         for layer in range(len(work.u)):
-            total += kernels.hsic(work.pairs[0], work.pairs[1], work.h[layer + 1], sigma, work.pairs[2])[0]
+            total += hsic_kernels.hsic(
+                work.pairs[0], work.pairs[1], work.h[layer + 1], sigma, work.padded, work.pairs[2]
+            )[0]
     return total
 
 
@@ -50,7 +52,7 @@ def repeat_signals(num, work, weights, sigma, rate):
     for _ in range(num):
         for layer in range(len(work.u) - 1):
             z, signal = work.h[layer + 1], work.signal[layer]
-            kernels.modulate(z, weights, sigma, signal, work.places[0])
+            hsic_kernels.modulate(z, weights, sigma, signal, work.places[0])
             kernels.pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, newest, work.places)
 
 
@@ -61,7 +63,8 @@ def repeat_updates(num, member, work, optimizer):
     for _ in range(num):
         for layer in range(len(work.u)):
             first = 0 if layer == len(work.u) - 1 else newest
-            kernels.update_layer(member, layer, work.h[layer], work.signal[layer], first, work, optimizer, sizes)
+            h, signal = work.h[layer], work.signal[layer]
+            kernels.update_layer(member[layer], h, signal, first, work.gradient, work.newest, optimizer, sizes)
 
 
 def main() -> None:
@@ -83,7 +86,8 @@ def main() -> None:
     member, work = engine.member(0), kernels.workspace(engine.member(0), window, membranes)
     work.h[0][:] = samples[:window].T
     weights = engine.shared_kernels(samples, labels, window)[1][0]
-    rate, sigma, optimizer = np.float32(presentation.rate), learning.sigma_z, engine.hyper_parameters()
+    rate, sigma = np.float32(presentation.rate), learning.sigma_z
+    optimizer = kernel_optimizer.constants(engine.optimizer)
 
     parts = {
         "forward": (repeat_forward, member, work, rate),

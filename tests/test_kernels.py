@@ -1,6 +1,10 @@
 """The CPU kernels against the published numbers and against the same learning written out in float64."""
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import cross_entropy, layer_norm, one_hot
 
-from projectlib.engines import kernels
+from projectlib.engines import compiler, hsic_kernels, kernels, vectors
 
 ADAMW = kernels.Optimizer(kernels.ADAMW, 1e-3, 0.9, 0.99, 1e-8, 1e-4)
 SGD = kernels.Optimizer(kernels.SGD, 0.1, 0.0, 0.0, 0.0, 0.0)
@@ -18,12 +22,12 @@ RULES = {"frozen": kernels.FROZEN, "backprop": kernels.BACKPROP}  # the others a
 def train(weights, biases, samples, labels, optimizer, form, gamma, sigmas, presentation, membranes=None, log=False):
     """Run the kernels on copies of float32 arrays; returns the member, its membranes (out, N) and the totals."""
     weights, biases = ([np.array(a, np.float32) for a in arrays] for arrays in (weights, biases))
-    zeros = [tuple(np.zeros_like(a) for a in arrays) for arrays in (weights, weights, biases, biases)]
-    member = kernels.Member(tuple(weights), tuple(biases), *zeros)
+    with_moments = [[(a, np.zeros_like(a), np.zeros_like(a)) for a in arrays] for arrays in (weights, biases)]
+    member = tuple(kernels.Layer(*weight, *bias) for weight, bias in zip(*with_moments, strict=True))
     num, num_classes = presentation.window, len(biases[-1])
     work, totals = kernels.workspace(member, num, membranes), np.zeros(2 + 3 * len(weights))
-    lags = kernels.lagged_kernels(samples, num, sigmas[0])
-    modulation = kernels.modulation_weights(
+    lags = hsic_kernels.lagged_kernels(samples, num, sigmas[0])
+    modulation = hsic_kernels.modulation_weights(
         lags, labels, num_classes, num, presentation.stride, gamma, sigmas[1], form == "exact"
     )
     learning = kernels.Learning(RULES.get(form, kernels.BIOHSIC), log, gamma, sigmas[1], sigmas[2])
@@ -69,8 +73,8 @@ def test_published_numbers(reference, name, optimizer, form):
     tolerance = {"rtol": 1e-4, "atol": 1e-6}
     expected_weights, expected_biases = arrays(f"after{steps}", "kernel"), arrays(f"after{steps}", "bias")
     for layer in range(3):
-        np.testing.assert_allclose(member.weights[layer], expected_weights[layer], **tolerance)
-        np.testing.assert_allclose(member.biases[layer], expected_biases[layer], **tolerance)
+        np.testing.assert_allclose(member[layer].weight, expected_weights[layer], **tolerance)
+        np.testing.assert_allclose(member[layer].bias, expected_biases[layer], **tolerance)
         if is_dynamic:
             np.testing.assert_allclose(u[layer].T, numbers[f"state{steps}/{layer}"], **tolerance)
     np.testing.assert_allclose(totals[0], numbers["losses"].sum(), **tolerance)
@@ -181,7 +185,7 @@ def test_kernels_equal_the_formulas(double, model, form, kind):
     member, u, totals = train(weights, biases, samples, labels, optimizer, *learning, log=True)
     inputs = torch.from_numpy(samples.astype(float)), torch.from_numpy(labels)
     parameters, state, expected = slow_train(weights, biases, *inputs, OPTIMIZERS[kind], *learning)
-    got = [a for pair in zip(member.weights, member.biases, strict=True) for a in pair]
+    got = [a for layer in member for a in (layer.weight, layer.bias)]
     for array, parameter in zip(got, parameters, strict=True):
         np.testing.assert_allclose(array, parameter.detach(), rtol=1e-4, atol=2e-6)
     for array, expected_u in zip(u, state, strict=True):
@@ -204,16 +208,53 @@ def test_a_gradient_of_several_blocks_is_whole(double):
         membranes = [np.zeros((6, out)) for out in sizes[1:]]
         inputs = torch.from_numpy(samples.astype(float)), torch.from_numpy(labels)
         parameters, _, _ = slow_train(weights, biases, *inputs, OPTIMIZERS[kernels.SGD], *learning, membranes)
-        np.testing.assert_allclose(member.weights[0], parameters[0].detach(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(member[0].weight, parameters[0].detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_exp_is_numpys():
     x = np.concatenate([np.linspace(-87.2, 87, 4001), [0.0, -1e-7, -1e-30]]).astype(np.float32)
-    got = np.array([kernels.exp(value) for value in x])
-    np.testing.assert_allclose(got, np.exp(x.astype(float)), rtol=3e-7)
+    got = np.array([vectors.exp(value) for value in x])
+    exact = np.exp(x.astype(float))
+    assert (abs(got - exact) <= (2e-7 + 2**-23 * abs(x)) * exact).all()  # an ulp of x, besides
     far = [np.float32(value) for value in (-87.4, -100, -1e4, -1e30, -np.inf)]
-    assert [kernels.exp(value) for value in far] == [0] * 5
-    assert np.isnan(kernels.exp(np.float32(np.nan)))
+    assert [vectors.exp(value) for value in far] == [0] * 5
+    assert np.isnan(vectors.exp(np.float32(np.nan)))
+
+
+@pytest.mark.parametrize("num", [1, 2, 6, 8, 13, 64])
+def test_hsic_over_pairs_is_the_trace(num):
+    """Every pair once and no other, whether or not the window fills whole vectors."""
+    random = np.random.default_rng(num)
+    z = random.normal(size=(3, num)).astype(np.float32)
+    kernel = np.exp(-random.random((num, num))).astype(np.float32)
+    kernel = (kernel + kernel.T) / 2
+    pairs, scratch = np.full((3, hsic_kernels.num_pairs(num)), np.nan, np.float32), np.zeros(num, np.float32)
+    padded = np.zeros((5, hsic_kernels.rounded_up(num)), np.float32)
+    for row, k in enumerate((kernel, kernel**2)):
+        hsic_kernels.centered_pairs(k, scratch, pairs[row])
+    got = hsic_kernels.hsic(pairs[0], pairs[1], z, 0.7, padded, pairs[2])
+    centering = np.eye(num) - 1 / num
+    kz = np.exp(-np.square(z[:, :, None] - z[:, None]).sum(0) / (2 * 0.7**2 * 3))
+    exact = [np.trace(k @ centering @ kz @ centering) / max(num - 1, 1) ** 2 for k in (kernel, kernel**2)]
+    np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-6)
+    assert np.count_nonzero(pairs[0]) == num * (num - 1) // 2
+
+
+def test_a_kernel_is_compiled_anew_where_one_it_calls_has_changed(tmp_path):
+    (tmp_path / "compiler.py").write_text(Path(compiler.__file__).read_text())
+    (tmp_path / "caller.py").write_text(
+        "from called import number\nfrom compiler import compiled\n\n@compiled\ndef call():\n    return number()\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    for number in (1, 1, 2):
+        (tmp_path / "called.py").write_text(
+            f"from compiler import compiled\n\n@compiled\ndef number():\n    return {number}\n"
+        )
+        command = [sys.executable, "-c", "import caller; print(caller.call())"]
+        got = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+        assert int(got) == number
+    indices = [path.name for path in (tmp_path / "cache").rglob("caller.call-*.nbi")]
+    assert len(indices) == 2  # the second process used the first one's
 
 
 def test_silent_moments_become_zero_and_not_subnormal():
@@ -238,4 +279,4 @@ def test_divergence_shows(bad):
         arguments = (samples, labels, ADAMW, "published", 2.0, (0.5, 0.1, 1.0), PRESENTATIONS["mlp"])
         member, _, totals = train(weights, biases, *arguments)
         assert not np.isfinite(totals[0])
-        assert not all(np.isfinite(w).all() for w in member.weights)
+        assert not all(np.isfinite(layer.weight).all() for layer in member)

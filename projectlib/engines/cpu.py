@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 from torch.optim import Optimizer
 
 from projectlib.data import Epoch, Sampler
-from projectlib.engines import kernel_optimizer, kernels
+from projectlib.engines import hsic_kernels, kernel_optimizer, kernels
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.models.lif import LIFLayer
@@ -107,10 +107,10 @@ class CpuEngine(EagerEngine):
         lags, modulation = np.zeros((0, window), np.float32), np.zeros((1, window), np.float32)
         if source is not None:
             sigma_x, sigma_y, _ = source.sigmas
-            lags = kernels.lagged_kernels(samples, window, sigma_x)
+            lags = hsic_kernels.lagged_kernels(samples, window, sigma_x)
         if isinstance(self.rule, BioHSIC) and len(samples):
             exact = self.rule.form == "exact"
-            modulation = kernels.modulation_weights(
+            modulation = hsic_kernels.modulation_weights(
                 lags, labels, self.num_classes, window, self.sampler.stride, self.rule.gamma, sigma_y, exact
             )
         return lags, modulation
@@ -130,20 +130,17 @@ class CpuEngine(EagerEngine):
         log_hsic = self.monitor is not None
         return kernels.Learning(RULES[type(self.rule)], log_hsic, float(gamma), float(sigmas[1]), float(sigmas[2]))
 
-    def member(self, index: int) -> kernels.Member:
+    def member(self, index: int) -> tuple[kernels.Layer, ...]:
         """One model's arrays, as views."""
-
-        def arrays(name: str, moment: str | None = None) -> tuple[np.ndarray, ...]:
-            tensors = [layer[f"affine.{name}"] for layer in self.ensemble.parameters]
-            return tuple(kernel_optimizer.moment(self.optimizer, p, moment)[index].numpy() for p in tensors)
-
-        return kernels.Member(
-            arrays("weight"),
-            arrays("bias"),
-            arrays("weight", "exp_avg"),
-            arrays("weight", "exp_avg_sq"),
-            arrays("bias", "exp_avg"),
-            arrays("bias", "exp_avg_sq"),
+        return tuple(
+            kernels.Layer(
+                *(
+                    kernel_optimizer.moment(self.optimizer, layer[f"affine.{name}"], moment)[index].numpy()
+                    for name in ("weight", "bias")
+                    for moment in (None, "exp_avg", "exp_avg_sq")
+                )
+            )
+            for layer in self.ensemble.parameters
         )
 
 

@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 
-from projectlib.engines.kernels import LAYER_NORM_EPS, compiled
+from projectlib.engines.compiler import compiled
+from projectlib.engines.kernels import LAYER_NORM_EPS
 
 
 @compiled

@@ -16,35 +16,40 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from projectlib.engines.compiler import compiled, inlined
+from projectlib.engines.hsic_kernels import (
+    centered_pairs,
+    hsic,
+    label_kernel,
+    modulate,
+    num_pairs,
+    rounded_up,
+    window_kernels,
+)
+from projectlib.engines.vectors import exp
 
 BIOHSIC, FROZEN, BACKPROP = range(3)
 SGD, ADAM, ADAMW = range(3)
 LAYER_NORM_EPS = np.float32(1e-6)
 TINY = np.float32(1e-30)  # moments below are set to zero: subnormal numbers take a hundred times as long
-VECTOR = 32  # float32 that LLVM takes at a time: four registers of eight
+SMALL = 64  # weights of a layer whose products cost less than a call of BLAS
 BLOCK = 16384  # weights whose gradient is held at a time: 64 KiB, small in a level-2 cache, large enough for BLAS
 
-# All of fastmath but "nnan" and "ninf": a diverged run must show as NaN or inf in the results.
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "arcp", "contract", "afn", "reassoc"})
 
-# Written out where it is called: handing a member's dozens of arrays to a function costs more than a small layer does.
-inlined = njit(inline="always")
+class Layer(NamedTuple):
+    """One layer of one model: float32, C-contiguous, updated in place.  A member is a tuple of them.
 
-
-class Member(NamedTuple):
-    """One model's float32 arrays, one entry per layer, C-contiguous, updated in place.
-
-    weights (out, in), biases (out,), and the optimizer's first and second moments of the same shapes (SGD reads
-    none: any arrays of the right rank will do).
+    weight (out, in) and bias (out,), each with the optimizer's first and second moments (SGD reads none: any arrays
+    of the right rank will do).
     """
 
-    weights: tuple[np.ndarray, ...]
-    biases: tuple[np.ndarray, ...]
-    weight_means: tuple[np.ndarray, ...]
-    weight_squares: tuple[np.ndarray, ...]
-    bias_means: tuple[np.ndarray, ...]
-    bias_squares: tuple[np.ndarray, ...]
+    weight: np.ndarray
+    weight_mean: np.ndarray
+    weight_square: np.ndarray
+    bias: np.ndarray
+    bias_mean: np.ndarray
+    bias_square: np.ndarray
 
 
 class Optimizer(NamedTuple):
@@ -92,101 +97,39 @@ class Workspace(NamedTuple):
     gradient: np.ndarray  # (BLOCK or largest in,)
     kx: np.ndarray  # (N, N)
     ky: np.ndarray  # (N, N)
-    pairs: np.ndarray  # (3, N (N - 1) / 2 + VECTOR) centred kx, centred ky, squared distances of z
-
-
-@njit(nogil=True, cache=True, fastmath={"contract"})  # reassociation would cancel the rounding constant
-def exp(x):
-    """e^x of a float32 below 88: relative error 2e-7, 0 below -87.3 (where float32 turns subnormal), NaN of NaN.
-
-    x = n ln 2 + r with |r| <= ln(2)/2, so e^x = 2^n e^r: a polynomial and an exponent written bit by bit. Free of
-    calls and branches, so that LLVM vectorises the loops around it, as it cannot with the C library's.
-    """
-    shifted = x * np.float32(1.44269504) + np.float32(12582912)  # 1.5 * 2^23: rounds, n is in the low bits
-    n = shifted - np.float32(12582912)
-    r = (x - n * np.float32(0.693145752)) - n * np.float32(1.42860677e-6)  # ln 2 in two parts: n * first is exact
-    series = np.float32(1.0 / 5040)
-    series = series * r + np.float32(1.0 / 720)
-    series = series * r + np.float32(1.0 / 120)
-    series = series * r + np.float32(1.0 / 24)
-    series = series * r + np.float32(1.0 / 6)
-    series = series * r + np.float32(0.5)
-    series = series * r + np.float32(1)
-    series = series * r + np.float32(1)
-    exponent = (np.float32(shifted).view(np.int32) << np.int32(23)) + np.int32(0x3F800000)
-    power = np.int32(exponent).view(np.float32)
-    return np.float32(0) if x < np.float32(-87.3) else series * power
-
-
-# Shared by all members: what depends on the samples alone ------------------------------------------------------
-
-
-@compiled
-def lagged_kernels(samples, window, sigma):
-    """Kernels of each sample with those before it: (samples, N), ``[i, j] = k_sigma(x_i, x_{i-j})``.
-
-    A window of kernels slides along it: only the newest row is new. samples: (n, d), in the order of presentation.
-    """
-    num, features = samples.shape
-    scale = np.float32(-1 / (2 * sigma**2 * features))
-    lags = np.ones((num, window), np.float32)
-    for i in range(num):
-        for j in range(1, min(window, i + 1)):
-            distance = np.float32(0)
-            for k in range(features):
-                difference = samples[i, k] - samples[i - j, k]
-                distance += difference * difference
-            lags[i, j] = exp(scale * distance)
-    return lags
-
-
-@compiled
-def window_kernels(lags, labels, first, other, kx, ky):
-    """Fill kx and ky, (N, N), of the window that begins at sample ``first``; other: ky of unequal labels."""
-    for i in range(kx.shape[0]):
-        for p in range(i + 1):
-            kx[i, p] = kx[p, i] = lags[first + i, i - p]
-            ky[i, p] = ky[p, i] = np.float32(1) if labels[first + i] == labels[first + p] else other
-
-
-@compiled
-def label_kernel(sigma, num_classes):
-    """k_sigma of two unequal one-hot labels, whose squared distance is 2."""
-    return np.float32(math.exp(-1 / (sigma**2 * num_classes)))
-
-
-@compiled
-def modulation_weights(lags, labels, num_classes, window, stride, gamma, sigma_y, exact):
-    """What of the modulatory signal the data alone determine: (steps, N) weights c, with
-
-        xi = 2 / (sigma_z^2 d) sum_p c_p k_z(z_N, z_p) (z_N - z_p)
-
-    exact: c_p = -A[N,p] / (N-1)^2;  published: c_p = (C[p,p] + C[N,N]) / (N (N-1)^2). Row means and not centred
-    matrices are all that either needs.
-    """
-    steps = (len(labels) - window) // stride + 1
-    other = label_kernel(sigma_y, num_classes)
-    kx, ky = np.empty((window, window), np.float32), np.empty((window, window), np.float32)
-    means = np.empty(window)
-    weights = np.empty((steps, window), np.float32)
-    for step in range(steps):
-        window_kernels(lags, labels, step * stride, other, kx, ky)
-        for i in range(window):
-            total = 0.0
-            for p in range(window):
-                total += kx[i, p] - gamma * ky[i, p]
-            means[i] = total / window
-        newest, mean = means[-1], means.mean()
-        for p in range(window):
-            if exact:
-                weight = means[p] + newest - mean - (kx[-1, p] - gamma * ky[-1, p])
-            else:
-                weight = (2 * (1 - gamma) - means[p] - newest) / window
-            weights[step, p] = weight / (window - 1) ** 2
-    return weights
+    pairs: np.ndarray  # (3, num_pairs(N)) centred kx, centred ky, squared distances of z
+    padded: np.ndarray  # (largest out, N rounded up to whole vectors), zero beyond N
 
 
 # Forward ---------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def multiply(weight, h, product):
+    """``product = W h``.  weight: (out, in).  h: (in, N).  product: (out, N)."""
+    if weight.size > SMALL:
+        np.dot(weight, h, product)
+    else:
+        for o in range(weight.shape[0]):
+            for p in range(h.shape[1]):
+                product[o, p] = 0
+            for i in range(weight.shape[1]):
+                for p in range(h.shape[1]):
+                    product[o, p] += weight[o, i] * h[i, p]
+
+
+@compiled
+def multiply_transposed(signal, h, product):
+    """``product = signal h^T``.  signal: (out, N).  h: (in, N).  product: (out, in)."""
+    if product.size > SMALL:
+        np.dot(signal, h.T, product)
+    else:
+        for o in range(product.shape[0]):
+            for i in range(product.shape[1]):
+                total = np.float32(0)
+                for p in range(h.shape[1]):
+                    total += signal[o, p] * h[i, p]
+                product[o, i] = total
 
 
 @compiled
@@ -195,7 +138,7 @@ def integrate(weight, bias, h, u, drive, rate):
 
     At a rate of 1 the old u is not read: reassociated, even ``0 u`` would leave its rounding.
     """
-    np.dot(weight, h, drive)
+    multiply(weight, h, drive)
     if rate == 1:
         for o in range(u.shape[0]):
             for p in range(u.shape[1]):
@@ -234,10 +177,10 @@ def activate(u, z, inverse_deviation, mean):
 @inlined
 def forward(member, work, rate):
     """One pass of the window h[0] through all layers; leaves h, u and the inverse deviations."""
-    readout = len(member.weights) - 1
+    readout = len(member) - 1
     for layer in range(readout + 1):
         u = work.u[layer]
-        integrate(member.weights[layer], member.biases[layer], work.h[layer], u, work.signal[layer], rate)
+        integrate(member[layer].weight, member[layer].bias, work.h[layer], u, work.signal[layer], rate)
         if layer < readout:
             activate(u, work.h[layer + 1], work.inverse_deviation[layer], work.places[0])
 
@@ -275,80 +218,6 @@ def readout_signal(logits, labels, signal, rate, places):
     for p in range(num):
         signal[labels[p], p] -= share
     return loss / num, correct / num
-
-
-# HSIC and the modulatory signal ----------------------------------------------------------------------------------
-
-
-@compiled
-def centered_pairs(k, means, pairs):
-    """``H K H`` of a symmetric k, (N, N), at the pairs p < i, row after row.  means: (N,) scratch."""
-    num = k.shape[0]
-    mean = np.float32(0)
-    for i in range(num):
-        total = np.float32(0)
-        for p in range(num):
-            total += k[i, p]
-        means[i] = total / np.float32(num)
-        mean += means[i] / np.float32(num)
-    pair = 0
-    for i in range(num):
-        for p in range(i):
-            pairs[pair] = k[i, p] + mean - means[i] - means[p]
-            pair += 1
-
-
-@compiled
-def hsic(kx_pairs, ky_pairs, z, sigma, distance):
-    """(HSIC(X, Z), HSIC(Y, Z)) of z, (features, N), with the ``centered_pairs`` of kx and ky.
-
-    ``tr(Kx H Kz H) = sum (H Kx H) * Kz``, and as H Kx H sums to zero, Kz - 1 serves as well as Kz: it vanishes on
-    the diagonal, which leaves twice the sum over pairs.  distance: scratch as long as kx_pairs.
-    """
-    features, num = z.shape
-    start = 0
-    for i in range(1, num):
-        # Rounded up to whole vectors, since a loop's remainder is slow: the next row overwrites what is too much.
-        length = min(num, (i | (VECTOR - 1)) + 1)
-        squared_distances(z, i, distance[start : start + length])
-        start += i
-    scale = np.float32(-1 / (2 * sigma**2 * features))
-    hsic_x, hsic_y = np.float32(0), np.float32(0)
-    for pair in range(start):
-        kz = exp(scale * distance[pair]) - np.float32(1)
-        hsic_x += kx_pairs[pair] * kz
-        hsic_y += ky_pairs[pair] * kz
-    share = 2 / max(num - 1, 1) ** 2  # the HSIC of a single sample is 0
-    return share * hsic_x, share * hsic_y
-
-
-@inlined
-def squared_distances(z, place, distance):
-    """``distance[p] = |z_place - z_p|^2`` of as many places p as distance is long.  z: (features, N)."""
-    for p in range(len(distance)):
-        distance[p] = 0
-    for f in range(z.shape[0]):
-        for p in range(len(distance)):
-            difference = z[f, place] - z[f, p]
-            distance[p] += difference * difference
-
-
-@compiled
-def modulate(z, weights, sigma, signal, factor):
-    """The signal xi of a hidden layer, written to the newest place of signal.  z, signal: (out, N).
-
-    ``xi = 2 / (sigma^2 d) sum_p c_p k_z(z_N, z_p) (z_N - z_p)``, c: weights (N,).  factor: (N,) scratch.
-    """
-    features, num = z.shape
-    spread = np.float32(2 * sigma**2 * features)
-    squared_distances(z, num - 1, factor)
-    for p in range(num):
-        factor[p] = weights[p] * exp(-factor[p] / spread) * (np.float32(4) / spread)
-    for f in range(features):
-        xi = np.float32(0)
-        for p in range(num):
-            xi += factor[p] * (z[f, num - 1] - z[f, p])
-        signal[f, num - 1] = xi
 
 
 # Backward and update ---------------------------------------------------------------------------------------------
@@ -409,46 +278,39 @@ def descend(parameter, gradient, mean, square, optimizer, sizes):
 
 
 @compiled
-def update_layer(member, layer, h, signal, first, work, optimizer, sizes):
+def update_layer(layer, h, signal, first, scratch, newest, optimizer, sizes):
     """``dW = signal h^T`` and ``db = sum signal`` over the places ``first`` and later, applied by the optimizer.
 
-    h: (in, N).  signal: (out, N). The gradient is made and spent a block of rows at a time.
+    h: (in, N).  signal: (out, N).  newest: (in or more,) scratch.  The gradient is made and spent a block of rows at a
+    time, in scratch: (BLOCK or in or more,).
     """
-    weight = member.weights[layer]
-    outputs, inputs = weight.shape
+    outputs, inputs = layer.weight.shape
     num = h.shape[1]
-    parameter = weight.reshape(-1)
-    mean, square = member.weight_means[layer].reshape(-1), member.weight_squares[layer].reshape(-1)
+    parameter = layer.weight.reshape(-1)
+    mean, square = layer.weight_mean.reshape(-1), layer.weight_square.reshape(-1)
     for i in range(inputs):
-        work.newest[i] = h[i, num - 1]
+        newest[i] = h[i, num - 1]
     rows = max(1, BLOCK // inputs)
     for start in range(0, outputs, rows):
         stop = min(start + rows, outputs)
-        gradient = work.gradient[: (stop - start) * inputs]
+        gradient = scratch[: (stop - start) * inputs]
         block = gradient.reshape(stop - start, inputs)
         if first == 0:
-            np.dot(signal[start:stop], h.T, block)
+            multiply_transposed(signal[start:stop], h, block)
         else:
             for o in range(stop - start):
                 strength = signal[start + o, num - 1]
                 for i in range(inputs):
-                    block[o, i] = strength * work.newest[i]
+                    block[o, i] = strength * newest[i]
         part = slice(start * inputs, stop * inputs)
         descend(parameter[part], gradient, mean[part], square[part], optimizer, sizes)
-    gradient = work.gradient[:outputs]
+    gradient = scratch[:outputs]
     for o in range(outputs):
         total = np.float32(0)
         for p in range(first, num):
             total += signal[o, p]
         gradient[o] = total
-    descend(
-        member.biases[layer],
-        gradient,
-        member.bias_means[layer],
-        member.bias_squares[layer],
-        optimizer,
-        sizes,
-    )
+    descend(layer.bias, gradient, layer.bias_mean, layer.bias_square, optimizer, sizes)
 
 
 # The loop --------------------------------------------------------------------------------------------------------
@@ -457,21 +319,22 @@ def update_layer(member, layer, h, signal, first, work, optimizer, sizes):
 @inlined
 def learn(member, work, rule, sigma_z, modulation, rate, optimizer, updates):
     """Turn the readout's signal into every layer's update.  modulation: (N,) weights of the window's xi."""
-    readout = len(member.weights) - 1
+    readout = len(member) - 1
     newest = work.h[0].shape[1] - 1
     first = 0 if rule == BACKPROP else newest
     lowest = readout if rule == FROZEN else 0
     for layer in range(readout - 1, lowest - 1, -1):
         z, signal = work.h[layer + 1], work.signal[layer]
         if rule == BACKPROP:
-            np.dot(member.weights[layer + 1].T, work.signal[layer + 1], signal)
+            np.dot(member[layer + 1].weight.T, work.signal[layer + 1], signal)
         else:
             modulate(z, modulation, sigma_z, signal, work.places[0])
         pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, first, work.places)
     sizes = step_sizes(optimizer, updates)
     for layer in range(lowest, readout + 1):
         start = 0 if layer == readout else first
-        update_layer(member, layer, work.h[layer], work.signal[layer], start, work, optimizer, sizes)
+        h, signal = work.h[layer], work.signal[layer]
+        update_layer(member[layer], h, signal, start, work.gradient, work.newest, optimizer, sizes)
 
 
 @compiled
@@ -480,8 +343,9 @@ def train_windows(member, work, samples, labels, lags, modulation, presentation,
     window, stride, time_steps, dt_over_tau = presentation
     rule, log_hsic, gamma, sigma_y, sigma_z = learning
     rate = np.float32(dt_over_tau)
-    readout = len(member.weights) - 1
-    other = label_kernel(sigma_y, member.weights[readout].shape[0])
+    readout = len(member) - 1
+    sums = totals.copy()  # members' totals lie side by side: their threads would fight over lines of cache
+    other = label_kernel(sigma_y, len(member[readout].bias))
     for step in range((len(samples) - window) // stride + 1):
         first = step * stride
         for i in range(samples.shape[1]):
@@ -496,23 +360,25 @@ def train_windows(member, work, samples, labels, lags, modulation, presentation,
             updates += 1
             forward(member, work, rate)
             loss, accuracy = readout_signal(work.u[readout], window_labels, work.signal[readout], rate, work.places)
-            totals[0] += loss / time_steps
-            totals[1] += accuracy / time_steps
+            sums[0] += loss / time_steps
+            sums[1] += accuracy / time_steps
             if log_hsic:
                 for layer in range(readout + 1):
                     z, pairs = work.h[layer + 1], work.pairs
-                    hsic_x, hsic_y = hsic(pairs[0], pairs[1], z, sigma_z, pairs[2])
-                    totals[2 + 3 * layer] += (hsic_x - gamma * hsic_y) / time_steps
-                    totals[3 + 3 * layer] += hsic_x / time_steps
-                    totals[4 + 3 * layer] += hsic_y / time_steps
+                    hsic_x, hsic_y = hsic(pairs[0], pairs[1], z, sigma_z, work.padded, pairs[2])
+                    sums[2 + 3 * layer] += (hsic_x - gamma * hsic_y) / time_steps
+                    sums[3 + 3 * layer] += hsic_x / time_steps
+                    sums[4 + 3 * layer] += hsic_y / time_steps
             weights = modulation[step] if rule == BIOHSIC else modulation[0]
             learn(member, work, rule, sigma_z, weights, rate, optimizer, updates)
+    for i in range(len(totals)):
+        totals[i] = sums[i]
     return updates
 
 
 def workspace(member, window, membranes=None):
     """The scratch memory of a member at windows of N; membranes, (N, out) a layer, are copied into u."""
-    shapes = [w.shape for w in member.weights]
+    shapes = [layer.weight.shape for layer in member]
     zeros = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
     if membranes is None:
         u = tuple(zeros(out, window) for out, _ in shapes)
@@ -529,5 +395,6 @@ def workspace(member, window, membranes=None):
         gradient=zeros(max(BLOCK, *(max(shape) for shape in shapes))),
         kx=zeros(window, window),
         ky=zeros(window, window),
-        pairs=zeros(3, window * (window - 1) // 2 + VECTOR),
+        pairs=zeros(3, num_pairs(window)),
+        padded=zeros(max(outputs for outputs, _ in shapes), rounded_up(window)),
     )

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from projectlib.engines.kernels import compiled, descend, exp, inlined, step_sizes
-
-LANES = 8  # rows that are summed side by side: a vector register of float32
+from projectlib.engines.compiler import compiled, inlined
+from projectlib.engines.kernels import descend, step_sizes
+from projectlib.engines.vectors import LANES, exp
 
 
 class SparseRows(NamedTuple):
