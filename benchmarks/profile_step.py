@@ -12,20 +12,24 @@ import time
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from numba import njit
 
 from projectlib.engines import hsic_kernels, kernel_optimizer, kernels
+from projectlib.engines.compiler import compiled
+from projectlib.engines.cpu import CpuEngine
+from projectlib.job import flushed_subnormals
 from projectlib.resume import CONFIGS
 from projectlib.tasks import build_task
 
+SECONDS = 0.5  # that a part is repeated for
 
-@njit
+
+@compiled
 def repeat_forward(num, member, work, rate):
     for _ in range(num):
         kernels.forward(member, work, rate)
 
 
-@njit
+@compiled
 def repeat_readout(num, work, labels, rate):
     total = 0.0
     for _ in range(num):
@@ -35,7 +39,7 @@ def repeat_readout(num, work, labels, rate):
     return total
 
 
-@njit
+@compiled
 def repeat_hsic(num, work, sigma):
     total = np.float32(0)
     for _ in range(num):
@@ -46,7 +50,7 @@ def repeat_hsic(num, work, sigma):
     return total
 
 
-@njit
+@compiled
 def repeat_signals(num, work, weights, sigma, rate):
     newest = work.h[0].shape[1] - 1
     for _ in range(num):
@@ -56,7 +60,7 @@ def repeat_signals(num, work, weights, sigma, rate):
             kernels.pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, newest, work.places)
 
 
-@njit
+@compiled
 def repeat_updates(num, member, work, optimizer):
     newest = work.h[0].shape[1] - 1
     sizes = kernels.step_sizes(optimizer, 1000)
@@ -71,8 +75,12 @@ def main() -> None:
     script, *overrides = sys.argv[1:]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(script, ["nmodels=1", "device=cpu", *overrides])
-    torch.set_flush_denormal(True)
-    engine = build_task(config, torch.device("cpu"), "compiled").engine
+    with flushed_subnormals():
+        profile(build_task(config, torch.device("cpu"), "compiled").engine)
+
+
+def profile(engine: CpuEngine) -> None:
+    """Print what each part of a time step takes."""
     engine.compile()
     epoch = engine.draw_epoch(torch.Generator().manual_seed(0))
     num = min(engine.sampler.steps, 500)
@@ -107,16 +115,16 @@ def main() -> None:
             print(f"{1e6 * clock(lambda n, r=repeat, a=arguments: r(n, *a)):8.2f} us  {name}")
 
 
-def clock(repeat, seconds: float = 0.5) -> float:
-    """CPU seconds of one repetition, which others on the machine hardly change, over about ``seconds`` of them."""
+def clock(repeat) -> float:
+    """CPU seconds of one repetition, which others on the machine hardly change, over about SECONDS of them."""
     num = 1
     while True:
         begin = time.process_time()
         repeat(num)
         elapsed = time.process_time() - begin
-        if elapsed >= seconds / 2:
+        if elapsed >= SECONDS / 2:
             return elapsed / num
-        num = max(2 * num, int(num * seconds / max(elapsed, 1e-6)) if elapsed > seconds / 100 else 0)
+        num = max(2 * num, int(num * SECONDS / max(elapsed, 1e-6)) if elapsed > SECONDS / 100 else 0)
 
 
 if __name__ == "__main__":

@@ -65,11 +65,11 @@ class Result:
 
     @property
     def reached(self) -> bool | None:
-        """Whether all limits hold; None where none is missed but one cannot be told."""
+        """Whether all limits hold; None where none is missed but one cannot be told, or there is none."""
         held = [self.holds(limit) for limit in self.row.limits]
         if False in held:
             return False
-        return None if None in held else True
+        return None if None in held or not held else True
 
 
 COLUMNS = ("row", "measured", "held against", "ratio", "published", "must reach", "reached", "compilation")

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from benchmarks import growth
+from benchmarks import growth, profile_step
 from benchmarks.commands import Bench, Failed, Finished, Trained, floor_microseconds
 from benchmarks.growth import Point, Size
 from benchmarks.measurements import MEASUREMENTS, fastest, step_result
@@ -44,6 +44,10 @@ def test_a_row_says_what_was_measured_and_what_had_to_be_reached():
 )
 def test_all_limits_must_hold(measured, sticks, reached):
     assert Result(STEP, measured, sticks).reached is reached
+
+
+def test_nothing_is_reached_where_nothing_was_asked_or_measured():
+    assert Result(Row("lif-xor", "", ()), note="failed: it ended with 1").reached is None
 
 
 def test_ratios_are_paired_and_their_median_decides():
@@ -138,6 +142,22 @@ def test_a_failing_command_says_how_it_ended(tmp_path):
     with pytest.raises(Failed, match="ended with 3: gone wrong"):
         bench.command(sys.executable, "-c", "print('gone wrong'); raise SystemExit(3)")
     assert bench.floor_step(10) == []
+
+
+def test_the_profile_names_every_part_of_a_step(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["profile_step", "train-lif-biohsic", "data=linear"])
+    monkeypatch.setattr(profile_step, "SECONDS", 0.01)
+    profile_step.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" us  ")[1] for line in lines if line.startswith(" ")] == [
+        "a time step in all",
+        "kernels of the inputs, shared by all models",
+        "forward",
+        "loss and signal of the readout",
+        "signals of the hidden layers",
+        "gradients and optimizer",
+        "HSIC of all layers, logged",
+    ]
 
 
 def test_one_row_end_to_end(tmp_path):
