@@ -67,8 +67,8 @@ def repeat_updates(num, member, work, optimizer):
     for _ in range(num):
         for layer in range(len(work.u)):
             first = 0 if layer == len(work.u) - 1 else newest
-            h, signal = work.h[layer], work.signal[layer]
-            kernels.update_layer(member[layer], h, signal, first, work.gradient, work.newest, optimizer, sizes)
+            h, rows, signal = work.h[layer], work.rows[layer], work.signal[layer]
+            kernels.update_layer(member[layer], h, rows, signal, first, work.scratch, optimizer, sizes)
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def profile(engine: CpuEngine) -> None:
     presentation, learning = engine.presentation(window), engine.learning()
     membranes = tuple(u[0].numpy() for u in engine.state) if engine.is_dynamic else None
     member, work = engine.member(0), kernels.workspace(engine.member(0), window, membranes)
-    work.h[0][:] = samples[:window].T
+    work.h[0][:], work.rows[0][:] = samples[:window].T, samples[:window]
     weights = engine.shared_kernels(samples, labels, window)[1][0]
     rate, sigma = np.float32(presentation.rate), learning.sigma_z
     optimizer = kernel_optimizer.constants(engine.optimizer)
@@ -109,10 +109,9 @@ def profile(engine: CpuEngine) -> None:
     shared = clock(lambda n: [engine.shared_kernels(samples, labels, window) for _ in range(n)]) / (num * time_steps)
     print(f"{1e6 * whole:8.2f} us  a time step in all")
     print(f"{1e6 * shared:8.2f} us  kernels of the inputs, shared by all models")
-    with engine.blas.limit(limits=1):
-        for name, (repeat, *arguments) in parts.items():
-            repeat(1, *arguments)
-            print(f"{1e6 * clock(lambda n, r=repeat, a=arguments: r(n, *a)):8.2f} us  {name}")
+    for name, (repeat, *arguments) in parts.items():
+        repeat(1, *arguments)
+        print(f"{1e6 * clock(lambda n, r=repeat, a=arguments: r(n, *a)):8.2f} us  {name}")
 
 
 def clock(repeat) -> float:

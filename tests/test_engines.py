@@ -1,9 +1,5 @@
 """Every engine does eager's steps: the same weights, moments, states and metrics."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -158,22 +154,6 @@ def test_cpu_engine_goes_on_from_eager_and_back():
     second.run(epoch, 9, 26)
     whole = train(make_engine(EagerEngine, "lif"), (0, 26))
     assert_same((second.state_dict(), second.metrics()), whole, **FLOAT32)
-
-
-ONE_THREAD_EACH = """
-import test_engines
-from threadpoolctl import threadpool_info
-engine = test_engines.make_engine(test_engines.CpuEngine)
-engine.compile()
-with engine.blas.limit(limits=1):
-    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
-assert {library["num_threads"] for library in libraries} == {1}, libraries
-"""
-
-
-def test_members_share_no_threads_of_a_linear_algebra_library():
-    """In a process of its own: a library that another test had loaded before would be held whatever the engine does."""
-    subprocess.run([sys.executable, "-c", ONE_THREAD_EACH], cwd=Path(__file__).parent, check=True, timeout=120)
 
 
 def test_members_do_not_depend_on_each_other():

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 from torch.nn.functional import cross_entropy, layer_norm, one_hot
 
 from projectlib.engines import compiler, hsic_kernels, kernels, vectors
@@ -31,10 +30,7 @@ def train(weights, biases, samples, labels, optimizer, form, gamma, sigmas, pres
         lags, labels, num_classes, num, presentation.stride, gamma, sigmas[1], form == "exact"
     )
     learning = kernels.Learning(RULES.get(form, kernels.BIOHSIC), log, gamma, sigmas[1], sigmas[2])
-    with threadpool_limits(1, user_api="blas"):
-        kernels.train_windows(
-            member, work, samples, labels, lags, modulation, presentation, learning, optimizer, 0, totals
-        )
+    kernels.train_windows(member, work, samples, labels, lags, modulation, presentation, learning, optimizer, 0, totals)
     return member, work.u, totals
 
 

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401 (what numba's np.dot calls: loaded here, so that its threads can be held)
 import torch
-from threadpoolctl import ThreadpoolController
 from torch.optim import Optimizer
 
 from projectlib.data import Epoch, Sampler
@@ -49,7 +47,6 @@ class CpuEngine(EagerEngine):
     def warm_up(self) -> None:
         initialize_optimizer(self.optimizer)
         self.threads = ThreadPoolExecutor(min(self.ensemble.num_models, num_cores()))
-        self.blas = ThreadpoolController().select(user_api="blas")
         nothing = np.arange(0)
         self.train(nothing, self.sampler.size, members=range(1))  # compiles, or reads its cache
 
@@ -97,8 +94,7 @@ class CpuEngine(EagerEngine):
                     state[index].copy_(torch.from_numpy(u).T)
             return updates
 
-        with self.blas.limit(limits=1):
-            updates = list(self.threads.map(train_member, members))[-1]
+        updates = list(self.threads.map(train_member, members))[-1]
         kernel_optimizer.set_count(self.optimizer, updates)
 
     def shared_kernels(self, samples: np.ndarray, labels: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:

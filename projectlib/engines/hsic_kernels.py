@@ -119,14 +119,14 @@ def centered_pairs(k, means, pairs):
 
 @compiled
 def squared_distances(z, num, distances):
-    """``|z_i - z_p|^2`` at the pairs of num samples.  z: (features, ``rounded_up(num)``)."""
+    """``|z_i - z_p|^2`` at the pairs of num samples.  z: (features, ``rounded_up(num)``)"""
     features, pair = z.shape[0], 0
     zero = spread(np.float32(0))
     for top in range(0, num, ROWS):
         for left in range(0, top + ROWS, LANES):
             first = second = third = fourth = zero
             for f in range(features):
-                others = load(z, f, left)
+                others = load(z, (f, left))
                 difference = spread(z[f, top]) - others
                 first += difference * difference
                 difference = spread(z[f, top + 1]) - others
@@ -135,10 +135,10 @@ def squared_distances(z, num, distances):
                 third += difference * difference
                 difference = spread(z[f, top + 3]) - others
                 fourth += difference * difference
-            store(distances, pair, first)
-            store(distances, pair + LANES, second)
-            store(distances, pair + 2 * LANES, third)
-            store(distances, pair + 3 * LANES, fourth)
+            store(distances, (pair,), first)
+            store(distances, (pair + LANES,), second)
+            store(distances, (pair + 2 * LANES,), third)
+            store(distances, (pair + 3 * LANES,), fourth)
             pair += ROWS * LANES
 
 

@@ -5,11 +5,11 @@ One kernel serves both models, for an MLP is the LIF network whose time step equ
 
 Arrays of a window are feature-first, (features, N): the loops that LLVM vectorises run over the N places, which
 pays where windows are long and layers small, and costs nothing where layers are large, since there the time goes
-into matrix products (BLAS) and the optimizer's pass over the weights. Everything is float32 but the sums of
-metrics, and a step is the same arithmetic wherever a chunk begins, so results do not depend on how steps are cut.
+into matrix products (``product_kernels``) and the optimizer's pass over the weights. Everything is float32 but the
+sums of metrics, and a step is the same arithmetic wherever a chunk begins, so results do not depend on how steps are
+cut.
 
-Threads are the caller's: kernels release the GIL, and BLAS must be held to one thread by
-``threadpoolctl.threadpool_limits(1, user_api="blas")`` around the calls.
+Threads are the caller's: kernels release the GIL and start none.
 """
 
 import math
@@ -27,14 +27,23 @@ from projectlib.engines.hsic_kernels import (
     rounded_up,
     window_kernels,
 )
+from projectlib.engines.product_kernels import (
+    is_small,
+    multiply,
+    multiply_small,
+    outer,
+    outer_small,
+    send_back,
+    send_back_small,
+    transpose,
+)
 from projectlib.engines.vectors import exp
 
 BIOHSIC, FROZEN, BACKPROP = range(3)
 SGD, ADAM, ADAMW = range(3)
 LAYER_NORM_EPS = np.float32(1e-6)
 TINY = np.float32(1e-30)  # moments below are set to zero: subnormal numbers take a hundred times as long
-SMALL = 64  # weights of a layer whose products cost less than a call of BLAS
-BLOCK = 16384  # weights whose gradient is held at a time: 64 KiB, small in a level-2 cache, large enough for BLAS
+BLOCK = 4096  # weights whose gradient is held at a time: 16 KiB, which a level-1 cache keeps
 
 
 class Layer(NamedTuple):
@@ -86,15 +95,18 @@ class Learning(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """What a step writes on its way; layer l reads h[l], h[0] is the window of inputs, h[L] is u[L - 1]."""
+    """What a step writes on its way; layer l reads h[l], h[0] is the window of inputs, h[L] is u[L - 1].
+
+    rows[l] is h[l] for the products of layers that are not small, and h[0] is only there for one that is.
+    """
 
     h: tuple[np.ndarray, ...]  # (in, N), L + 1 of them
+    rows: tuple[np.ndarray, ...]  # (N, in)
     u: tuple[np.ndarray, ...]  # (out, N)
     signal: tuple[np.ndarray, ...]  # (out, N) gradient with respect to h[l + 1], then to W h + b
     inverse_deviation: np.ndarray  # (L, N) of layer norm
     places: np.ndarray  # (3, N)
-    newest: np.ndarray  # (largest in,)
-    gradient: np.ndarray  # (BLOCK or largest in,)
+    scratch: np.ndarray  # (BLOCK, or N times the largest number of features,)
     kx: np.ndarray  # (N, N)
     ky: np.ndarray  # (N, N)
     pairs: np.ndarray  # (3, num_pairs(N)) centred kx, centred ky, squared distances of z
@@ -105,40 +117,11 @@ class Workspace(NamedTuple):
 
 
 @compiled
-def multiply(weight, h, product):
-    """``product = W h``.  weight: (out, in).  h: (in, N).  product: (out, N)."""
-    if weight.size > SMALL:
-        np.dot(weight, h, product)
-    else:
-        for o in range(weight.shape[0]):
-            for p in range(h.shape[1]):
-                product[o, p] = 0
-            for i in range(weight.shape[1]):
-                for p in range(h.shape[1]):
-                    product[o, p] += weight[o, i] * h[i, p]
-
-
-@compiled
-def multiply_transposed(signal, h, product):
-    """``product = signal h^T``.  signal: (out, N).  h: (in, N).  product: (out, in)."""
-    if product.size > SMALL:
-        np.dot(signal, h.T, product)
-    else:
-        for o in range(product.shape[0]):
-            for i in range(product.shape[1]):
-                total = np.float32(0)
-                for p in range(h.shape[1]):
-                    total += signal[o, p] * h[i, p]
-                product[o, i] = total
-
-
-@compiled
-def integrate(weight, bias, h, u, drive, rate):
-    """``u <- u + rate (W h + b - u)``.  h: (in, N).  u, drive: (out, N), drive is scratch.
+def integrate(drive, bias, u, rate):
+    """``u <- u + rate (drive + b - u)``.  drive, u: (out, N).
 
     At a rate of 1 the old u is not read: reassociated, even ``0 u`` would leave its rounding.
     """
-    multiply(weight, h, drive)
     if rate == 1:
         for o in range(u.shape[0]):
             for p in range(u.shape[1]):
@@ -176,13 +159,20 @@ def activate(u, z, inverse_deviation, mean):
 
 @inlined
 def forward(member, work, rate):
-    """One pass of the window h[0] through all layers; leaves h, u and the inverse deviations."""
+    """One pass of the window through all layers; leaves h, rows, u and the inverse deviations."""
     readout = len(member) - 1
     for layer in range(readout + 1):
-        u = work.u[layer]
-        integrate(member[layer].weight, member[layer].bias, work.h[layer], u, work.signal[layer], rate)
+        weight, u, drive = member[layer].weight, work.u[layer], work.signal[layer]
+        if is_small(weight):
+            multiply_small(weight, work.h[layer], drive)
+        else:
+            multiply(weight, work.rows[layer], drive)
+        integrate(drive, member[layer].bias, u, rate)
         if layer < readout:
-            activate(u, work.h[layer + 1], work.inverse_deviation[layer], work.places[0])
+            z = work.h[layer + 1]
+            activate(u, z, work.inverse_deviation[layer], work.places[0])
+            if not is_small(member[layer + 1].weight):
+                transpose(z, work.rows[layer + 1])
 
 
 @compiled
@@ -278,38 +268,31 @@ def descend(parameter, gradient, mean, square, optimizer, sizes):
 
 
 @compiled
-def update_layer(layer, h, signal, first, scratch, newest, optimizer, sizes):
+def update_layer(layer, h, rows, signal, first, scratch, optimizer, sizes):
     """``dW = signal h^T`` and ``db = sum signal`` over the places ``first`` and later, applied by the optimizer.
 
-    h: (in, N).  signal: (out, N).  newest: (in or more,) scratch.  The gradient is made and spent a block of rows at a
-    time, in scratch: (BLOCK or in or more,).
+    h: (in, N).  rows: (N, in).  signal: (out, N).  The gradient is made and spent a few neurons at a time.
     """
     outputs, inputs = layer.weight.shape
-    num = h.shape[1]
     parameter = layer.weight.reshape(-1)
     mean, square = layer.weight_mean.reshape(-1), layer.weight_square.reshape(-1)
-    for i in range(inputs):
-        newest[i] = h[i, num - 1]
-    rows = max(1, BLOCK // inputs)
-    for start in range(0, outputs, rows):
-        stop = min(start + rows, outputs)
+    together = max(1, BLOCK // inputs)
+    for start in range(0, outputs, together):
+        stop = min(start + together, outputs)
         gradient = scratch[: (stop - start) * inputs]
         block = gradient.reshape(stop - start, inputs)
-        if first == 0:
-            multiply_transposed(signal[start:stop], h, block)
+        if is_small(layer.weight):
+            outer_small(signal[start:stop], h, first, block)
         else:
-            for o in range(stop - start):
-                strength = signal[start + o, num - 1]
-                for i in range(inputs):
-                    block[o, i] = strength * newest[i]
+            outer(signal[start:stop], rows, first, block)
         part = slice(start * inputs, stop * inputs)
         descend(parameter[part], gradient, mean[part], square[part], optimizer, sizes)
     gradient = scratch[:outputs]
     for o in range(outputs):
-        total = np.float32(0)
-        for p in range(first, num):
-            total += signal[o, p]
-        gradient[o] = total
+        entry = np.float32(0)
+        for p in range(first, h.shape[1]):
+            entry += signal[o, p]
+        gradient[o] = entry
     descend(layer.bias, gradient, layer.bias_mean, layer.bias_square, optimizer, sizes)
 
 
@@ -325,16 +308,19 @@ def learn(member, work, rule, sigma_z, modulation, rate, optimizer, updates):
     lowest = readout if rule == FROZEN else 0
     for layer in range(readout - 1, lowest - 1, -1):
         z, signal = work.h[layer + 1], work.signal[layer]
-        if rule == BACKPROP:
-            np.dot(member[layer + 1].weight.T, work.signal[layer + 1], signal)
+        above = member[layer + 1].weight
+        if rule == BACKPROP and is_small(above):
+            send_back_small(above, work.signal[layer + 1], signal)
+        elif rule == BACKPROP:
+            send_back(above, work.signal[layer + 1], work.scratch, signal)
         else:
             modulate(z, modulation, sigma_z, signal, work.places[0])
         pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, first, work.places)
     sizes = step_sizes(optimizer, updates)
     for layer in range(lowest, readout + 1):
         start = 0 if layer == readout else first
-        h, signal = work.h[layer], work.signal[layer]
-        update_layer(member[layer], h, signal, start, work.gradient, work.newest, optimizer, sizes)
+        h, rows, signal = work.h[layer], work.rows[layer], work.signal[layer]
+        update_layer(member[layer], h, rows, signal, start, work.scratch, optimizer, sizes)
 
 
 @compiled
@@ -348,9 +334,11 @@ def train_windows(member, work, samples, labels, lags, modulation, presentation,
     other = label_kernel(sigma_y, len(member[readout].bias))
     for step in range((len(samples) - window) // stride + 1):
         first = step * stride
-        for i in range(samples.shape[1]):
-            for p in range(window):
-                work.h[0][i, p] = samples[first + p, i]
+        for p in range(window):
+            for i in range(samples.shape[1]):
+                work.rows[0][p, i] = samples[first + p, i]
+        if is_small(member[0].weight):
+            transpose(work.rows[0], work.h[0])
         window_labels = labels[first : first + window]
         if log_hsic:
             window_kernels(lags, labels, first, other, work.kx, work.ky)
@@ -387,12 +375,12 @@ def workspace(member, window, membranes=None):
     inner = [zeros(inputs, window) for _, inputs in shapes]
     return Workspace(
         h=(*inner, u[-1]),
+        rows=tuple(zeros(window, inputs) for _, inputs in shapes),
         u=u,
         signal=tuple(zeros(out, window) for out, _ in shapes),
         inverse_deviation=zeros(len(shapes), window),
         places=zeros(3, window),
-        newest=zeros(max(inputs for _, inputs in shapes)),
-        gradient=zeros(max(BLOCK, *(max(shape) for shape in shapes))),
+        scratch=zeros(max(BLOCK, *(window * max(shape) for shape in shapes))),
         kx=zeros(window, window),
         ky=zeros(window, window),
         pairs=zeros(3, num_pairs(window)),

@@ -1,7 +1,7 @@
 """Vectors of eight float32 for kernels: what LLVM's own vectoriser does not see.
 
 It vectorises innermost loops only, and a sum over an outer loop goes through memory then. With ``load``, ``spread``,
-``+ - *`` and ``store`` a kernel says itself what is held in registers; LLVM makes the best of it on any processor.
+``+ - *``, ``total`` and ``store`` a kernel says itself what is held in registers, on any processor that LLVM knows.
 """
 
 import operator
@@ -38,34 +38,33 @@ class VectorModel(models.PrimitiveModel):
         super().__init__(manager, numba_type, REGISTER)
 
 
-def address(context, builder, array_type, array, indices):
-    """Pointer to the eight elements that begin there."""
-    struct = context.make_array(array_type)(context, builder, array)
-    item = cgutils.get_item_pointer(context, builder, array_type, struct, indices)
+def address(context, builder, signature, arguments):
+    """Pointer to the eight elements of the first argument, an array, that begin at the second, a tuple of indices."""
+    array_type = signature.args[0]
+    array = context.make_array(array_type)(context, builder, arguments[0])
+    item = cgutils.get_item_pointer(context, builder, array_type, array, cgutils.unpack_tuple(builder, arguments[1]))
     return builder.bitcast(item, REGISTER.as_pointer())
 
 
 @intrinsic
-def load(typing_context, array, row, column):
-    """``array[row, column : column + 8]`` of a C-contiguous float32 array."""
+def load(typing_context, array, indices):
+    """``array[..., i : i + 8]`` of a C-contiguous float32 array, i being the last of the indices."""
 
     def generate(context, builder, signature, arguments):
-        array, *indices = arguments
-        return builder.load(address(context, builder, signature.args[0], array, indices), align=4)
+        return builder.load(address(context, builder, signature, arguments), align=4)
 
-    return vector(array, types.intp, types.intp), generate
+    return vector(array, types.UniTuple(types.intp, array.ndim)), generate
 
 
 @intrinsic
-def store(typing_context, array, index, value):
-    """``array[index : index + 8] = value``, of a contiguous float32 array."""
+def store(typing_context, array, indices, value):
+    """``array[..., i : i + 8] = value``, as ``load``."""
 
     def generate(context, builder, signature, arguments):
-        array, index, value = arguments
-        builder.store(value, address(context, builder, signature.args[0], array, [index]), align=4)
+        builder.store(arguments[2], address(context, builder, signature, arguments), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vector), generate
+    return types.void(array, types.UniTuple(types.intp, array.ndim), vector), generate
 
 
 @intrinsic
@@ -79,6 +78,24 @@ def spread(typing_context, number):
         return builder.shuffle_vector(first, ir.Constant(REGISTER, ir.Undefined), lanes)
 
     return vector(types.float32), generate
+
+
+@intrinsic
+def total(typing_context, value):
+    """The sum of a vector's numbers."""
+
+    def generate(context, builder, signature, arguments):
+        (value,), num = arguments, LANES
+        while num > 1:
+            num //= 2
+            halves = [
+                builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(ir.IntType(32), num), lanes))
+                for lanes in (list(range(num)), list(range(num, 2 * num)))
+            ]
+            value = builder.fadd(*halves)
+        return builder.extract_element(value, ir.IntType(32)(0))
+
+    return types.float32(vector), generate
 
 
 def add_operator(instruction: str, *symbols: Callable) -> None:

@@ -1,0 +1,149 @@
+"""Matrix products of a layer with a window of N samples, compiled by numba.
+
+BLAS is made for large matrices: with the six samples of a window its products took two to three times as long, and with
+the smallest layers a call alone costs more than the arithmetic. A *small* layer's products run over the places of the
+feature-first h, (in, N); the others' over the features of ``rows``, the same numbers sample-first, (N, in).
+"""
+
+import numpy as np
+
+from projectlib.engines.compiler import compiled
+from projectlib.engines.vectors import LANES, load, spread, store, total
+
+SMALL = 64  # weights of a small layer
+ROWS = 4  # neurons that are summed side by side
+CHUNK = 4 * LANES  # weights of a gradient's row that are summed side by side
+PLACES = 32  # samples that are multiplied with all weights before the next ones: few enough for a level-2 cache
+
+
+@compiled
+def is_small(weight):
+    """Whether a layer's products run over places."""
+    return weight.size <= SMALL
+
+
+@compiled
+def transpose(matrix, result):
+    """``result = matrix^T``."""
+    for i in range(matrix.shape[0]):
+        for j in range(matrix.shape[1]):
+            result[j, i] = matrix[i, j]
+
+
+@compiled
+def multiply_small(weight, h, product):
+    """``product = W h``.  weight: (out, in).  h: (in, N).  product: (out, N)."""
+    for o in range(weight.shape[0]):
+        for p in range(h.shape[1]):
+            product[o, p] = 0
+        for i in range(weight.shape[1]):
+            for p in range(h.shape[1]):
+                product[o, p] += weight[o, i] * h[i, p]
+
+
+@compiled
+def multiply(weight, rows, product):
+    """``product = W rows^T``.  weight: (out, in).  rows: (N, in).  product: (out, N)."""
+    outputs, inputs = weight.shape
+    num = rows.shape[0]
+    whole = inputs // LANES * LANES
+    zero = spread(np.float32(0))
+    for begin in range(0, num, PLACES):
+        end = min(begin + PLACES, num)
+        for o in range(0, outputs, ROWS):  # at the end some are summed again, to the same numbers
+            o1, o2, o3 = min(o + 1, outputs - 1), min(o + 2, outputs - 1), min(o + 3, outputs - 1)
+            for p in range(begin, end, 2):
+                q = min(p + 1, end - 1)
+                p0 = p1 = p2 = p3 = q0 = q1 = q2 = q3 = zero
+                for i in range(0, whole, LANES):
+                    at_p, at_q = load(rows, (p, i)), load(rows, (q, i))
+                    weights = load(weight, (o, i))
+                    p0 += weights * at_p
+                    q0 += weights * at_q
+                    weights = load(weight, (o1, i))
+                    p1 += weights * at_p
+                    q1 += weights * at_q
+                    weights = load(weight, (o2, i))
+                    p2 += weights * at_p
+                    q2 += weights * at_q
+                    weights = load(weight, (o3, i))
+                    p3 += weights * at_p
+                    q3 += weights * at_q
+                product[o, p], product[o, q] = total(p0), total(q0)
+                product[o1, p], product[o1, q] = total(p1), total(q1)
+                product[o2, p], product[o2, q] = total(p2), total(q2)
+                product[o3, p], product[o3, q] = total(p3), total(q3)
+    if whole < inputs:
+        for o in range(outputs):
+            for p in range(num):
+                for i in range(whole, inputs):
+                    product[o, p] += weight[o, i] * rows[p, i]
+
+
+@compiled
+def outer_small(signal, h, first, gradient):
+    """``gradient = signal h^T`` over the places ``first`` and later.  h: (in, N).  gradient: (out, in)."""
+    newest = h.shape[1] - 1
+    for o in range(gradient.shape[0]):
+        for i in range(gradient.shape[1]):
+            entry = signal[o, newest] * h[i, newest]
+            for p in range(first, newest):
+                entry += signal[o, p] * h[i, p]
+            gradient[o, i] = entry
+
+
+@compiled
+def outer(signal, rows, first, gradient):
+    """``gradient = signal rows`` over the places ``first`` and later.  rows: (N, in).  gradient: (out, in)."""
+    outputs, inputs = gradient.shape
+    num = rows.shape[0]
+    if inputs < CHUNK:
+        for o in range(outputs):
+            for i in range(inputs):
+                gradient[o, i] = 0
+            for p in range(first, num):
+                for i in range(inputs):
+                    gradient[o, i] += signal[o, p] * rows[p, i]
+        return
+    zero = spread(np.float32(0))
+    for o in range(outputs):
+        for start in range(0, inputs, CHUNK):
+            i = min(start, inputs - CHUNK)
+            g0 = g1 = g2 = g3 = zero
+            for p in range(first, num):
+                strength = spread(signal[o, p])
+                g0 += strength * load(rows, (p, i))
+                g1 += strength * load(rows, (p, i + LANES))
+                g2 += strength * load(rows, (p, i + 2 * LANES))
+                g3 += strength * load(rows, (p, i + 3 * LANES))
+            store(gradient, (o, i), g0)
+            store(gradient, (o, i + LANES), g1)
+            store(gradient, (o, i + 2 * LANES), g2)
+            store(gradient, (o, i + 3 * LANES), g3)
+
+
+@compiled
+def send_back_small(weight, signal, below):
+    """``below = W^T signal``.  weight: (out, in).  signal: (out, N).  below: (in, N)."""
+    for i in range(weight.shape[1]):
+        for p in range(signal.shape[1]):
+            below[i, p] = 0
+    for o in range(weight.shape[0]):
+        for i in range(weight.shape[1]):
+            for p in range(signal.shape[1]):
+                below[i, p] += weight[o, i] * signal[o, p]
+
+
+@compiled
+def send_back(weight, signal, scratch, below):
+    """``below = W^T signal``, as ``send_back_small``.  scratch: (N in or more,)."""
+    inputs, num = below.shape
+    rows = scratch[: num * inputs].reshape(num, inputs)
+    for p in range(num):
+        for i in range(inputs):
+            rows[p, i] = 0
+    for o in range(weight.shape[0]):
+        for p in range(num):
+            for i in range(inputs):
+                rows[p, i] += weight[o, i] * signal[o, p]
+    transpose(rows, below)
