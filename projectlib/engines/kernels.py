@@ -27,16 +27,7 @@ from projectlib.engines.hsic_kernels import (
     rounded_up,
     window_kernels,
 )
-from projectlib.engines.product_kernels import (
-    is_small,
-    multiply,
-    multiply_small,
-    outer,
-    outer_small,
-    send_back,
-    send_back_small,
-    transpose,
-)
+from projectlib.engines.product_kernels import is_small, multiply, outer, send_back, transpose
 from projectlib.engines.vectors import exp
 
 BIOHSIC, FROZEN, BACKPROP = range(3)
@@ -162,11 +153,8 @@ def forward(member, work, rate):
     """One pass of the window through all layers; leaves h, rows, u and the inverse deviations."""
     readout = len(member) - 1
     for layer in range(readout + 1):
-        weight, u, drive = member[layer].weight, work.u[layer], work.signal[layer]
-        if is_small(weight):
-            multiply_small(weight, work.h[layer], drive)
-        else:
-            multiply(weight, work.rows[layer], drive)
+        u, drive = work.u[layer], work.signal[layer]
+        multiply(member[layer].weight, work.h[layer], work.rows[layer], drive)
         integrate(drive, member[layer].bias, u, rate)
         if layer < readout:
             z = work.h[layer + 1]
@@ -281,10 +269,7 @@ def update_layer(layer, h, rows, signal, first, scratch, optimizer, sizes):
         stop = min(start + together, outputs)
         gradient = scratch[: (stop - start) * inputs]
         block = gradient.reshape(stop - start, inputs)
-        if is_small(layer.weight):
-            outer_small(signal[start:stop], h, first, block)
-        else:
-            outer(signal[start:stop], rows, first, block)
+        outer(layer.weight, signal[start:stop], h, rows, first, block)
         part = slice(start * inputs, stop * inputs)
         descend(parameter[part], gradient, mean[part], square[part], optimizer, sizes)
     gradient = scratch[:outputs]
@@ -308,11 +293,8 @@ def learn(member, work, rule, sigma_z, modulation, rate, optimizer, updates):
     lowest = readout if rule == FROZEN else 0
     for layer in range(readout - 1, lowest - 1, -1):
         z, signal = work.h[layer + 1], work.signal[layer]
-        above = member[layer + 1].weight
-        if rule == BACKPROP and is_small(above):
-            send_back_small(above, work.signal[layer + 1], signal)
-        elif rule == BACKPROP:
-            send_back(above, work.signal[layer + 1], work.scratch, signal)
+        if rule == BACKPROP:
+            send_back(member[layer + 1].weight, work.signal[layer + 1], work.scratch, signal)
         else:
             modulate(z, modulation, sigma_z, signal, work.places[0])
         pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, first, work.places)

@@ -7,7 +7,7 @@ feature-first h, (in, N); the others' over the features of ``rows``, the same nu
 
 import numpy as np
 
-from projectlib.engines.compiler import compiled
+from projectlib.engines.compiler import compiled, inlined
 from projectlib.engines.vectors import LANES, load, spread, store, total
 
 SMALL = 64  # weights of a small layer
@@ -30,9 +30,17 @@ def transpose(matrix, result):
             result[j, i] = matrix[i, j]
 
 
+@inlined
+def multiply(weight, h, rows, product):
+    """``product = W h``.  weight: (out, in).  product: (out, N)."""
+    if is_small(weight):
+        multiply_over_places(weight, h, product)
+    else:
+        multiply_over_features(weight, rows, product)
+
+
 @compiled
-def multiply_small(weight, h, product):
-    """``product = W h``.  weight: (out, in).  h: (in, N).  product: (out, N)."""
+def multiply_over_places(weight, h, product):
     for o in range(weight.shape[0]):
         for p in range(h.shape[1]):
             product[o, p] = 0
@@ -42,8 +50,7 @@ def multiply_small(weight, h, product):
 
 
 @compiled
-def multiply(weight, rows, product):
-    """``product = W rows^T``.  weight: (out, in).  rows: (N, in).  product: (out, N)."""
+def multiply_over_features(weight, rows, product):
     outputs, inputs = weight.shape
     num = rows.shape[0]
     whole = inputs // LANES * LANES
@@ -80,9 +87,20 @@ def multiply(weight, rows, product):
                     product[o, p] += weight[o, i] * rows[p, i]
 
 
+@inlined
+def outer(weight, signal, h, rows, first, gradient):
+    """``gradient = signal h^T`` over the places ``first`` and later, of some neurons of a layer.
+
+    weight: the layer's.  signal: (out, N).  gradient: (out, in).
+    """
+    if is_small(weight):
+        outer_over_places(signal, h, first, gradient)
+    else:
+        outer_over_features(signal, rows, first, gradient)
+
+
 @compiled
-def outer_small(signal, h, first, gradient):
-    """``gradient = signal h^T`` over the places ``first`` and later.  h: (in, N).  gradient: (out, in)."""
+def outer_over_places(signal, h, first, gradient):
     newest = h.shape[1] - 1
     for o in range(gradient.shape[0]):
         for i in range(gradient.shape[1]):
@@ -93,8 +111,7 @@ def outer_small(signal, h, first, gradient):
 
 
 @compiled
-def outer(signal, rows, first, gradient):
-    """``gradient = signal rows`` over the places ``first`` and later.  rows: (N, in).  gradient: (out, in)."""
+def outer_over_features(signal, rows, first, gradient):
     outputs, inputs = gradient.shape
     num = rows.shape[0]
     if inputs < CHUNK:
@@ -122,9 +139,17 @@ def outer(signal, rows, first, gradient):
             store(gradient, (o, i + 3 * LANES), g3)
 
 
+@inlined
+def send_back(weight, signal, scratch, below):
+    """``below = W^T signal``.  weight: (out, in).  signal: (out, N).  below: (in, N).  scratch: (N in or more,)."""
+    if is_small(weight):
+        send_back_over_places(weight, signal, below)
+    else:
+        send_back_over_features(weight, signal, scratch, below)
+
+
 @compiled
-def send_back_small(weight, signal, below):
-    """``below = W^T signal``.  weight: (out, in).  signal: (out, N).  below: (in, N)."""
+def send_back_over_places(weight, signal, below):
     for i in range(weight.shape[1]):
         for p in range(signal.shape[1]):
             below[i, p] = 0
@@ -135,8 +160,7 @@ def send_back_small(weight, signal, below):
 
 
 @compiled
-def send_back(weight, signal, scratch, below):
-    """``below = W^T signal``, as ``send_back_small``.  scratch: (N in or more,)."""
+def send_back_over_features(weight, signal, scratch, below):
     inputs, num = below.shape
     rows = scratch[: num * inputs].reshape(num, inputs)
     for p in range(num):
