@@ -45,7 +45,7 @@ def repeat_hsic(num, work, sigma):
     for _ in range(num):
         for layer in range(len(work.u)):
             total += hsic_kernels.hsic(
-                work.pairs[0], work.pairs[1], work.h[layer + 1], sigma, work.padded, work.pairs[2]
+                work.pairs[0], work.pairs[1], work.h[layer + 1], sigma, work.around, work.pairs[2]
             )[0]
     return total
 

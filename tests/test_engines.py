@@ -197,8 +197,10 @@ def test_steps_trace_into_one_graph(make):
     assert_same(train(graph, (0, 26)), train(make(EagerEngine), (0, 26)), **FLOAT32)
 
 
-def choose(name, make=MODELS["mlp"], rule=RULES["published"], optimizer=OPTIMIZERS["adamw"], num_epochs=1000):
-    ensemble = build_ensemble(make, range(1))
+def choose(
+    name, make=MODELS["mlp"], rule=RULES["published"], optimizer=OPTIMIZERS["adamw"], num_epochs=1000, num_models=1
+):
+    ensemble = build_ensemble(make, range(num_models))
     optimizer = optimizer([p for layer in ensemble.parameters for p in layer.values()])
     return choose_engine(name, ensemble, rule, optimizer, Sampler(31, 6, rule.sliding), num_epochs)
 
@@ -206,6 +208,8 @@ def choose(name, make=MODELS["mlp"], rule=RULES["published"], optimizer=OPTIMIZE
 def test_auto_compiles_what_is_covered_and_long():
     assert choose("auto") is CpuEngine
     assert choose("auto", num_epochs=1) is EagerEngine
+    assert choose("auto", num_epochs=50) is EagerEngine
+    assert choose("auto", num_epochs=50, num_models=30) is CpuEngine
     assert choose("compiled", num_epochs=1) is CpuEngine
     assert choose("eager") is EagerEngine
     assert choose("auto", make=CNN) is ConvolutionEngine

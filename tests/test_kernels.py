@@ -217,7 +217,7 @@ def test_exp_is_numpys():
     assert np.isnan(vectors.exp(np.float32(np.nan)))
 
 
-@pytest.mark.parametrize("num", [1, 2, 6, 8, 13, 64])
+@pytest.mark.parametrize("num", [1, 2, 3, 5, 6, 8, 13, 64, 67])
 def test_hsic_over_pairs_is_the_trace(num):
     """Every pair once and no other, whether or not the window fills whole vectors."""
     random = np.random.default_rng(num)
@@ -225,10 +225,10 @@ def test_hsic_over_pairs_is_the_trace(num):
     kernel = np.exp(-random.random((num, num))).astype(np.float32)
     kernel = (kernel + kernel.T) / 2
     pairs, scratch = np.full((3, hsic_kernels.num_pairs(num)), np.nan, np.float32), np.zeros(num, np.float32)
-    padded = np.zeros((5, hsic_kernels.rounded_up(num)), np.float32)
+    around = np.zeros((5, hsic_kernels.num_places(num)), np.float32)
     for row, k in enumerate((kernel, kernel**2)):
         hsic_kernels.centered_pairs(k, scratch, pairs[row])
-    got = hsic_kernels.hsic(pairs[0], pairs[1], z, 0.7, padded, pairs[2])
+    got = hsic_kernels.hsic(pairs[0], pairs[1], z, 0.7, around, pairs[2])
     centering = np.eye(num) - 1 / num
     kz = np.exp(-np.square(z[:, :, None] - z[:, None]).sum(0) / (2 * 0.7**2 * 3))
     exact = [np.trace(k @ centering @ kz @ centering) / max(num - 1, 1) ** 2 for k in (kernel, kernel**2)]

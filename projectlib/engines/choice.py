@@ -34,7 +34,7 @@ def choose_engine(
         names = ", ".join(sorted({layer.__name__ for layer in layers}))
         reason = f"layers of {names}" if device in COMPILED else f"the device {device}"
     updates = num_epochs * sampler.steps * ensemble.network.num_timesteps
-    return choose(name, EagerEngine, compiled, reason, updates)
+    return choose(name, EagerEngine, compiled, reason, updates, ensemble.num_models)
 
 
 def choose_reservoir_engine(
@@ -43,12 +43,13 @@ def choose_reservoir_engine(
     """The engine of a reservoir for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does."""
     device, compiled = device_type(ensemble), CpuReservoirEngine
     reason = compiled.lacks(ensemble, optimizer) if device == "cpu" else f"a reservoir on the device {device}"
-    return choose(name, ReservoirEngine, compiled, reason, num_updates)
+    return choose(name, ReservoirEngine, compiled, reason, num_updates, ensemble.num_models)
 
 
-def choose(name: str, eager: type, compiled: type | None, reason: str | None, updates: int) -> type:
+def choose(name: str, eager: type, compiled: type | None, reason: str | None, updates: int, num_models: int) -> type:
     """``auto`` compiles what can be compiled and is long enough to be worth it.
 
+    Ten models take eager about twice as long as one, and compilation is the same for all.
     reason: what ``compiled`` does not cover, if anything.  Raises UserError where ``compiled`` is asked for and there
     is such a reason.
     """
@@ -56,7 +57,7 @@ def choose(name: str, eager: type, compiled: type | None, reason: str | None, up
         raise UserError(f"engine is 'compiled', but it does not cover {reason}; use engine=auto or engine=eager")
     if name == "eager":
         return eager
-    if reason or (name == "auto" and updates < compiled.worth_compiling):
+    if reason or (name == "auto" and updates * (1 + num_models / 10) < compiled.worth_compiling):
         log.info("engine eager: %s", f"no kernel covers {reason}" if reason else f"{updates} updates are few")
         return eager
     return compiled

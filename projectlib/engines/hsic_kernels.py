@@ -10,7 +10,7 @@ import numpy as np
 from projectlib.engines.compiler import compiled
 from projectlib.engines.vectors import LANES, LOG2_E, exp, exp2, load, spread, store
 
-ROWS = 4  # of a tile of pairs
+LAGS = 4  # of a tile of pairs
 
 
 # Shared by all members: what depends on the samples alone ------------------------------------------------------
@@ -83,18 +83,23 @@ def modulation_weights(lags, labels, num_classes, window, stride, gamma, sigma_y
 
 # HSIC of what a layer makes of a window ---------------------------------------------------------------------------
 #
-# Pairs (i, p) of samples, p < i, come in tiles of ROWS by LANES, so that every distance is summed in a register. Tiles
-# on the diagonal and the last ones hold places besides, whose weight is zero.
+# Every pair of samples is once (i, i + lag), counted round the window, with a lag of at most N / 2. Pairs come in tiles
+# of LAGS by LANES, so that every distance is summed in a register; places in a tile that are no pair have weight zero.
 
 
 def num_pairs(window: int) -> int:
     """Places in all tiles of a window of N samples."""
-    return sum(ROWS * rounded_up(top + ROWS) for top in range(0, window, ROWS))
+    return rounded_up(window, LANES) * rounded_up(window // 2, LAGS)
 
 
-def rounded_up(num: int) -> int:
-    """To whole vectors."""
-    return -(-num // LANES) * LANES
+def rounded_up(num: int, multiple: int) -> int:
+    """The least multiple that is not below num."""
+    return -(-num // multiple) * multiple
+
+
+def num_places(window: int) -> int:
+    """Places that tiles reach into: the window, and its beginning again."""
+    return rounded_up(window, LANES) + rounded_up(window // 2, LAGS)
 
 
 @compiled
@@ -103,58 +108,63 @@ def centered_pairs(k, means, pairs):
     num = k.shape[0]
     mean = np.float32(0)
     for i in range(num):
-        total = np.float32(0)
+        entry = np.float32(0)
         for p in range(num):
-            total += k[i, p]
-        means[i] = total / np.float32(num)
+            entry += k[i, p]
+        means[i] = entry / np.float32(num)
         mean += means[i] / np.float32(num)
     pair = 0
-    for top in range(0, num, ROWS):
-        for left in range(0, top + ROWS, LANES):
-            for i in range(top, top + ROWS):
-                for p in range(left, left + LANES):
-                    pairs[pair] = k[i, p] + mean - means[i] - means[p] if p < i < num else np.float32(0)
+    for first in range(0, num, LANES):
+        for least in range(1, num // 2 + 1, LAGS):
+            for lag in range(least, least + LAGS):
+                for i in range(first, first + LANES):
+                    pairs[pair] = 0
+                    if i < (lag if 2 * lag == num else num) and 2 * lag <= num:
+                        p = (i + lag) % num
+                        pairs[pair] = k[i, p] + mean - means[i] - means[p]
                     pair += 1
 
 
 @compiled
 def squared_distances(z, num, distances):
-    """``|z_i - z_p|^2`` at the pairs of num samples.  z: (features, ``rounded_up(num)``)"""
-    features, pair = z.shape[0], 0
+    """``|z_i - z_p|^2`` at the pairs of num samples.  z: (features, ``num_places(num)``), on round the window."""
+    pair = 0
     zero = spread(np.float32(0))
-    for top in range(0, num, ROWS):
-        for left in range(0, top + ROWS, LANES):
-            first = second = third = fourth = zero
-            for f in range(features):
-                others = load(z, (f, left))
-                difference = spread(z[f, top]) - others
-                first += difference * difference
-                difference = spread(z[f, top + 1]) - others
-                second += difference * difference
-                difference = spread(z[f, top + 2]) - others
-                third += difference * difference
-                difference = spread(z[f, top + 3]) - others
-                fourth += difference * difference
-            store(distances, (pair,), first)
-            store(distances, (pair + LANES,), second)
-            store(distances, (pair + 2 * LANES,), third)
-            store(distances, (pair + 3 * LANES,), fourth)
-            pair += ROWS * LANES
+    for first in range(0, num, LANES):
+        for lag in range(1, num // 2 + 1, LAGS):
+            d0 = d1 = d2 = d3 = zero
+            for f in range(z.shape[0]):
+                place = load(z, (f, first))
+                difference = place - load(z, (f, first + lag))
+                d0 += difference * difference
+                difference = place - load(z, (f, first + lag + 1))
+                d1 += difference * difference
+                difference = place - load(z, (f, first + lag + 2))
+                d2 += difference * difference
+                difference = place - load(z, (f, first + lag + 3))
+                d3 += difference * difference
+            store(distances, (pair,), d0)
+            store(distances, (pair + LANES,), d1)
+            store(distances, (pair + 2 * LANES,), d2)
+            store(distances, (pair + 3 * LANES,), d3)
+            pair += LAGS * LANES
 
 
 @compiled
-def hsic(kx_pairs, ky_pairs, z, sigma, padded, distances):
+def hsic(kx_pairs, ky_pairs, z, sigma, around, distances):
     """(HSIC(X, Z), HSIC(Y, Z)) of z, (features, N), with the ``centered_pairs`` of kx and ky.
 
     ``tr(Kx H Kz H) = sum (H Kx H) * Kz``, and as H Kx H sums to zero, Kz - 1 serves as well as Kz: it vanishes on
-    the diagonal, which leaves twice the sum over pairs.  padded: (features or more, ``rounded_up(N)``) scratch that is
-    zero from place N on.  distances: scratch as long as kx_pairs.
+    the diagonal, which leaves twice the sum over pairs.  around: (features or more, ``num_places(N)``) scratch,
+    finite where z is not written to.  distances: scratch as long as kx_pairs.
     """
     features, num = z.shape
     for f in range(features):
         for p in range(num):
-            padded[f, p] = z[f, p]
-    squared_distances(padded[:features], num, distances)
+            around[f, p] = z[f, p]
+        for p in range(num // 2):
+            around[f, num + p] = z[f, p]
+    squared_distances(around[:features], num, distances)
     scale = np.float32(-LOG2_E / (2 * sigma**2 * features))
     hsic_x, hsic_y = np.float32(0), np.float32(0)
     for pair in range(len(kx_pairs)):

@@ -24,7 +24,7 @@ from projectlib.engines.hsic_kernels import (
     label_kernel,
     modulate,
     num_pairs,
-    rounded_up,
+    num_places,
     window_kernels,
 )
 from projectlib.engines.product_kernels import is_small, multiply, outer, send_back, transpose
@@ -101,7 +101,7 @@ class Workspace(NamedTuple):
     kx: np.ndarray  # (N, N)
     ky: np.ndarray  # (N, N)
     pairs: np.ndarray  # (3, num_pairs(N)) centred kx, centred ky, squared distances of z
-    padded: np.ndarray  # (largest out, N rounded up to whole vectors), zero beyond N
+    around: np.ndarray  # (largest out, num_places(N)) z of the window, and on round it
 
 
 # Forward ---------------------------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def train_windows(member, work, samples, labels, lags, modulation, presentation,
             if log_hsic:
                 for layer in range(readout + 1):
                     z, pairs = work.h[layer + 1], work.pairs
-                    hsic_x, hsic_y = hsic(pairs[0], pairs[1], z, sigma_z, work.padded, pairs[2])
+                    hsic_x, hsic_y = hsic(pairs[0], pairs[1], z, sigma_z, work.around, pairs[2])
                     sums[2 + 3 * layer] += (hsic_x - gamma * hsic_y) / time_steps
                     sums[3 + 3 * layer] += hsic_x / time_steps
                     sums[4 + 3 * layer] += hsic_y / time_steps
@@ -366,5 +366,5 @@ def workspace(member, window, membranes=None):
         kx=zeros(window, window),
         ky=zeros(window, window),
         pairs=zeros(3, num_pairs(window)),
-        padded=zeros(max(outputs for outputs, _ in shapes), rounded_up(window)),
+        around=zeros(max(outputs for outputs, _ in shapes), num_places(window)),
     )
