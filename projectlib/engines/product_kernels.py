@@ -123,20 +123,33 @@ def outer_over_features(signal, rows, first, gradient):
                     gradient[o, i] += signal[o, p] * rows[p, i]
         return
     zero = spread(np.float32(0))
-    for o in range(outputs):
+    for o in range(0, outputs, 2):  # at the ends some are summed again, to the same numbers
+        q = min(o + 1, outputs - 1)
         for start in range(0, inputs, CHUNK):
             i = min(start, inputs - CHUNK)
-            g0 = g1 = g2 = g3 = zero
+            o0 = o1 = o2 = o3 = q0 = q1 = q2 = q3 = zero
             for p in range(first, num):
-                strength = spread(signal[o, p])
-                g0 += strength * load(rows, (p, i))
-                g1 += strength * load(rows, (p, i + LANES))
-                g2 += strength * load(rows, (p, i + 2 * LANES))
-                g3 += strength * load(rows, (p, i + 3 * LANES))
-            store(gradient, (o, i), g0)
-            store(gradient, (o, i + LANES), g1)
-            store(gradient, (o, i + 2 * LANES), g2)
-            store(gradient, (o, i + 3 * LANES), g3)
+                at_o, at_q = spread(signal[o, p]), spread(signal[q, p])
+                row = load(rows, (p, i))
+                o0 += at_o * row
+                q0 += at_q * row
+                row = load(rows, (p, i + LANES))
+                o1 += at_o * row
+                q1 += at_q * row
+                row = load(rows, (p, i + 2 * LANES))
+                o2 += at_o * row
+                q2 += at_q * row
+                row = load(rows, (p, i + 3 * LANES))
+                o3 += at_o * row
+                q3 += at_q * row
+            store(gradient, (o, i), o0)
+            store(gradient, (o, i + LANES), o1)
+            store(gradient, (o, i + 2 * LANES), o2)
+            store(gradient, (o, i + 3 * LANES), o3)
+            store(gradient, (q, i), q0)
+            store(gradient, (q, i + LANES), q1)
+            store(gradient, (q, i + 2 * LANES), q2)
+            store(gradient, (q, i + 3 * LANES), q3)
 
 
 @inlined
