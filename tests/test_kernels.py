@@ -6,12 +6,13 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, layer_norm, one_hot
 
-from projectlib.engines import compiler, hsic_kernels, kernels, vectors
+from projectlib.engines import compiler, hsic_kernels, kernels, product_kernels, vectors
 
 ADAMW = kernels.Optimizer(kernels.ADAMW, 1e-3, 0.9, 0.99, 1e-8, 1e-4)
 SGD = kernels.Optimizer(kernels.SGD, 0.1, 0.0, 0.0, 0.0, 0.0)
@@ -214,7 +215,8 @@ def test_exp_is_numpys():
     assert (abs(got - exact) <= (2e-7 + 2**-23 * abs(x)) * exact).all()  # an ulp of x, besides
     far = [np.float32(value) for value in (-87.4, -100, -1e4, -1e30, -np.inf)]
     assert [vectors.exp(value) for value in far] == [0] * 5
-    assert np.isnan(vectors.exp(np.float32(np.nan)))
+    for payload in (0x7FC00000, 0x7FC00001, 0x7FC000FF, 0xFFC12345):
+        assert np.isnan(vectors.exp(np.uint32(payload).view(np.float32)))
 
 
 @pytest.mark.parametrize("num", [1, 2, 3, 5, 6, 8, 13, 64, 67])
@@ -224,7 +226,7 @@ def test_hsic_over_pairs_is_the_trace(num):
     z = random.normal(size=(3, num)).astype(np.float32)
     kernel = np.exp(-random.random((num, num))).astype(np.float32)
     kernel = (kernel + kernel.T) / 2
-    pairs, scratch = np.full((3, hsic_kernels.num_pairs(num)), np.nan, np.float32), np.zeros(num, np.float32)
+    pairs, scratch = np.full((3, hsic_kernels.num_pairs(num)), np.nan, np.float32), np.zeros(num)
     around = np.zeros((5, hsic_kernels.num_places(num)), np.float32)
     for row, k in enumerate((kernel, kernel**2)):
         hsic_kernels.centered_pairs(k, scratch, pairs[row])
@@ -239,18 +241,42 @@ def test_hsic_over_pairs_is_the_trace(num):
 def test_a_kernel_is_compiled_anew_where_one_it_calls_has_changed(tmp_path):
     (tmp_path / "compiler.py").write_text(Path(compiler.__file__).read_text())
     (tmp_path / "caller.py").write_text(
-        "from called import number\nfrom compiler import compiled\n\n@compiled\ndef call():\n    return number()\n"
+        "from called_kernels import number\nfrom compiler import compiled\n\n@compiled\ndef call():\n    return number()\n"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     for number in (1, 1, 2):
-        (tmp_path / "called.py").write_text(
+        (tmp_path / "called_kernels.py").write_text(
             f"from compiler import compiled\n\n@compiled\ndef number():\n    return {number}\n"
         )
         command = [sys.executable, "-c", "import caller; print(caller.call())"]
         got = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
         assert int(got) == number
+    assert numba.config.CACHE_LOCATOR_CLASSES == "", "a setting of the whole process"
     indices = [path.name for path in (tmp_path / "cache").rglob("caller.call-*.nbi")]
     assert len(indices) == 2  # the second process used the first one's
+
+
+def test_hsic_keeps_its_digits_where_kernels_are_nearly_constant():
+    """256 samples whose kernel is nearly one: centred in float32, a hundredth of HSIC(X, Z) was rounding."""
+    random = np.random.default_rng(0)
+    num, features = 256, 32
+    x, z = random.normal(size=(num, 7)), random.normal(size=(features, num)).astype(np.float32)
+    kernel = gaussian(torch.from_numpy(x), 5.0).numpy()
+    pairs = np.zeros((2, hsic_kernels.num_pairs(num)), np.float32)
+    hsic_kernels.centered_pairs(kernel.astype(np.float32), np.zeros(num), pairs[0])
+    around = np.zeros((features, hsic_kernels.num_places(num)), np.float32)
+    got, _ = hsic_kernels.hsic(pairs[0], pairs[0], z, 0.8, around, pairs[1])
+    centering = np.eye(num) - 1 / num
+    kz = gaussian(torch.from_numpy(z.T.astype(float)), 0.8).numpy()
+    np.testing.assert_allclose(got, np.trace(kernel @ centering @ kz @ centering) / (num - 1) ** 2, rtol=3e-5)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 16)), np.zeros((4, 32), np.float32)[:, ::2]], ids=["float64", "strided"]
+)
+def test_vectors_are_of_contiguous_float32(array):
+    with pytest.raises(numba.TypingError, match="vectors are of C-contiguous float32 arrays"):
+        product_kernels.multiply_over_features(array, np.zeros((2, 16), np.float32), np.zeros((4, 2), np.float32))
 
 
 def test_silent_moments_become_zero_and_not_subnormal():

@@ -104,22 +104,26 @@ def num_places(window: int) -> int:
 
 @compiled
 def centered_pairs(k, means, pairs):
-    """``H K H`` of a symmetric k, (N, N), at the pairs.  means: (N,) scratch.  pairs: (``num_pairs(N)``,)."""
+    """``H K H`` of a symmetric k, (N, N), at the pairs.  means: (N,) float64 scratch.  pairs: (``num_pairs(N)``,).
+
+    Rounded once: what float32 means would leave in the sum of all entries, which is 0, ``hsic`` would add up.
+    """
     num = k.shape[0]
-    mean = np.float32(0)
+    mean = 0.0
     for i in range(num):
-        entry = np.float32(0)
+        entry = 0.0
         for p in range(num):
             entry += k[i, p]
-        means[i] = entry / np.float32(num)
-        mean += means[i] / np.float32(num)
+        means[i] = entry / num
+        mean += means[i] / num
     pair = 0
     for first in range(0, num, LANES):
         for least in range(1, num // 2 + 1, LAGS):
             for lag in range(least, least + LAGS):
+                last = lag if 2 * lag == num else num  # half way round every pair would come twice
                 for i in range(first, first + LANES):
                     pairs[pair] = 0
-                    if i < (lag if 2 * lag == num else num) and 2 * lag <= num:
+                    if i < last and 2 * lag <= num:
                         p = (i + lag) % num
                         pairs[pair] = k[i, p] + mean - means[i] - means[p]
                     pair += 1
@@ -155,8 +159,8 @@ def hsic(kx_pairs, ky_pairs, z, sigma, around, distances):
     """(HSIC(X, Z), HSIC(Y, Z)) of z, (features, N), with the ``centered_pairs`` of kx and ky.
 
     ``tr(Kx H Kz H) = sum (H Kx H) * Kz``, and as H Kx H sums to zero, Kz - 1 serves as well as Kz: it vanishes on
-    the diagonal, which leaves twice the sum over pairs.  around: (features or more, ``num_places(N)``) scratch,
-    finite where z is not written to.  distances: scratch as long as kx_pairs.
+    the diagonal, which leaves twice the sum over pairs.  around: (features or more, ``num_places(N)``) scratch
+    that began as zeros.  distances: (``num_pairs(N)``,) scratch.
     """
     features, num = z.shape
     for f in range(features):

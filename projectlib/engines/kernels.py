@@ -88,7 +88,8 @@ class Learning(NamedTuple):
 class Workspace(NamedTuple):
     """What a step writes on its way; layer l reads h[l], h[0] is the window of inputs, h[L] is u[L - 1].
 
-    rows[l] is h[l] for the products of layers that are not small, and h[0] is only there for one that is.
+    rows[l] is h[l] for the products of a layer that is not small; h[0] is only filled for one that is. signal[l] is
+    first scratch of the forward pass.
     """
 
     h: tuple[np.ndarray, ...]  # (in, N), L + 1 of them
@@ -97,6 +98,7 @@ class Workspace(NamedTuple):
     signal: tuple[np.ndarray, ...]  # (out, N) gradient with respect to h[l + 1], then to W h + b
     inverse_deviation: np.ndarray  # (L, N) of layer norm
     places: np.ndarray  # (3, N)
+    means: np.ndarray  # (N,) float64
     scratch: np.ndarray  # (BLOCK, or N times the largest number of features,)
     kx: np.ndarray  # (N, N)
     ky: np.ndarray  # (N, N)
@@ -205,7 +207,7 @@ def readout_signal(logits, labels, signal, rate, places):
 def pull_back(signal, u, z, inverse_deviation, rate, first, places):
     """Gradient with respect to z turned, in place, into that with respect to W h + b: layer norm, relu, dt / tau.
 
-    signal, u, z: (out, N), places ``first`` and later.  places: (2, N) scratch.
+    signal, u, z: (out, N), places ``first`` and later.  places: (2 or more, N) scratch.
     """
     features, num = u.shape
     share = np.float32(1 / features)
@@ -324,8 +326,8 @@ def train_windows(member, work, samples, labels, lags, modulation, presentation,
         window_labels = labels[first : first + window]
         if log_hsic:
             window_kernels(lags, labels, first, other, work.kx, work.ky)
-            centered_pairs(work.kx, work.places[0], work.pairs[0])
-            centered_pairs(work.ky, work.places[0], work.pairs[1])
+            centered_pairs(work.kx, work.means, work.pairs[0])
+            centered_pairs(work.ky, work.means, work.pairs[1])
         for _ in range(time_steps):
             updates += 1
             forward(member, work, rate)
@@ -362,6 +364,7 @@ def workspace(member, window, membranes=None):
         signal=tuple(zeros(out, window) for out, _ in shapes),
         inverse_deviation=zeros(len(shapes), window),
         places=zeros(3, window),
+        means=np.zeros(window),
         scratch=zeros(max(BLOCK, *(window * max(shape) for shape in shapes))),
         kx=zeros(window, window),
         ky=zeros(window, window),

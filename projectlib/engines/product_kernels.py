@@ -57,7 +57,7 @@ def multiply_over_features(weight, rows, product):
     zero = spread(np.float32(0))
     for begin in range(0, num, PLACES):
         end = min(begin + PLACES, num)
-        for o in range(0, outputs, ROWS):  # at the end some are summed again, to the same numbers
+        for o in range(0, outputs, ROWS):  # the last four may overlap: the last neuron is summed again
             o1, o2, o3 = min(o + 1, outputs - 1), min(o + 2, outputs - 1), min(o + 3, outputs - 1)
             for p in range(begin, end, 2):
                 q = min(p + 1, end - 1)
@@ -123,7 +123,7 @@ def outer_over_features(signal, rows, first, gradient):
                     gradient[o, i] += signal[o, p] * rows[p, i]
         return
     zero = spread(np.float32(0))
-    for o in range(0, outputs, 2):  # at the ends some are summed again, to the same numbers
+    for o in range(0, outputs, 2):  # the last neuron and the last weights may be summed twice
         q = min(o + 1, outputs - 1)
         for start in range(0, inputs, CHUNK):
             i = min(start, inputs - CHUNK)
