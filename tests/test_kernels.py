@@ -241,7 +241,8 @@ def test_hsic_over_pairs_is_the_trace(num):
 def test_a_kernel_is_compiled_anew_where_one_it_calls_has_changed(tmp_path):
     (tmp_path / "compiler.py").write_text(Path(compiler.__file__).read_text())
     (tmp_path / "caller.py").write_text(
-        "from called_kernels import number\nfrom compiler import compiled\n\n@compiled\ndef call():\n    return number()\n"
+        "from called_kernels import number\nfrom compiler import compiled\n\n"
+        "@compiled\ndef call():\n    return number()\n"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     for number in (1, 1, 2):
