@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -48,7 +49,9 @@ def launch(main: Callable) -> None:
     try:
         script, arguments = Path(sys.argv[0]).stem, sys.argv[1:]
         sys.argv[1:] = [*resumed_arguments(script, arguments), *chosen_for_help(arguments)]
-        main()
+        # Hydra copies every config twice to list them
+        with paused_collector() if asks_for_help(arguments) else nullcontext():
+            main()
     except FailedJob:
         sys.exit(1)  # its line is in the log
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -59,10 +62,14 @@ def launch(main: Callable) -> None:
         sys.exit("stopped before training began")
 
 
+def asks_for_help(arguments: list[str]) -> bool:
+    return any(argument in ("-h", "--help") for argument in arguments)
+
+
 def chosen_for_help(arguments: list[str]) -> list[str]:
     """A data set for ``--help`` to show settings of, where the script needs one and none is named."""
-    asks = any(argument in ("-h", "--help") for argument in arguments)
-    return ["data=mnist"] if asks and not any(argument.startswith("data=") for argument in arguments) else []
+    named = any(argument.startswith("data=") for argument in arguments)
+    return ["data=mnist"] if asks_for_help(arguments) and not named else []
 
 
 def run(config: DictConfig) -> float | None:
