@@ -104,7 +104,7 @@ class CpuEngine(EagerEngine):
         if source is not None:
             sigma_x, sigma_y, _ = source.sigmas
             lags = hsic_kernels.lagged_kernels(samples, window, sigma_x)
-        if isinstance(self.rule, BioHSIC) and len(samples):
+        if isinstance(self.rule, BioHSIC):
             exact = self.rule.form == "exact"
             modulation = hsic_kernels.modulation_weights(
                 lags, labels, self.num_classes, window, self.sampler.stride, self.rule.gamma, sigma_y, exact

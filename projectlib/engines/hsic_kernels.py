@@ -59,7 +59,7 @@ def modulation_weights(lags, labels, num_classes, window, stride, gamma, sigma_y
     exact: c_p = -A[N,p] / (N-1)^2;  published: c_p = (C[p,p] + C[N,N]) / (N (N-1)^2). Row means and not centred
     matrices are all that either needs.
     """
-    steps = (len(labels) - window) // stride + 1
+    steps = max(0, (len(labels) - window) // stride + 1)
     other = label_kernel(sigma_y, num_classes)
     kx, ky = np.empty((window, window), np.float32), np.empty((window, window), np.float32)
     means = np.empty(window)
