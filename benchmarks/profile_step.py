@@ -51,24 +51,9 @@ def repeat_hsic(num, work, sigma):
 
 
 @compiled
-def repeat_signals(num, work, weights, sigma, rate):
-    newest = work.h[0].shape[1] - 1
+def repeat_learn(num, member, work, rule, sigma, weights, rate, optimizer):
     for _ in range(num):
-        for layer in range(len(work.u) - 1):
-            z, signal = work.h[layer + 1], work.signal[layer]
-            hsic_kernels.modulate(z, weights, sigma, signal, work.places[0])
-            kernels.pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, newest, work.places)
-
-
-@compiled
-def repeat_updates(num, member, work, optimizer):
-    newest = work.h[0].shape[1] - 1
-    sizes = kernels.step_sizes(optimizer, 1000)
-    for _ in range(num):
-        for layer in range(len(work.u)):
-            first = 0 if layer == len(work.u) - 1 else newest
-            h, rows, signal = work.h[layer], work.rows[layer], work.signal[layer]
-            kernels.update_layer(member[layer], h, rows, signal, first, work.scratch, optimizer, sizes)
+        kernels.learn(member, work, rule, sigma, weights, rate, optimizer, 1000)
 
 
 def main() -> None:
@@ -97,11 +82,20 @@ def profile(engine: CpuEngine) -> None:
     rate, sigma = np.float32(presentation.rate), learning.sigma_z
     optimizer = kernel_optimizer.constants(engine.optimizer)
 
+    learn = (repeat_learn, member, work, learning.rule, sigma, weights, rate, optimizer)
     parts = {
         "forward": (repeat_forward, member, work, rate),
         "loss and signal of the readout": (repeat_readout, work, labels[:window], rate),
-        "signals of the hidden layers": (repeat_signals, work, weights, sigma, rate),
-        "gradients and optimizer": (repeat_updates, member, work, optimizer),
+        "signals, gradients and optimizer": (
+            repeat_learn,
+            member,
+            work,
+            learning.rule,
+            sigma,
+            weights,
+            rate,
+            optimizer,
+        ),
     }
     if learning.log_hsic:
         parts["HSIC of all layers, logged"] = (repeat_hsic, work, sigma)

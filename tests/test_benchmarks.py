@@ -154,8 +154,7 @@ def test_the_profile_names_every_part_of_a_step(capsys, monkeypatch):
         "kernels of the inputs, shared by all models",
         "forward",
         "loss and signal of the readout",
-        "signals of the hidden layers",
-        "gradients and optimizer",
+        "signals, gradients and optimizer",
         "HSIC of all layers, logged",
     ]
 

@@ -309,7 +309,7 @@ def learn(member, work, rule, sigma_z, modulation, rate, optimizer, updates):
 
 @compiled
 def train_windows(member, work, samples, labels, lags, modulation, presentation, learning, optimizer, updates, totals):
-    """Every window of the chunk, in order; see ``train_chunk``."""
+    """Train a member through every window of the chunk, in order; returns the number of updates so far."""
     window, stride, time_steps, dt_over_tau = presentation
     rule, log_hsic, gamma, sigma_y, sigma_z = learning
     rate = np.float32(dt_over_tau)

@@ -156,20 +156,9 @@ def outer_over_features(signal, rows, first, gradient):
 def send_back(weight, signal, scratch, below):
     """``below = W^T signal``.  weight: (out, in).  signal: (out, N).  below: (in, N).  scratch: (N in or more,)."""
     if is_small(weight):
-        send_back_over_places(weight, signal, below)
+        multiply_over_places(weight.T, signal, below)
     else:
         send_back_over_features(weight, signal, scratch, below)
-
-
-@compiled
-def send_back_over_places(weight, signal, below):
-    for i in range(weight.shape[1]):
-        for p in range(signal.shape[1]):
-            below[i, p] = 0
-    for o in range(weight.shape[0]):
-        for i in range(weight.shape[1]):
-            for p in range(signal.shape[1]):
-                below[i, p] += weight[o, i] * signal[o, p]
 
 
 @compiled
