@@ -82,7 +82,6 @@ def profile(engine: CpuEngine) -> None:
     rate, sigma = np.float32(presentation.rate), learning.sigma_z
     optimizer = kernel_optimizer.constants(engine.optimizer)
 
-    learn = (repeat_learn, member, work, learning.rule, sigma, weights, rate, optimizer)
     parts = {
         "forward": (repeat_forward, member, work, rate),
         "loss and signal of the readout": (repeat_readout, work, labels[:window], rate),
