@@ -7,7 +7,7 @@ Settings: configs/train-lif-biohsic.yaml, and --help.
 
 import hydra
 
-from projectlib.cli import launch, run
+from projectlib.cli.main import launch, run
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train-lif-biohsic")

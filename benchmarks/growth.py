@@ -66,7 +66,7 @@ def measure(bench: Bench) -> dict[str, list[Point]]:
 
 def step_times(size: Size, repetitions: int, seconds: float) -> tuple[list[float], list[float]]:
     """Microseconds of a step of the compiled and of the eager engine, in turn, for at least ``seconds`` each."""
-    from projectlib.engines.cpu import CpuEngine
+    from projectlib.engines.cpu.mlp import CpuEngine
     from projectlib.engines.eager import EagerEngine
 
     engines = [make_engine(engine_class, size) for engine_class in (CpuEngine, EagerEngine)]
@@ -83,7 +83,7 @@ def make_engine(engine_class: type, size: Size) -> tuple:
     from projectlib.ensemble import build_ensemble
     from projectlib.models import mlp
     from projectlib.rules import BioHSIC
-    from projectlib.tasks import use_threads
+    from projectlib.training.tasks import use_threads
 
     generator, num = torch.Generator().manual_seed(0), 4096
     samples = Split(torch.rand(num, INPUTS, generator=generator), torch.randint(CLASSES, (num,), generator=generator))

@@ -14,11 +14,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch.nn.functional import avg_pool2d, conv2d
 
-from projectlib.engines.convolution import weight_gradient
+from projectlib.engines.cpu.cnn import weight_gradient
 from projectlib.ensemble import build_ensemble
-from projectlib.resume import CONFIGS
-from projectlib.tasks import load_dataset, make_model, seeds, use_threads
-from projectlib.training import evaluate
+from projectlib.runs.resume import CONFIGS
+from projectlib.training.loop import evaluate
+from projectlib.training.tasks import load_dataset, make_model, seeds, use_threads
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from projectlib.files import write_text
-from projectlib.resume import CONFIGS
-from projectlib.sweeps import finished_run, note_finished
+from projectlib.runs.files import write_text
+from projectlib.runs.resume import CONFIGS
+from projectlib.sweeps.jobs import finished_run, note_finished
 
 NUM_EPOCHS = 25
 
@@ -42,7 +42,7 @@ def main() -> None:
     with clock("list them (os.walk)"):
         files = sum(len(names) for _, _, names in os.walk("sweep"))
     print(f"{files} files")
-    command = [sys.executable, "-m", "projectlib.collect", "sweep", "-o", "runs.csv"]
+    command = [sys.executable, "-m", "projectlib.sweeps.collect", "sweep", "-o", "runs.csv"]
     environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parent)}
     for attempt in ("collect", "collect again"):
         with clock(attempt):

@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from projectlib.collect import collect
-from projectlib.resume import CONFIGS
+from projectlib.runs.resume import CONFIGS
+from projectlib.sweeps.collect import collect
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 
 def load(run_folder, device="cpu"):
-    """The config and the models of a finished run: see ``projectlib.loading.load``."""
-    from projectlib.loading import load
+    """The config and the models of a finished run: see ``projectlib.runs.load.load``."""
+    from projectlib.runs.load import load
 
     return load(run_folder, device)

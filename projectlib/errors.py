@@ -1,4 +1,4 @@
-"""The exceptions that are a user's to read, and the one that is no mistake."""
+"""The exceptions that are a user's to read, and the two that are no mistakes."""
 
 
 class UserError(Exception):
@@ -10,6 +10,10 @@ class UserError(Exception):
 
 class Diverged(UserError):
     """Numbers that are no longer finite: the settings are at fault, not the config that holds them."""
+
+
+class Interrupted(Exception):
+    """A run stopped after a checkpoint because a signal asked for it."""
 
 
 class Pruned(Exception):

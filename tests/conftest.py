@@ -15,8 +15,8 @@ import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from projectlib.experiments import Experiment, experiment_names
-from projectlib.interrupts import SIGNALS
+from projectlib.cli.interrupts import SIGNALS
+from projectlib.sweeps.experiments import Experiment, experiment_names
 
 REFERENCE = Path(__file__).parent / "reference"
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def scripts_in_this_process(folder):
         patch.chdir(folder)
         patch.setenv("HYDRA_FULL_ERROR", "1")
         patch.setattr(logging, "raiseExceptions", False)
-        patch.setattr("projectlib.tasks.ALL_THREADS", 1)  # the tests' own processes share the cores
+        patch.setattr("projectlib.training.tasks.ALL_THREADS", 1)  # the tests' own processes share the cores
         patch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
 
         def run(name, *arguments):

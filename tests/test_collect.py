@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from projectlib.collect import collect, find_runs, main, pool, table, to_csv
+from projectlib.sweeps.collect import collect, find_runs, main, pool, table, to_csv
 
 CONFIG = {
     "seed": 0,
@@ -85,7 +85,7 @@ def test_every_status_is_told(tmp_path, capsys):
     running = make_run(tmp_path / "4", {"status": "interrupted", "metrics": {}})  # taken up again
     (running / "metrics.csv").write_text("epoch,split,model,accuracy\n0,test,0,0.1\n1,test,0,0.25\n1,test,1,0.75\n")
     early = make_run(tmp_path / "5")
-    (early / "train.log").write_text("[now][projectlib.cli][ERROR] - the folder is locked\n")
+    (early / "train.log").write_text("[now][projectlib.cli.main][ERROR] - the folder is locked\n")
     with open(running / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         main([str(tmp_path), "-o", str(tmp_path / "runs.csv")])
@@ -138,5 +138,5 @@ def test_no_runs_is_said(tmp_path):
 
 
 def test_collecting_does_not_import_torch():
-    code = "import sys, projectlib.collect; assert 'torch' not in sys.modules"
+    code = "import sys, projectlib.sweeps.collect; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from projectlib.targets import TARGETS, named_targets
-from projectlib.validation import validate
+from projectlib.config.plugins import TARGETS, named_targets
+from projectlib.config.validation import validate
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCRIPTS = {

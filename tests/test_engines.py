@@ -5,15 +5,16 @@ import torch
 
 from projectlib.data import Augmentation, Dataset, Sampler, Split
 from projectlib.engines.choice import choose_engine
-from projectlib.engines.convolution import ConvolutionEngine
-from projectlib.engines.cpu import CpuEngine
-from projectlib.engines.cuda import GraphEngine
+from projectlib.engines.cpu.cnn import ConvolutionEngine
+from projectlib.engines.cpu.mlp import CpuEngine
+from projectlib.engines.cuda_graph import GraphEngine
 from projectlib.engines.eager import EagerEngine
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
-from projectlib.metrics import HSICMonitor
 from projectlib.models import Network, cnn, lif_mlp, linear, mlp
-from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen, WorkingMemory
+from projectlib.modulators import ReservoirModulator
+from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen
+from projectlib.training.metrics import HSICMonitor
 
 SIGMAS = (0.5, 0.3, 1.0)
 RULES = {
@@ -29,7 +30,7 @@ MODELS = {
     "lif": lambda generator: lif_mlp((7,), 3, (6, 4), 5e-3, 1e-3, 3, generator),
 }
 CNN = lambda generator: cnn((1, 8, 8), 3, (4,), generator)  # noqa: E731
-MEMORY = WorkingMemory(20, 1.2, 0.5, 5e-3, 1e-3, learning_rate=0.01, seed=0)
+MEMORY = ReservoirModulator(20, 1.2, 0.5, 5e-3, 1e-3, learning_rate=0.01, seed=0)
 OPTIMIZERS = {
     # eps is large enough that a gradient of rounding alone does not become a step of its own
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=1e-2, fused=True),

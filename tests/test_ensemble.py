@@ -5,9 +5,9 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from projectlib import ensemble as ensembles
-from projectlib.checkpoint import checkpoint_files, load_checkpoint
 from projectlib.ensemble import build_ensemble, over_members
 from projectlib.models import cnn, lif_mlp, mlp
+from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
 
 SEEDS = (5, 6, 7)
 FEW_STEPS = ("training.nepochs=1", "engine=eager", "data.seed=5")

@@ -30,7 +30,7 @@ def refused(script, run_folder, name, *arguments):
         (["data=digits", "+nmodel=3"], ["+nmodel=3 would have no effect"]),
         (["data=digits", "+hsic.gama=3"], ["+hsic.gama=3 would have no effect"]),
         (["data=digits", "seed=a b("], ["quotes within quotes"]),
-        (["data=digits", "rule=frozen", "modulator=reservoir"], ["WorkingMemory", "Frozen", "modulator=window"]),
+        (["data=digits", "rule=frozen", "modulator=reservoir"], ["ReservoirModulator", "Frozen", "modulator=window"]),
         (["data=digits", "seed=a=b="], ["="]),
         (["data=digits", "seed=${nosuch}"], ["nosuch"]),
         (["data=digits", "hsic.form=other"], ["hsic.form", "'other'", "published", "exact"]),

@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, layer_norm, one_hot
 
-from projectlib.engines import compiler, hsic_kernels, kernels, product_kernels, vectors
+from projectlib.engines.cpu.kernels import compiler, vectors
+from projectlib.engines.cpu.kernels import hsic as hsic_kernels
+from projectlib.engines.cpu.kernels import mlp as kernels
+from projectlib.engines.cpu.kernels import products as product_kernels
 
 ADAMW = kernels.Optimizer(kernels.ADAMW, 1e-3, 0.9, 0.99, 1e-8, 1e-4)
 SGD = kernels.Optimizer(kernels.SGD, 0.1, 0.0, 0.0, 0.0, 0.0)

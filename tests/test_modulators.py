@@ -5,14 +5,15 @@ import torch
 
 from projectlib.errors import UserError
 from projectlib.models import lif_mlp, mlp
-from projectlib.rules import BioHSIC, Window, WorkingMemory
+from projectlib.modulators import ReservoirModulator, WindowModulator
+from projectlib.rules import BioHSIC
 
 SIGMAS = (0.5, 0.3, 1.0)
 UNITS = {"nhidden": 30, "recurrent_strength": 1.2, "density": 0.5, "time_constant": 5e-3, "time_step": 1e-3}
 
 
 def make_memory(learning_rate=0.02, seed=3):
-    return WorkingMemory(**UNITS, learning_rate=learning_rate, seed=seed)
+    return ReservoirModulator(**UNITS, learning_rate=learning_rate, seed=seed)
 
 
 def window(num=5, num_features=7, num_classes=3):
@@ -23,7 +24,9 @@ def window(num=5, num_features=7, num_classes=3):
 
 def test_a_window_gives_what_it_computes():
     xi = torch.randn(4)
-    applied, state = Window()(xi, (torch.randn(3), torch.randn(2), xi), Window().initial_state(5, (4,), xi))
+    applied, state = WindowModulator()(
+        xi, (torch.randn(3), torch.randn(2), xi), WindowModulator().initial_state(5, (4,), xi)
+    )
     assert applied is xi
     assert state == ()
 
@@ -85,4 +88,6 @@ def test_a_layer_receives_what_its_memory_was_taught(network):
 )
 def test_a_memory_that_cannot_work_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        WorkingMemory(**{**UNITS, "learning_rate": 0.02, "seed": 0, **options}).initial_state(4, (2,), torch.zeros(1))
+        ReservoirModulator(**{**UNITS, "learning_rate": 0.02, "seed": 0, **options}).initial_state(
+            4, (2,), torch.zeros(1)
+        )

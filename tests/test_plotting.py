@@ -13,10 +13,10 @@ from nbclient import NotebookClient
 
 from projectlib import plotting
 from projectlib.errors import UserError
-from projectlib.experiments import Experiment, Results, arguments, experiment_names, is_there, run_missing
-from projectlib.plotting.page import blank
+from projectlib.plotting.page import new_figure
 from projectlib.plotting.style import KINDS, SEQUENCE, kind, names_and_looks
-from projectlib.runs import Run, all_runs, open_runs
+from projectlib.runs.folder import Run, all_runs, open_runs
+from projectlib.sweeps.experiments import Experiment, Results, arguments, experiment_names, is_there, run_missing
 
 NOTEBOOK = Path(__file__).parents[1] / "plotting.ipynb"
 DRAWN = {  # lines and images in the axes of every figure, at least
@@ -115,7 +115,7 @@ def test_the_committed_notebook_has_no_outputs():
 
 def test_accuracy_draws_mean_and_published_value(tiny_results):
     run = Run(run_of(tiny_results, "xor"))
-    _, axis = blank()
+    _, axis = new_figure()
     plotting.curves.accuracy(run.folder, axis)
     rows = [row for row in run.history.rows if row["split"] == "test"]
     expected = [100 * np.mean([r["accuracy"] for r in rows if r["epoch"] == epoch]) for epoch in range(3)]
@@ -127,11 +127,13 @@ def test_accuracy_draws_mean_and_published_value(tiny_results):
 def test_memory_refuses_several_runs_of_one_window(tiny_results):
     jobs = run_of(tiny_results, "memory-mnist")
     with pytest.raises(UserError, match="several runs have the same window"):
-        plotting.curves.memory([jobs, *(run_of(tiny_results, name) for name in ("mnist", "mnist-exact"))], blank()[1])
+        plotting.curves.memory(
+            [jobs, *(run_of(tiny_results, name) for name in ("mnist", "mnist-exact"))], new_figure()[1]
+        )
 
 
 def test_memory_draws_every_window(tiny_results):
-    _, axis = blank()
+    _, axis = new_figure()
     plotting.curves.memory(run_of(tiny_results, "memory-mnist"), axis)
     bars = [c for c in axis.containers if isinstance(c, ErrorbarContainer)]
     assert [bar.get_label() for bar in bars] == [f"epoch {e}, {split}" for e in (1, 2) for split in ("test", "train")]
@@ -140,7 +142,7 @@ def test_memory_draws_every_window(tiny_results):
 
 def test_heat_maps_show_the_traces(tiny_results):
     run = Run(run_of(tiny_results, "reservoir"))
-    _, axes = blank(2, 3)
+    _, axes = new_figure(2, 3)
     plotting.reservoir.heat_maps(run.folder, axes)
     output = run.arrays("traces.npz")["output"][1:].reshape(-1, 10)
     shown = np.concatenate([axis.images[0].get_array().T for axis in axes[1]])
@@ -183,7 +185,7 @@ def test_a_damaged_run_is_told_in_one_line(damaged, file, text, message):
     folder = damaged("mnist")
     path = folder / file
     path.unlink() if text is None else path.write_text(text, encoding="latin-1")
-    _, axis = blank()
+    _, axis = new_figure()
     with pytest.raises(UserError) as error:
         plotting.reservoir.error(folder, axis) if "run of" in message else plotting.curves.accuracy(folder, axis)
     assert message in str(error.value)
@@ -193,8 +195,8 @@ def test_a_damaged_run_is_told_in_one_line(damaged, file, text, message):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", None])
 def test_damaged_arrays_are_told_in_one_line(damaged, content):
     for name, file, draw in (
-        ("reservoir", "traces.npz", lambda folder: plotting.reservoir.heat_maps(folder, blank(2, 3)[1])),
-        ("mnist", "arrays.npz", lambda folder: plotting.signals.three_factors(folder, blank(1, 3)[1])),
+        ("reservoir", "traces.npz", lambda folder: plotting.reservoir.heat_maps(folder, new_figure(2, 3)[1])),
+        ("mnist", "arrays.npz", lambda folder: plotting.signals.three_factors(folder, new_figure(1, 3)[1])),
     ):
         path = damaged(name) / file
         path.unlink() if content is None else path.write_bytes(content)
@@ -203,7 +205,7 @@ def test_damaged_arrays_are_told_in_one_line(damaged, content):
 
 
 def test_what_a_figure_does_not_draw_is_refused(tiny_results, tmp_path):
-    _, axis = blank()
+    _, axis = new_figure()
     with pytest.raises(UserError, match="expected a run of a network"):
         plotting.curves.accuracy(run_of(tiny_results, "reservoir"), axis)
     with pytest.raises(UserError, match="draws one run"):

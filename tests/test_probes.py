@@ -8,8 +8,8 @@ from projectlib.data import Split, digits, xor
 from projectlib.ensemble import build_ensemble
 from projectlib.hsic import hsic_bottleneck
 from projectlib.models import cnn, lif_mlp, mlp
-from projectlib.probes import Probe, by_class, cosine, settle
 from projectlib.rules import Backprop, BioHSIC
+from projectlib.training.probes import Probe, by_class, cosine, settle
 
 GAMMA, SIGMAS = 2.0, (0.5, 0.1, 1.0)
 

@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch.nn.functional import one_hot
 
-from projectlib.checkpoint import load_checkpoint
+from projectlib.config.plugins import TARGETS, build
+from projectlib.config.validation import LARGEST, SMALLEST, validate
 from projectlib.data import Dataset, Sampler, Split, gather, prepare
 from projectlib.engines import EagerEngine
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
 from projectlib.hsic import hsic, hsic_bottleneck, kernel_matrix, modulation
-from projectlib.metrics import History, HSICMonitor
 from projectlib.models import cnn, lif_mlp, linear, mlp
 from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen
-from projectlib.targets import TARGETS, build
-from projectlib.training import check_finite, evaluate
-from projectlib.validation import LARGEST, SMALLEST, validate
+from projectlib.runs.checkpoint import load_checkpoint
+from projectlib.runs.history import History
+from projectlib.training.loop import check_finite, evaluate
+from projectlib.training.metrics import HSICMonitor
 
 FEW = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
 MANY = settings(FEW, max_examples=300)

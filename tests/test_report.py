@@ -10,9 +10,9 @@ from conftest import run_tiny
 from scipy import stats
 
 from projectlib.errors import UserError
-from projectlib.experiments import Results
-from projectlib.report import final, main, names, paired_interval, report
-from projectlib.runs import open_runs
+from projectlib.plotting.report import final, main, names, paired_interval, report
+from projectlib.runs.folder import open_runs
+from projectlib.sweeps.experiments import Results
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_the_page_says_what_the_runs_say(runs):
 
 
 def test_final_values_are_told_by_seed(runs):
-    from projectlib.report import METRICS
+    from projectlib.plotting.report import METRICS
 
     assert [*final(runs[0], METRICS[0])] == [42, 43]
     assert final(runs[-1], METRICS[0]) == {}

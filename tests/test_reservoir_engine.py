@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from projectlib.engines import choose_reservoir_engine
-from projectlib.engines.reservoir import Presented, ReservoirEngine
-from projectlib.engines.reservoir_cpu import CpuReservoirEngine
-from projectlib.engines.reservoir_kernels import LANES, multiply, pack
+from projectlib.engines.cpu.kernels.reservoir import LANES, multiply, pack
+from projectlib.engines.cpu.reservoir import CpuReservoirEngine
+from projectlib.engines.eager_reservoir import ReservoirEngine, ReservoirSamples
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
 from projectlib.models import Reservoir
@@ -32,7 +32,7 @@ def make_samples(seed=0):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(2, (NUM_SAMPLES,), generator=generator)
     x, z = (torch.rand(NUM_SAMPLES, features, generator=generator) for features in (5, ZDIM))
-    return Presented(x, torch.eye(2)[labels], z)
+    return ReservoirSamples(x, torch.eye(2)[labels], z)
 
 
 def make_engine(engine_class, optimizer="sgd", **options):
@@ -65,7 +65,7 @@ def test_eager_teaches_as_a_loop_written_out(noise):
     samples, rule, generator = make_samples(), Delta(2.0, 0.5), torch.Generator().manual_seed(1 << 32)
     expected, targets = [], []
 
-    def go_on(u, readout, xi=None):
+    def run_timesteps(u, readout, xi=None):
         errors = []
         draws = torch.randn(TIME_STEPS, 21 + ZDIM, generator=generator) if noise else torch.zeros(TIME_STEPS, 24)
         for r_noise, o_noise in (draw.split([21, ZDIM]) for draw in noise * draws):
@@ -81,9 +81,9 @@ def test_eager_teaches_as_a_loop_written_out(noise):
         xi_of_window = rule.target(x, y, z)
         current = weights["input"] @ torch.cat([x[-1], y[-1], z[-1]])
         start, untrained = u, weights["readout"]
-        u, weights["readout"], loss = go_on(u, untrained, xi_of_window)
-        after = go_on(u, weights["readout"])[2]
-        before = go_on(start, untrained)[2]
+        u, weights["readout"], loss = run_timesteps(u, untrained, xi_of_window)
+        after = run_timesteps(u, weights["readout"])[2]
+        before = run_timesteps(start, untrained)[2]
         expected.append(torch.stack([loss, after, before]))
         targets.append(xi_of_window)
 

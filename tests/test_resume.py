@@ -20,10 +20,10 @@ from chaos import differences
 from conftest import ROOT, scripts_in_this_process, start
 
 import projectlib
-from projectlib.checkpoint import checkpoint_files, load_checkpoint
 from projectlib.errors import UserError
-from projectlib.files import FolderLock, write_text
-from projectlib.recorder import Recorder
+from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
+from projectlib.runs.files import FolderLock, write_text
+from projectlib.runs.recorder import Recorder
 
 TINY = ("data.limit=60", "training.nepochs=3", "engine=eager")
 XOR = ("train-biohsic", "data=xor", "nmodels=1", "data.batchsize=6", *TINY)
@@ -440,7 +440,7 @@ def test_a_folder_that_cannot_be_written(script, tmp_path):
 def test_a_folder_has_one_writer(script, run_folder):
     unfinish(run_folder)
     hold = (
-        "import time; from projectlib.files import FolderLock; "
+        "import time; from projectlib.runs.files import FolderLock; "
         f"lock = FolderLock({str(run_folder)!r}); print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", hold], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -455,7 +455,7 @@ def test_a_folder_has_one_writer(script, run_folder):
 
 
 def test_a_look_at_a_folder_does_not_keep_its_writer_out(tmp_path):
-    """projectlib.collect asks for a shared lock for as long as it takes to look."""
+    """projectlib.sweeps.collect asks for a shared lock for as long as it takes to look."""
     with open(tmp_path / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         threading.Timer(0.15, fcntl.flock, (file, fcntl.LOCK_UN)).start()

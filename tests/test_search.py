@@ -11,15 +11,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from projectlib import search
-from projectlib.errors import Diverged, UserError
-from projectlib.interrupts import Interrupted
-from projectlib.job import train
-from projectlib.loggers import PrintLogger
-from projectlib.resume import CONFIGS
-from projectlib.search import work
-from projectlib.sweeps import read_summary
-from projectlib.validation import validate
+from projectlib.cli.job import train
+from projectlib.config.validation import validate
+from projectlib.errors import Diverged, Interrupted, UserError
+from projectlib.runs.loggers import PrintLogger
+from projectlib.runs.resume import CONFIGS
+from projectlib.sweeps import search
+from projectlib.sweeps.jobs import read_summary
+from projectlib.sweeps.search import work
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -11,13 +11,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from projectlib import cli, launchers
-from projectlib.collect import collect
-from projectlib.interrupts import Interrupted, pass_on
-from projectlib.job import train
-from projectlib.loggers import PrintLogger
-from projectlib.resume import CONFIGS
-from projectlib.sweeps import finished_run, identity, note_finished, objective
+from projectlib.cli import main as cli
+from projectlib.cli.interrupts import signal_previous_listener
+from projectlib.cli.job import train
+from projectlib.errors import Interrupted
+from projectlib.runs.loggers import PrintLogger
+from projectlib.runs.resume import CONFIGS
+from projectlib.sweeps import launchers
+from projectlib.sweeps.collect import collect
+from projectlib.sweeps.jobs import finished_run, identity, note_finished, objective
 
 ROOT = CONFIGS.parent
 TINY = ["data=digits", "data.limit=40", "nmodels=1", "engine=eager", "training.nepochs=3", "data.validation=0.2"]
@@ -157,7 +159,7 @@ def test_a_job_queued_again_goes_on_from_its_checkpoint(job, tmp_path, monkeypat
     assert (alone / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
     assert finished_run("train-biohsic", config) == folder
     with monkeypatch.context() as patch:
-        patch.setattr("projectlib.job.train", None)
+        patch.setattr("projectlib.cli.job.train", None)
         assert cli.sweep_job(config.copy(), folder, hydra_job) == value, "a finished job is left as it is"
 
 
@@ -165,10 +167,10 @@ def test_a_signal_is_passed_on_to_who_listened_before():
     heard = []
     previous = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
     try:
-        pass_on("SIGUSR2")
+        signal_previous_listener("SIGUSR2")
         assert heard == [signal.SIGUSR2]
         signal.signal(signal.SIGUSR2, signal.SIG_DFL)
-        pass_on("SIGUSR2")  # nobody listens: nothing happens
+        signal_previous_listener("SIGUSR2")  # nobody listens: nothing happens
     finally:
         signal.signal(signal.SIGUSR2, previous)
 

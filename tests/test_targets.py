@@ -4,8 +4,8 @@ import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
 
+from projectlib.config.plugins import TARGETS, build, register
 from projectlib.errors import UserError
-from projectlib.targets import TARGETS, build, register
 
 TINY = ("data=xor", "nmodels=1", "training.nepochs=1", "data.limit=20", "data.batchsize=4", "engine=eager")
 TOUCH = "{_target_:pathlib.Path.touch,self:{_target_:pathlib.Path,_args_:[sprung]}}"
@@ -18,7 +18,7 @@ TOUCH = "{_target_:pathlib.Path.touch,self:{_target_:pathlib.Path,_args_:[sprung
         ["rule._target_=subprocess.check_call", "+rule.args=[touch,sprung]"],
         ["logger._target_=torch.hub.load", "+logger.repo_or_dir=.", "+logger.source=local", "+logger.model=trap"],
         ["lr_schedule._target_=builtins.exec"],
-        ["optimizer._target_=projectlib.files.write_text", "+optimizer.path=sprung"],
+        ["optimizer._target_=projectlib.runs.files.write_text", "+optimizer.path=sprung"],
         [f"+model.x={TOUCH}"],
         [f"+model.x=[[{TOUCH}]]"],
         [f"+model.y={TOUCH}", "+model.x=${model.y}"],
@@ -69,7 +69,7 @@ def test_a_run_folder_from_somebody_else_runs_nothing(script, tmp_path):
     assert script("train-biohsic", f"resume={run}").code == 0
     overrides.write_text(honest)
     config = run / ".hydra" / "config.yaml"
-    config.write_text(config.read_text().replace("projectlib.loggers.PrintLogger", "os.system"))
+    config.write_text(config.read_text().replace("projectlib.runs.loggers.PrintLogger", "os.system"))
     (run / "summary.json").unlink()
     ended = script("train-biohsic", f"resume={run}", f"hydra.run.dir={ROOT}")
     assert ended.code == 0  # a logger may be changed, and comes from the command line again

@@ -5,12 +5,12 @@ import logging
 from torch.optim import Optimizer
 
 from projectlib.data import Sampler
-from projectlib.engines.convolution import ConvolutionEngine
-from projectlib.engines.cpu import CpuEngine
-from projectlib.engines.cuda import GraphEngine
+from projectlib.engines.cpu.cnn import ConvolutionEngine
+from projectlib.engines.cpu.mlp import CpuEngine
+from projectlib.engines.cpu.reservoir import CpuReservoirEngine
+from projectlib.engines.cuda_graph import GraphEngine
 from projectlib.engines.eager import EagerEngine
-from projectlib.engines.reservoir import ReservoirEngine
-from projectlib.engines.reservoir_cpu import CpuReservoirEngine
+from projectlib.engines.eager_reservoir import ReservoirEngine
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.rules import Rule

@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 from projectlib.data import Dataset, Epoch, Sampler, gather
 from projectlib.engines.optimizers import load_optimizer
 from projectlib.ensemble import Ensemble, over_members
-from projectlib.metrics import HSICMonitor
 from projectlib.models.network import Parameters, State
 from projectlib.rules import Rule
+from projectlib.training.metrics import HSICMonitor
 
 
 class EagerEngine:

@@ -1,7 +1,7 @@
 """Networks of layers and the reservoir: weights and dynamics of one model, nothing of how they learn."""
 
 from projectlib.models.cnn import cnn
-from projectlib.models.lif import lif_mlp
+from projectlib.models.leaky_integrator import lif_mlp
 from projectlib.models.mlp import linear, mlp
 from projectlib.models.network import DynamicLayer, Network
 from projectlib.models.reservoir import Reservoir

@@ -77,3 +77,11 @@ class Reservoir(nn.Module):
         o = o + noise[1] if noise else o
         drive = self.recurrent_strength * (parameters["recurrent"] @ r) + current + parameters["feedback"] @ o
         return u + self.rate * (drive - u), r, o
+
+
+def readout_gradient(r: Tensor, o: Tensor, target: Tensor) -> Tensor:
+    """Gradient (num_outputs, n) of ``|o - target|^2 / 2`` with respect to W_o, the delta rule: ``(o - target) r^T``.
+
+    r: (n,).  o, target: (num_outputs,).
+    """
+    return (o - target)[:, None] * r

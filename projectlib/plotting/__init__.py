@@ -6,10 +6,10 @@ is not what a figure draws, a UserError says so.
 
 from pathlib import Path
 
-from projectlib.experiments import Results
 from projectlib.plotting import curves, reservoir, signals, small
-from projectlib.plotting.page import blank, page, save
-from projectlib.runs import Run
+from projectlib.plotting.page import new_figure, page, save
+from projectlib.runs.folder import Run
+from projectlib.sweeps.experiments import Results
 
 __all__ = ["Results", "curves", "page", "reservoir", "save_run_figure", "signals", "small"]
 
@@ -20,11 +20,11 @@ def save_run_figure(folder: str | Path) -> Path:
     Returns the path of the last that was drawn.
     """
     run = Run(Path(folder))
-    figure, axis = blank()
+    figure, axis = new_figure()
     (reservoir.error if run.is_reservoir else curves.learning_curve)(run.folder, axis)
     (path,) = save(figure, run.folder / "figures", "learning-curve", types=["png"])
     if run.is_reservoir:
-        figure, axes = blank(2, 3, height=1.8)
+        figure, axes = new_figure(2, 3, height=1.8)
         reservoir.heat_maps(run.folder, axes)
         (path,) = save(figure, run.folder / "figures", "heat-map", types=["png"])
     return path

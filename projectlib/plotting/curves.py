@@ -4,18 +4,18 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
-from projectlib.experiments import RESULTS, jobs_beside
 from projectlib.plotting import published
-from projectlib.plotting.page import chosen, is_network, only
+from projectlib.plotting.page import is_network, only, select_runs
 from projectlib.plotting.style import BLACK, KINDS, SEQUENCE, band, kind, names_and_looks, whole_epochs
-from projectlib.runs import Folders, all_runs
+from projectlib.runs.folder import Folders, all_runs
+from projectlib.sweeps.experiments import RESULTS, jobs_beside
 
 NUM_EPOCHS = 3  # drawn of a sweep
 
 
 def accuracy(runs: Folders | None, axis: Axes) -> None:
     """Test accuracy over epochs, mean and sd over models, with the published final values as dashed lines."""
-    runs = chosen(runs, is_network, "run of a network")
+    runs = select_runs(runs, is_network, "run of a network")
     for run, (name, look) in zip(runs, names_and_looks(runs), strict=True):
         epochs, values = run.curve("test", "accuracy")
         band(axis, epochs, 100 * values, name, look)
@@ -45,7 +45,7 @@ def show_learnt(axis: Axes) -> None:
 
 def learning_curve(runs: Folders | None, axis: Axes) -> None:
     """Accuracy of one run over epochs on each of its splits, mean and sd over models."""
-    run = only(chosen(runs, is_network, "run of a network"))
+    run = only(select_runs(runs, is_network, "run of a network"))
     splits = dict.fromkeys(row["split"] for row in run.history.rows)
     for split, look in zip(splits, SEQUENCE, strict=False):
         epochs, values = run.curve(split, "accuracy")
@@ -58,7 +58,7 @@ def learning_curve(runs: Folders | None, axis: Axes) -> None:
 
 def hsic(runs: Folders | None, axis: Axes) -> None:
     """Both parts of every layer's objective over epochs: HSIC with the labels (filled) and the inputs (open)."""
-    run = only(chosen(runs, lambda run: bool(run.get("training.log_hsic")), "run with training.log_hsic=true"))
+    run = only(select_runs(runs, lambda run: bool(run.get("training.log_hsic")), "run with training.log_hsic=true"))
     num_layers = sum(name.startswith("hsic_layer") for name in {name for row in run.history.rows for name in row})
     for layer in range(num_layers):
         name = "readout" if layer == num_layers - 1 else f"layer {layer + 1}"
@@ -76,7 +76,7 @@ def memory(runs: Folders | None, axis: Axes) -> None:
 
     runs: the jobs of a sweep over ``data.batchsize``, or its folder.
     """
-    jobs = chosen(newest_sweep() if runs is None else runs, is_network, "run of a network")
+    jobs = select_runs(newest_sweep() if runs is None else runs, is_network, "run of a network")
     by_window = {run.get("data.batchsize"): run for run in jobs}
     if len(by_window) < 2:
         raise UserError(

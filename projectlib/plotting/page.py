@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from projectlib.errors import UserError
-from projectlib.experiments import RESULTS
-from projectlib.runs import Folders, Run, all_runs, open_runs
+from projectlib.runs.folder import Folders, Run, all_runs, open_runs
+from projectlib.sweeps.experiments import RESULTS
 
 WIDTH, HEIGHT = 3.6, 2.9  # of one axis, in inches
 TYPES = ("pdf", "png")
@@ -50,14 +50,14 @@ def save(figure: Figure, folder: Path, name: str, types: Sequence[str] = TYPES) 
     return paths
 
 
-def blank(rows: int = 1, columns: int = 1, height: float = HEIGHT) -> tuple[Figure, Axes | np.ndarray]:
+def new_figure(rows: int = 1, columns: int = 1, height: float = HEIGHT) -> tuple[Figure, Axes | np.ndarray]:
     """A figure that no window or notebook shows, and its axes."""
     figure = Figure(figsize=(WIDTH * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns)
 
 
-def chosen(runs: Folders | None, suits: Callable[[Run], bool], what: str) -> list[Run]:
+def select_runs(runs: Folders | None, suits: Callable[[Run], bool], what: str) -> list[Run]:
     """The runs to draw: those given, or the newest that suits.
 
     Raises UserError for a run that does not suit, or where there is none.  what: the runs that suit, in words.

@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
-from projectlib.plotting.page import chosen, only
+from projectlib.plotting.page import only, select_runs
 from projectlib.plotting.published import STRETCHES
 from projectlib.plotting.style import BLACK, BLUE, HEAT, ORANGE, VERMILION, Look, band, whole_epochs
-from projectlib.runs import Folders, Run
+from projectlib.runs.folder import Folders, Run
 
 WHAT = "run of train-reservoir.py"
 
@@ -83,7 +83,7 @@ def error(runs: Folders | None, axis: Axes) -> None:
 
 
 def opened(runs: Folders | None) -> Run:
-    return only(chosen(runs, lambda run: run.is_reservoir, WHAT))
+    return only(select_runs(runs, lambda run: run.is_reservoir, WHAT))
 
 
 def simulation(run: Run) -> tuple[np.ndarray, np.ndarray, float]:

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
 from projectlib.plotting.curves import evenly_chosen
-from projectlib.plotting.page import chosen, is_network, only
+from projectlib.plotting.page import is_network, only, select_runs
 from projectlib.plotting.style import HEAT, SEQUENCE, band, names_and_looks, whole_epochs
-from projectlib.runs import Folders, Run
+from projectlib.runs.folder import Folders, Run
 
 MOST_SIZES = 4  # window sizes whose curves are drawn
 
@@ -33,7 +33,7 @@ def three_factors(runs: Folders | None, axes: np.ndarray) -> None:
     One axis an epoch, from the first to the last that was logged; all at one window.  Each quantity is drawn
     relative to its largest value in that epoch, which the title gives for the weight change.
     """
-    run = only(chosen(runs, is_network, "run of a network"))
+    run = only(select_runs(runs, is_network, "run of a network"))
     epochs, inputs, signals, changes = logged(run, "input", "signal", "weight_change")
     axes = np.atleast_1d(axes)
     indices = evenly_chosen(0, len(epochs) - 1, len(axes))
@@ -58,7 +58,7 @@ def cosine_over_epochs(runs: Folders | None, axis: Axes) -> None:
 
     Mean and sd over models of the mean over hidden layers and windows.
     """
-    run = only(chosen(runs, is_network, "run of a network"))
+    run = only(select_runs(runs, is_network, "run of a network"))
     epochs, cosine, sizes = logged(run, "cosine", "window_sizes")
     own = run.get("data.batchsize")
     shown = [sizes[0][index] for index in evenly_chosen(0, sizes.shape[1] - 1, MOST_SIZES)]
@@ -76,7 +76,7 @@ def cosine_by_window(runs: Folders | None, axis: Axes) -> None:
     One run: every hidden layer at the first and the last epoch logged (open and filled), mean and sd over models.
     Several runs, such as a sweep over windows: each at its own window, the same way, mean over layers.
     """
-    runs = chosen(runs, is_network, "run of a network")
+    runs = select_runs(runs, is_network, "run of a network")
     if len(runs) == 1:
         epochs, cosine, sizes = logged(runs[0], "cosine", "window_sizes")
         for layer in range(cosine.shape[2]):
@@ -112,7 +112,7 @@ def kernel_matrices(runs: Folders | None, axes: np.ndarray) -> None:
 
     axes: (2, runs).  First model of each run; lines part the classes.
     """
-    runs = chosen(runs, is_network, "run of a network")
+    runs = select_runs(runs, is_network, "run of a network")
     axes = np.reshape(axes, (2, -1))
     for axis in axes[:, len(runs) :].flat:
         axis.axis("off")

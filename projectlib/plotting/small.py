@@ -7,18 +7,18 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
-from projectlib.plotting.page import chosen, is_network, only
+from projectlib.plotting.page import is_network, only, select_runs
 from projectlib.plotting.style import BLACK, BLUE, ORANGE, SEQUENCE
-from projectlib.runs import Folders
+from projectlib.runs.folder import Folders
 
 MOST_DRAWN = 12  # neurons of one layer
 
 
 def points(runs: Folders | None, axis: Axes) -> None:
     """The training points of a data set in the plane, by class."""
-    from projectlib.tasks import load_dataset  # imports torch, which the other figures do without
+    from projectlib.training.tasks import load_dataset  # imports torch, which the other figures do without
 
-    run = only(chosen(runs, is_network, "run of a network"))
+    run = only(select_runs(runs, is_network, "run of a network"))
     train = load_dataset(run.config).train
     if train.inputs.shape[1:] != (2,):
         raise UserError(
@@ -34,9 +34,9 @@ def points(runs: Folders | None, axis: Axes) -> None:
 
 def network(runs: Folders | None, axis: Axes) -> None:
     """A drawing of a network: its layers, and what each of them learns from."""
-    from projectlib.tasks import load_dataset
+    from projectlib.training.tasks import load_dataset
 
-    run = only(chosen(runs, is_network, "run of a network"))
+    run = only(select_runs(runs, is_network, "run of a network"))
     dataset = load_dataset(run.config)
     widths = [int(np.prod(dataset.input_shape)), *run.get("model.features", []), dataset.num_classes]
     columns = [places(width) for width in widths]

@@ -9,6 +9,5 @@ from projectlib.rules.biohsic import BioHSIC
 from projectlib.rules.delta import Delta
 from projectlib.rules.hsic import HSIC
 from projectlib.rules.local import Frozen, LocalRule, Rule, Update
-from projectlib.rules.modulators import Window, WorkingMemory
 
-__all__ = ["HSIC", "Backprop", "BioHSIC", "Delta", "Frozen", "LocalRule", "Rule", "Update", "Window", "WorkingMemory"]
+__all__ = ["HSIC", "Backprop", "BioHSIC", "Delta", "Frozen", "LocalRule", "Rule", "Update"]

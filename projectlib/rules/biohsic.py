@@ -7,8 +7,8 @@ from torch import Tensor
 
 from projectlib.hsic import kernel_matrix, kernel_row, modulation
 from projectlib.models.network import Network, State
+from projectlib.modulators import Modulator, WindowModulator
 from projectlib.rules.local import LocalRule
-from projectlib.rules.modulators import Modulator, Window
 
 
 class Shared(NamedTuple):
@@ -45,7 +45,7 @@ class BioHSIC(LocalRule):
         modulator: Modulator | None = None,
     ):
         self.gamma, self.sigmas, self.form = gamma, tuple(sigmas), form
-        self.modulator = modulator or Window()
+        self.modulator = modulator or WindowModulator()
 
     def initial_state(self, network: Network, x: Tensor, y: Tensor) -> State:
         state = network.initial_state(len(x))

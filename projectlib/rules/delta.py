@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from projectlib.hsic import kernel_matrix, modulation
+from projectlib.models.reservoir import readout_gradient
 
 
 class Delta:
@@ -24,4 +25,4 @@ class Delta:
     @staticmethod
     def gradient(r: Tensor, o: Tensor, xi: Tensor) -> Tensor:
         """Gradient (zdim, n) of the readout from r (n,), o (zdim,) and xi (zdim,)."""
-        return (o - xi)[:, None] * r
+        return readout_gradient(r, o, xi)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from projectlib.collect import collect
+from projectlib.sweeps.collect import collect
 from tests.slurm.cluster import Cluster, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,197 @@
+"""One job: train in a run folder, or score a finished one."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from projectlib.cli.interrupts import Interrupts
+from projectlib.config.plugins import build
+from projectlib.errors import UserError
+from projectlib.garbage import paused_collector
+from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint
+from projectlib.runs.checkpoint_folder import checkpoint_folder
+from projectlib.runs.files import FolderLock, write_text
+from projectlib.runs.history import History, format_mean
+from projectlib.runs.load import load
+from projectlib.runs.loggers import Logger
+from projectlib.runs.recorder import Recorder
+from projectlib.runs.resume import differences, resumed_config
+from projectlib.sweeps.jobs import objective
+from projectlib.sweeps.launchers import job_device
+from projectlib.training.loop import evaluate, fit
+from projectlib.training.tasks import build_task, load_dataset
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequence[Logger] = ()) -> float | None:
+    """Train what ``config`` says in ``folder``, from the start or from its last good checkpoint.
+
+    job_number: of a sweep, whose jobs share the GPUs.  loggers: beside the config's own.
+    Returns ``config.objective`` of the last epoch, mean over models; None where it was not measured.
+    """
+    lock = FolderLock(folder)
+    try:
+        with Interrupts() as interrupts, flushed_subnormals():
+            return train_locked(config, folder, interrupts, job_number, loggers)
+    except OSError as error:
+        reason = f"{error.filename or folder}: {error.strerror or error}"
+        raise UserError(
+            f"cannot write {reason}; make room or make it writable, then go on from the last checkpoint with "
+            f"resume={folder}"
+        ) from error
+    finally:
+        lock.release()
+
+
+def train_locked(
+    config: DictConfig, folder: Path, interrupts: Interrupts, job_number: int, loggers: Sequence[Logger]
+) -> float | None:
+    """``train`` in a folder that no other process writes."""
+    resuming = bool(config.resume)
+    config = resumed_config(config, folder) if resuming else config
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    checkpoints = checkpoint_folder(folder, config.checkpointing.path)
+    checkpoint = (
+        checkpoint_of_run(folder, checkpoints, plain) if resuming else refuse_existing_checkpoints(folder, checkpoints)
+    )
+    rate, minutes = config.checkpointing.rate, config.checkpointing.minutes
+    with Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint) as recorder:
+        device = resolve_device(config.device, job_number)
+        same_device = checkpoint is not None and checkpoint["device"] == device.type
+        with paused_collector():  # torch imports a compiler for its optimizers
+            task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
+        make_folder(checkpoints)
+        if checkpoint:
+            torch.set_num_threads(checkpoint["threads"])
+        logger = build(config.logger, folder=str(folder), settings=plain)
+        recorder.attach([logger, *loggers], sizes=task.sizes, engine_name=task.engine.name, device=device.type)
+        log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
+        fit(
+            task.engine,
+            task.evaluate,
+            task.schedule,
+            torch.Generator().manual_seed(config.data.seed),
+            recorder,
+            config.training.nepochs,
+            config.training.log_interval,
+            task.probe,
+            checkpoint,
+        )
+        return conclude(recorder, folder)
+
+
+@contextmanager
+def flushed_subnormals() -> Iterator[None]:
+    """Subnormal numbers count as zero: the moments of silent neurons decay into them, and a CPU is slow at them.
+
+    The setting is the thread's, and of threads that it starts; whoever called gets it back as it is by default.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def make_folder(checkpoints: Path) -> None:
+    """Raises UserError, before anything is trained, where checkpoints could not be written."""
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.filename or checkpoints}: {error.strerror}"
+        raise UserError(f"cannot make {reason}; choose another checkpointing.path, or make it writable") from None
+
+
+def refuse_existing_checkpoints(folder: Path, checkpoints: Path) -> None:
+    """Raises UserError where a new run would write over the checkpoints of another."""
+    if checkpoint_files(checkpoints):
+        raise UserError(
+            f"{checkpoints} holds the checkpoints of a run; expected none before a new one: go on with "
+            f"resume={folder}, or choose another hydra.run.dir or checkpointing.path"
+        )
+
+
+def checkpoint_of_run(folder: Path, checkpoints: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The last good checkpoint of the run in ``folder``; None where there is none, and it starts over.
+
+    Raises UserError for a checkpoint that is not of this run, or that is beyond the end of what is asked for.
+    """
+    checkpoint = newest_checkpoint(checkpoints)
+    if checkpoint is None:
+        log.warning("no complete checkpoint in %s: starting over in place", checkpoints)
+        return None
+    if differing := differences(config, checkpoint["config"]):
+        raise UserError(
+            f"the newest checkpoint in {checkpoints} is of a run with other settings: {', '.join(differing)}; "
+            f"expected those of {folder}/.hydra/config.yaml: put back what was changed"
+        )
+    if (asked := config["training"]["nepochs"]) < checkpoint["epoch"]:
+        raise UserError(
+            f"training.nepochs is {asked}; expected at least {checkpoint['epoch']}, the epoch that {folder} has reached"
+        )
+    return checkpoint
+
+
+def conclude(recorder: Recorder, folder: Path) -> float | None:
+    """Draw the learning curve, print what a run ends with, and return its objective."""
+    with paused_collector():
+        from projectlib.plotting import save_run_figure
+
+    figure = save_run_figure(folder)
+    accuracy = recorder.history.values(recorder.history.last_epoch, "test", "accuracy")
+    if accuracy:
+        log.info("test accuracy %s over %d models", format_mean(accuracy, 100, " %"), len(accuracy))
+    log.info("run folder %s (%s)", folder, figure.relative_to(folder))
+    return objective(recorder.history.summary(), recorder.config["objective"])
+
+
+def evaluate_run(config: DictConfig, folder: Path) -> float:
+    """Score a finished run on the data of ``config``; prints and returns the mean accuracy on its test samples.
+
+    folder: gets a summary.json of status "evaluated", with loss and accuracy of every split.
+    """
+    device = resolve_device(config.device)
+    trained = load(config.evaluate, device)
+    if not trained.input_shape:
+        raise UserError(f"{config.evaluate} trained a reservoir; expected a network to score on {config.data.name}")
+    dataset = load_dataset(config).to(device)
+    found, expected = (dataset.input_shape, dataset.num_classes), (trained.input_shape, trained.num_classes)
+    if found != expected:
+        raise UserError(
+            f"data {config.data.name} has samples {found[0]} of {found[1]} classes; expected {expected[0]} of "
+            f"{expected[1]}, as {config.evaluate} was trained on"
+        )
+    history = History()
+    for name, split in dataset.splits.items():
+        scores = evaluate(trained.ensemble, split, config.data.test_batchsize)
+        history.add(0, name, scores)
+        accuracy = format_mean(scores["accuracy"], 100, " %")
+        log.info("%s of %s: loss %s, accuracy %s", name, config.data.name, format_mean(scores["loss"]), accuracy)
+    summary = {"status": "evaluated", "evaluated": str(Path(config.evaluate).resolve()), "metrics": history.summary()}
+    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return scores["accuracy"].mean().item()
+
+
+def resolve_device(name: str, job_number: int = 0) -> torch.device:
+    """``auto`` is a GPU where there is one, the job's own where there are several.
+
+    Raises UserError for a device that is not there.
+    """
+    if name == "auto":
+        return resolve_device(job_device(torch.cuda.device_count(), job_number))
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # graphs are captured on the current device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device is {name!r}, which is not there ({reason}); use device=auto or device=cpu") from None
+    return device

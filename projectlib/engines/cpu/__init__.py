@@ -1,0 +1,1 @@
+"""Compiled engines for the CPU: what eager does, by numba kernels on the tensors' own memory."""

@@ -1,0 +1,205 @@
+"""HSIC and the modulatory signal, compiled by numba.
+
+Arrays of a window are feature-first, (features, N), and float32.
+"""
+
+import math
+
+import numpy as np
+
+from projectlib.engines.cpu.kernels.compiler import compiled
+from projectlib.engines.cpu.kernels.vectors import LANES, LOG2_E, exp, exp2, load, spread, store
+
+LAGS = 4  # of a tile of pairs
+
+
+# Shared by all members: what depends on the samples alone ------------------------------------------------------
+
+
+@compiled
+def lagged_kernels(samples, window, sigma):
+    """Kernels of each sample with those before it: (samples, N), ``[i, j] = k_sigma(x_i, x_{i-j})``.
+
+    A window of kernels slides along it: only the newest row is new. samples: (n, d), in the order of presentation.
+    """
+    num, features = samples.shape
+    scale = np.float32(-1 / (2 * sigma**2 * features))
+    lags = np.ones((num, window), np.float32)
+    for i in range(num):
+        for j in range(1, min(window, i + 1)):
+            distance = np.float32(0)
+            for k in range(features):
+                difference = samples[i, k] - samples[i - j, k]
+                distance += difference * difference
+            lags[i, j] = exp(scale * distance)
+    return lags
+
+
+@compiled
+def window_kernels(lags, labels, first, other, kx, ky):
+    """Fill kx and ky, (N, N), of the window that begins at sample ``first``; other: ky of unequal labels."""
+    for i in range(kx.shape[0]):
+        for p in range(i + 1):
+            kx[i, p] = kx[p, i] = lags[first + i, i - p]
+            ky[i, p] = ky[p, i] = np.float32(1) if labels[first + i] == labels[first + p] else other
+
+
+@compiled
+def label_kernel(sigma, num_classes):
+    """k_sigma of two unequal one-hot labels, whose squared distance is 2."""
+    return np.float32(math.exp(-1 / (sigma**2 * num_classes)))
+
+
+@compiled
+def modulation_weights(lags, labels, num_classes, window, stride, gamma, sigma_y, exact):
+    """What of the modulatory signal the data alone determine: (steps, N) weights c, with
+
+        xi = 2 / (sigma_z^2 d) sum_p c_p k_z(z_N, z_p) (z_N - z_p)
+
+    exact: c_p = -A[N,p] / (N-1)^2;  published: c_p = (C[p,p] + C[N,N]) / (N (N-1)^2). Row means and not centred
+    matrices are all that either needs.
+    """
+    steps = max(0, (len(labels) - window) // stride + 1)
+    other = label_kernel(sigma_y, num_classes)
+    kx, ky = np.empty((window, window), np.float32), np.empty((window, window), np.float32)
+    means = np.empty(window)
+    weights = np.empty((steps, window), np.float32)
+    for step in range(steps):
+        window_kernels(lags, labels, step * stride, other, kx, ky)
+        for i in range(window):
+            total = 0.0
+            for p in range(window):
+                total += kx[i, p] - gamma * ky[i, p]
+            means[i] = total / window
+        newest, mean = means[-1], means.mean()
+        for p in range(window):
+            if exact:
+                weight = means[p] + newest - mean - (kx[-1, p] - gamma * ky[-1, p])
+            else:
+                weight = (2 * (1 - gamma) - means[p] - newest) / window
+            weights[step, p] = weight / (window - 1) ** 2
+    return weights
+
+
+# HSIC of what a layer makes of a window ---------------------------------------------------------------------------
+#
+# Every pair of samples is once (i, i + lag), counted round the window, with a lag of at most N / 2. Pairs come in tiles
+# of LAGS by LANES, so that every distance is summed in a register; places in a tile that are no pair have weight zero.
+
+
+def num_pairs(window: int) -> int:
+    """Places in all tiles of a window of N samples."""
+    return rounded_up(window, LANES) * rounded_up(window // 2, LAGS)
+
+
+def rounded_up(num: int, multiple: int) -> int:
+    """The least multiple that is not below num."""
+    return -(-num // multiple) * multiple
+
+
+def num_places(window: int) -> int:
+    """Places that tiles reach into: the window, and its beginning again."""
+    return rounded_up(window, LANES) + rounded_up(window // 2, LAGS)
+
+
+@compiled
+def centered_pairs(k, means, pairs):
+    """``H K H`` of a symmetric k, (N, N), at the pairs.  means: (N,) float64 scratch.  pairs: (``num_pairs(N)``,).
+
+    Rounded once: what float32 means would leave in the sum of all entries, which is 0, ``hsic`` would add up.
+    """
+    num = k.shape[0]
+    mean = 0.0
+    for i in range(num):
+        entry = 0.0
+        for p in range(num):
+            entry += k[i, p]
+        means[i] = entry / num
+        mean += means[i] / num
+    pair = 0
+    for first in range(0, num, LANES):
+        for least in range(1, num // 2 + 1, LAGS):
+            for lag in range(least, least + LAGS):
+                last = lag if 2 * lag == num else num  # half way round every pair would come twice
+                for i in range(first, first + LANES):
+                    pairs[pair] = 0
+                    if i < last and 2 * lag <= num:
+                        p = (i + lag) % num
+                        pairs[pair] = k[i, p] + mean - means[i] - means[p]
+                    pair += 1
+
+
+@compiled
+def squared_distances(z, num, distances):
+    """``|z_i - z_p|^2`` at the pairs of num samples.  z: (features, ``num_places(num)``), on round the window."""
+    pair = 0
+    zero = spread(np.float32(0))
+    for first in range(0, num, LANES):
+        for lag in range(1, num // 2 + 1, LAGS):
+            d0 = d1 = d2 = d3 = zero
+            for f in range(z.shape[0]):
+                place = load(z, (f, first))
+                difference = place - load(z, (f, first + lag))
+                d0 += difference * difference
+                difference = place - load(z, (f, first + lag + 1))
+                d1 += difference * difference
+                difference = place - load(z, (f, first + lag + 2))
+                d2 += difference * difference
+                difference = place - load(z, (f, first + lag + 3))
+                d3 += difference * difference
+            store(distances, (pair,), d0)
+            store(distances, (pair + LANES,), d1)
+            store(distances, (pair + 2 * LANES,), d2)
+            store(distances, (pair + 3 * LANES,), d3)
+            pair += LAGS * LANES
+
+
+@compiled
+def hsic(kx_pairs, ky_pairs, z, sigma, around, distances):
+    """(HSIC(X, Z), HSIC(Y, Z)) of z, (features, N), with the ``centered_pairs`` of kx and ky.
+
+    ``tr(Kx H Kz H) = sum (H Kx H) * Kz``, and as H Kx H sums to zero, Kz - 1 serves as well as Kz: it vanishes on
+    the diagonal, which leaves twice the sum over pairs.  around: (features or more, ``num_places(N)``) scratch
+    that began as zeros.  distances: (``num_pairs(N)``,) scratch.
+    """
+    features, num = z.shape
+    for f in range(features):
+        for p in range(num):
+            around[f, p] = z[f, p]
+        for p in range(num // 2):
+            around[f, num + p] = z[f, p]
+    squared_distances(around[:features], num, distances)
+    scale = np.float32(-LOG2_E / (2 * sigma**2 * features))
+    hsic_x, hsic_y = np.float32(0), np.float32(0)
+    for pair in range(len(kx_pairs)):
+        kz = exp2(scale * distances[pair]) - np.float32(1)
+        hsic_x += kx_pairs[pair] * kz
+        hsic_y += ky_pairs[pair] * kz
+    share = 2 / max(num - 1, 1) ** 2  # the HSIC of a single sample is 0
+    return share * hsic_x, share * hsic_y
+
+
+# The modulatory signal -------------------------------------------------------------------------------------------
+
+
+@compiled
+def modulate(z, weights, sigma, signal, factor):
+    """The signal xi of a hidden layer, written to the newest place of signal.  z, signal: (out, N).
+
+    ``xi = 2 / (sigma^2 d) sum_p c_p k_z(z_N, z_p) (z_N - z_p)``, c: weights (N,).  factor: (N,) scratch.
+    """
+    features, num = z.shape
+    width = np.float32(2 * sigma**2 * features)
+    for p in range(num):
+        factor[p] = 0
+    for f in range(features):
+        for p in range(num):
+            difference = z[f, num - 1] - z[f, p]
+            factor[p] += difference * difference
+    for p in range(num):
+        factor[p] = weights[p] * exp(-factor[p] / width) * (np.float32(4) / width)
+    for f in range(features):
+        xi = np.float32(0)
+        for p in range(num):
+            xi += factor[p] * (z[f, num - 1] - z[f, p])
+        signal[f, num - 1] = xi

@@ -1,0 +1,48 @@
+"""A torch optimizer as the kernels read it: its constants, its moments and its count of updates, all still its own."""
+
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from projectlib.engines.cpu.kernels import mlp as kernels
+
+KINDS = {SGD: kernels.SGD, Adam: kernels.ADAM, AdamW: kernels.ADAMW}
+PLAIN = {"momentum": 0, "dampening": 0, "nesterov": False, "amsgrad": False, "maximize": False}
+
+
+def lacks(optimizer: Optimizer) -> str | None:
+    """What the kernels do not cover in an optimizer, in words; None where they cover it."""
+    group = optimizer.param_groups[0]
+    if type(optimizer) is Adam and group.get("decoupled_weight_decay"):
+        return "Adam with decoupled weight decay (optimizer=adamw)"
+    if type(optimizer) not in KINDS:
+        return f"the optimizer {type(optimizer).__name__}"
+    if options := [f"{key}={group[key]}" for key, value in PLAIN.items() if group.get(key, value) != value]:
+        return f"the optimizer {type(optimizer).__name__} with {', '.join(options)}"
+    return None
+
+
+def constants(optimizer: Optimizer) -> kernels.Optimizer:
+    """Of all parameters: there is one group."""
+    group = optimizer.param_groups[0]
+    beta1, beta2 = group.get("betas", (0.0, 0.0))
+    values = (group["lr"], beta1, beta2, group.get("eps", 0.0), group["weight_decay"])
+    return kernels.Optimizer(KINDS[type(optimizer)], *map(float, values))
+
+
+def moment(optimizer: Optimizer, parameter: Tensor, name: str | None) -> Tensor:
+    """A moment of a parameter, or the parameter itself where there is none to be read."""
+    return optimizer.state.get(parameter, {}).get(name, parameter)
+
+
+def count(optimizer: Optimizer) -> int:
+    """Updates so far, which Adam corrects its moments by."""
+    for state in optimizer.state.values():
+        if "step" in state:
+            return int(state["step"])
+    return 0
+
+
+def set_count(optimizer: Optimizer, updates: int) -> None:
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"].fill_(updates)

@@ -1,0 +1,66 @@
+"""Leaky integrate-and-fire layers without a threshold: the membrane is a low-pass filter of its input."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from projectlib.errors import UserError
+from projectlib.models.network import DynamicLayer, Network, affine, normalized_relu
+
+
+class LeakyIntegrator(DynamicLayer):
+    """One time step of a layer of membranes u, (N, ...) and (N, num_out) -> (N, num_out) and (N, num_out)::
+
+        u <- u + dt/tau (W h + b - u)
+        z  = LN(relu(u))        of a hidden layer;   z = u   of the readout
+
+    The old u is constant within a time step, so a gradient reaches W and b with the factor dt/tau.
+    """
+
+    def __init__(self, num_in: int, num_out: int, rate: float, hidden: bool, generator: torch.Generator):
+        super().__init__()
+        self.affine = affine(num_in, num_out, generator)
+        self.rate = rate  # dt/tau
+        self.hidden = hidden
+
+    def initial_state(self, num_places: int) -> Tensor:
+        return self.affine.weight.new_zeros(num_places, self.affine.out_features)
+
+    def forward(self, h: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        u = u + self.rate * (self.affine(h.flatten(1)) - u)
+        return (normalized_relu(u) if self.hidden else u), u
+
+
+def lif_mlp(
+    input_shape: Sequence[int],
+    num_classes: int,
+    features: Sequence[int],
+    time_constant: float,
+    time_step: float,
+    num_timesteps: int,
+    generator: torch.Generator,
+) -> Network:
+    """LIF layers of ``features`` neurons each and a LIF readout.
+
+    time_constant, time_step: tau and dt in seconds, 0 < dt <= tau.  num_timesteps: how long a window
+    is presented.  generator: draws the weights.
+    Raises UserError where the time step is longer than the time constant: the membrane would overshoot.
+    """
+    if not 0 < time_step <= time_constant:
+        raise UserError(
+            f"training.time_step is {time_step} s and model.time_constant {time_constant} s; "
+            "expected 0 < time_step <= time_constant"
+        )
+    widths = [math.prod(input_shape), *features, num_classes]
+    rate = time_step / time_constant
+    last = len(widths) - 2
+    return Network(
+        *(
+            LeakyIntegrator(num_in, num_out, rate, index < last, generator)
+            for index, (num_in, num_out) in enumerate(pairwise(widths))
+        ),
+        num_timesteps=num_timesteps,
+    )

@@ -1,0 +1,211 @@
+"""The run folder while a run goes on: metrics, traces, checkpoints, progress and the summary."""
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from projectlib.cli.interrupts import Interrupts
+from projectlib.errors import Interrupted, Pruned, UserError
+from projectlib.runs.checkpoint import save_checkpoint
+from projectlib.runs.files import write_text, write_whole
+from projectlib.runs.history import History, format_mean
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Everything that ``fit`` writes.
+
+    folder: the run folder.  config: the run's settings as plain values.
+    checkpoints: folder of the checkpoints, one each ``rate`` epochs, at the end, and after ``minutes`` (None:
+    never) inside an epoch.  interrupts: asked after every chunk of steps.
+    checkpoint: what a resumed run goes on from.  Raises UserError where metrics.csv is not what it recorded.
+
+    A context: when it is left, summary.json says how the run ended.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        checkpoints: Path,
+        rate: int,
+        minutes: float | None,
+        interrupts: Interrupts,
+        checkpoint: dict | None = None,
+    ):
+        self.folder, self.config, self.loggers = Path(folder), config, []
+        self.checkpoints, self.rate, self.minutes, self.interrupts = Path(checkpoints), rate, minutes, interrupts
+        self.history, self.arrays = History(), {}
+        self.seconds = {"training": 0.0, "compile": 0.0, "wall": 0.0}
+        self.steps = 0
+        self.started = self.saved_at = time.monotonic()
+        self.num_epochs, self.progress = 0, None
+        self.about: dict[str, Any] = {}
+        self.code = commit()  # as it is now: a checkout may move on while a run goes on
+        if checkpoint:
+            self.restore(checkpoint)
+
+    def restore(self, checkpoint: dict) -> None:
+        """Go on with the history of a checkpoint."""
+        self.history = History(checkpoint["history"])
+        self.arrays = {
+            file: {name: list(stack) for name, stack in stacks.items()} for file, stacks in checkpoint["arrays"].items()
+        }
+        self.seconds, self.steps = dict(checkpoint["seconds"]), checkpoint["steps"]
+        path = self.folder / "metrics.csv"
+        # a killed run may have recorded more than its last checkpoint knows: these epochs will be trained again
+        if path.exists() and History.read(path).rows[: len(self.history.rows)] != self.history.rows:
+            raise UserError(
+                f"{path} is not what the run recorded until its checkpoint of epoch {checkpoint['epoch']}: it was "
+                "changed since; put it back, or delete it to have it written again"
+            )
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if error is None:
+            self.close("finished")
+            return
+        stopped = isinstance(error, Interrupted | SystemExit)  # a second signal exits at once
+        status = "interrupted" if stopped else "pruned" if isinstance(error, Pruned) else "failed"
+        reason = None if stopped else str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        with suppress(OSError):  # what stopped the run, a full disk perhaps, is what has to be told
+            self.close(status, reason)
+
+    def attach(self, loggers: list, **about: Any) -> None:
+        """loggers: where metrics go beside the files.  about: what every checkpoint says of the run."""
+        self.loggers, self.about = loggers, about
+
+    def begin(self, num_epochs: int, total: int, done: int) -> None:
+        """Show progress in steps; quiet where the output is not a terminal."""
+        self.history.write(self.folder / "metrics.csv")
+        self.num_epochs = num_epochs
+        self.progress = tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True)
+
+    def step(self, global_step: int, metrics: dict[str, Tensor]) -> None:
+        for logger in self.loggers:
+            logger.step(global_step, {name: values.mean().item() for name, values in metrics.items()})
+
+    def end_epoch(
+        self, epoch: int, results: dict[str, dict[str, Tensor]], arrays: dict[str, dict[str, Tensor]]
+    ) -> None:
+        """Record an epoch, on disk before it returns.
+
+        results: ``{split: {name: (num_models,)}}``.  arrays: ``{file: {name: array}}``; ``<file>.npz`` stacks the
+        arrays of a name over the epochs that have it.
+        """
+        for split, metrics in results.items():
+            self.history.add(epoch, split, metrics)
+        self.history.write(self.folder / "metrics.csv")
+        for file, named in arrays.items():
+            if named:
+                self.add_arrays(file, named)
+        log.info("epoch %d  %s", epoch, "  ".join(describe(split, m) for split, m in results.items()))
+        means = {f"{s}/{name}": v.mean().item() for s, metrics in results.items() for name, v in metrics.items()}
+        for logger in self.loggers:
+            logger.epoch(epoch, means)
+
+    def add_arrays(self, file: str, named: dict[str, Tensor]) -> None:
+        stacks = self.arrays.setdefault(file, {})
+        for name, array in named.items():
+            stacks.setdefault(name, []).append(array.cpu())
+        stacked = {name: torch.stack(stack).numpy() for name, stack in stacks.items()}
+        write_whole(self.folder / f"{file}.npz", lambda target: np.savez(target, **stacked))
+
+    def after_chunk(self, num_steps: int) -> bool:
+        """Advance the progress bar; True where a checkpoint is due at once."""
+        self.progress.update(num_steps)
+        due = self.minutes is not None and time.monotonic() - self.saved_at > 60 * self.minutes
+        return due or self.interrupts.requested
+
+    def due(self, epoch: int) -> bool:
+        """Whether the end of this epoch is checkpointed."""
+        return epoch % self.rate == 0 or epoch == self.num_epochs or self.interrupts.requested
+
+    def trained(self, num_steps: int, seconds: float) -> None:
+        """Count steps of training and the seconds they took, evaluation left out."""
+        self.steps += num_steps
+        self.seconds["training"] += seconds
+
+    def save(self, snapshot: dict) -> None:
+        """Write a checkpoint; raises Interrupted afterwards where a signal asked for it."""
+        content = {
+            **snapshot,
+            **self.about,
+            "config": self.config,
+            "history": self.history.rows,
+            "arrays": self.arrays,
+            "seconds": {**self.seconds, "wall": self.wall_seconds()},
+            "steps": self.steps,
+            "threads": torch.get_num_threads(),
+        }
+        save_checkpoint(self.checkpoints, content)
+        self.saved_at = time.monotonic()
+        self.interrupts.raise_if_requested()
+
+    def wall_seconds(self) -> float:
+        """Since the run began, in all of its processes."""
+        return self.seconds["wall"] + time.monotonic() - self.started
+
+    def close(self, status: str, error: str | None = None) -> None:
+        """End the run: close what is open and write summary.json."""
+        if self.progress is not None:
+            self.progress.close()
+        for logger in self.loggers:
+            logger.close()
+        training = self.seconds["training"]
+        summary = {
+            "status": status,
+            **({"error": error} if error else {}),
+            "metrics": self.history.summary(),
+            "best": self.history.best(),
+            "steps_per_second": self.steps / training if training else None,
+            "compile_seconds": self.seconds["compile"],
+            "wall_seconds": self.wall_seconds(),
+            "device": self.about.get("device", self.config["device"]),
+            "versions": versions(),
+            "seed": self.config["seed"],
+            "nmodels": self.config["nmodels"],
+            **self.code,
+        }
+        write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def describe(split: str, metrics: dict[str, Tensor]) -> str:
+    """One split of the line an epoch prints: loss and accuracy, or whatever there is, as mean ± sd over models."""
+    percent = {"accuracy", "nmse_after", "nmse_before"}
+    shown = [name for name in metrics if name == "loss" or name in percent]
+    values = (
+        f"{name} {format_mean(metrics[name], 100, ' %') if name in percent else format_mean(metrics[name])}"
+        for name in shown
+    )
+    return f"{split}: {', '.join(values)}"
+
+
+def versions() -> dict[str, str]:
+    return {"python": sys.version.split()[0], "torch": torch.__version__, "platform": platform.platform()}
+
+
+def commit() -> dict[str, str]:
+    """The commit of the code that runs, where it is a git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": found.stdout.strip()}

@@ -1,0 +1,1 @@
+"""Many runs: jobs of a sweep, launchers, search, collecting and the named experiments."""

@@ -1,0 +1,177 @@
+"""Search for settings: Optuna proposes, a run each says what they are worth, and bad ones end early.
+
+A worker is a job like any other, on any launcher; workers share one study in a SQLite file.  Each trial is a run
+folder of its own, so that one whose worker was killed goes on from its checkpoint in the hands of another.
+"""
+
+import fcntl
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import DictConfig, OmegaConf
+from optuna.exceptions import ExperimentalWarning, TrialPruned
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import MaxTrialsCallback, Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from projectlib.errors import Diverged, Interrupted, Pruned, UserError
+from projectlib.runs.files import write_text
+from projectlib.runs.resume import plain_value
+from projectlib.sweeps.jobs import as_text, identity, resume_in_place
+
+optuna.logging.disable_default_handler()
+optuna.logging.enable_propagation()  # into the job's log
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # the heartbeat: there since 2.8, still so called
+
+RETRY = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+SILENT = 4  # heartbeats missed before a trial is taken for dead
+
+log = logging.getLogger(__name__)
+
+Train = Callable[..., float | None]
+"""``train(config, folder, job_number, loggers)``, as ``projectlib.cli.job.train``."""
+
+
+class Pruner:
+    """A logger that reports the objective of every epoch to a trial, and ends it where the study says so."""
+
+    def __init__(self, trial: Trial, objective: str):
+        self.trial, self.objective = trial, objective
+
+    def step(self, global_step: int, metrics: dict[str, float]) -> None:
+        """Only whole epochs are judged."""
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        if epoch == 0:
+            return
+        if self.objective not in metrics:
+            raise UserError(
+                f"objective is {self.objective!r}, which is not measured; expected one of {', '.join(metrics)}: "
+                "for a validation split, set data.validation=0.1"
+            )
+        self.trial.report(metrics[self.objective], epoch)
+        if self.trial.should_prune():
+            raise Pruned(f"{self.objective} {metrics[self.objective]:.4g} after epoch {epoch}")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def work(config: DictConfig, train: Train) -> float | None:
+    """One worker: run trials until the study has ``search.trials`` of them.  Returns the best objective.
+
+    Raises UserError for a space that cannot be searched and for a study of other settings.
+    """
+    search, folder = config.search, Path(config.search.folder)
+    base = OmegaConf.merge(config, {"search": None})
+    space = OmegaConf.to_container(search.space)
+    for key in space:
+        if OmegaConf.select(base, key) is None:
+            raise UserError(f"search.space has {key!r}; expected settings of this script")
+    study = open_study(search, folder, {"settings": identity(base), "objective": base.objective, "space": space})
+
+    def run_trial(trial: Trial) -> float:
+        trial_folder = folder_of(study.get_trials(deepcopy=False)[trial.number], folder)
+        chosen = with_values(base, {key: suggest(trial, key, bounds) for key, bounds in space.items()})
+        prepare_folder(trial_folder, chosen)
+        resume_in_place(chosen, trial_folder)
+        try:
+            value = train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])
+        except Diverged as error:
+            raise TrialPruned(str(error)) from None
+        except Pruned as error:
+            raise TrialPruned(str(error)) from None
+        except Interrupted:
+            RETRY(study, study.get_trials(deepcopy=False)[trial.number])  # with the values that it has by now
+            raise
+        return value
+
+    if len(study.get_trials(deepcopy=False, states=DONE)) < search.trials:
+        study.enqueue_trial({key: OmegaConf.select(base, key) for key in space}, skip_if_exists=True)
+        study.optimize(run_trial, callbacks=[MaxTrialsCallback(search.trials, DONE)])
+    return conclude(study, folder, base)
+
+
+def open_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study:
+    """The study in ``folder``, made by the first worker to come.
+
+    about: what its trials have in common.  Raises UserError where the study's own is another.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".study-lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers that both find no file would both make its tables
+        storage = RDBStorage(
+            f"sqlite:///{(folder / 'study.db').absolute()}",
+            engine_kwargs={"connect_args": {"timeout": 60}},  # seconds to wait while another worker writes
+            heartbeat_interval=search.heartbeat,
+            grace_period=SILENT * search.heartbeat,
+            heartbeat_stale_trial_callback=RETRY,
+        )
+        study = optuna.create_study(
+            storage=storage, study_name="search", direction=search.direction, load_if_exists=True
+        )
+        text = json.dumps(about, sort_keys=True)
+        if study.user_attrs.setdefault("about", text) != text:
+            raise UserError(
+                f"{folder} holds a search of other settings; choose another search.folder, or issue the command that "
+                "it was begun with"
+            )
+        study.set_user_attr("about", text)
+    study.sampler = optuna.samplers.TPESampler(
+        n_startup_trials=search.startup, multivariate=True, seed=len(study.trials) + 1000 * search.worker
+    )
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup)
+    return study
+
+
+def folder_of(trial: FrozenTrial, folder: Path) -> Path:
+    """The run folder of a trial: that of the first attempt, where an earlier worker was killed."""
+    first = RETRY.retried_trial_number(trial)
+    return folder / f"{trial.number if first is None else first:04d}"
+
+
+def suggest(trial: Trial, key: str, bounds: dict[str, Any]) -> Any:
+    """The trial's value for one key of the space.  Raises UserError for bounds that are none."""
+    try:
+        if "choices" in bounds:
+            return trial.suggest_categorical(key, bounds["choices"])
+        whole = isinstance(bounds["low"], int) and isinstance(bounds["high"], int)
+        return (trial.suggest_int if whole else trial.suggest_float)(key, **bounds)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"search.space has {key}: {bounds}, which is refused ({error}); expected {{low, high}} or {{choices}}"
+        ) from None
+
+
+def with_values(config: DictConfig, values: dict[str, Any]) -> DictConfig:
+    """A copy of a config with other values; a key ``hsic.sigmas.0`` names an item of a list."""
+    changed = config.copy()
+    for key, value in values.items():
+        OmegaConf.update(changed, key, value)
+    return changed
+
+
+def prepare_folder(folder: Path, config: DictConfig) -> None:
+    """Make a trial's folder a run folder, as Hydra does for a job."""
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(config))
+
+
+def conclude(study: Study, folder: Path, base: DictConfig) -> float:
+    """Print the best trial as it would be typed, and return its objective.  Raises UserError where none finished."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        raise UserError(f"no trial of {len(study.trials)} in {folder} finished; expected one: narrow search.space")
+    best = study.best_trial
+    chosen = with_values(base, best.params)
+    keys = dict.fromkeys(re.sub(r"(\.\d+)+$", "", key) for key in best.params)  # a list is typed as a whole
+    typed = " ".join(f"{key}={as_text(plain_value(chosen, key))}" for key in keys)
+    log.info("%d trials in %s", len(study.trials), folder)
+    log.info("best objective %.4f in %s: %s", best.value, folder_of(best, folder), typed)
+    return best.value

@@ -1,0 +1,1 @@
+"""The one loop, what it trains, and what is measured on the way."""

@@ -1,0 +1,172 @@
+"""fit and evaluate: the one loop that every script shares."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LRScheduler
+
+from projectlib.data import Epoch, Sampler, Split
+from projectlib.ensemble import Ensemble
+from projectlib.errors import Diverged, UserError
+from projectlib.garbage import paused_collector
+from projectlib.runs.checkpoint import layout_difference
+from projectlib.runs.recorder import Recorder
+
+CHUNK_SECONDS = 0.3  # how long an engine runs before the loop looks at signals; a GPU, which runs ahead of the host,
+# up to log_interval steps
+
+
+class Engine(Protocol):
+    """What ``fit`` asks of an engine."""
+
+    sampler: Sampler
+    steps_in_epoch: int
+
+    def compile(self) -> float: ...
+    def draw_epoch(self, generator: torch.Generator) -> Epoch: ...
+    def begin_epoch(self) -> None: ...
+    def run(self, epoch: Epoch, start: int, stop: int) -> None: ...
+    def metrics(self) -> dict[str, Tensor]: ...
+    def traces(self) -> dict[str, Tensor]: ...
+    def first_bad_layer(self, member: int) -> str | None: ...
+    def state_dict(self) -> dict: ...
+    def load_state_dict(self, saved: dict) -> None: ...
+
+
+Evaluator = Callable[[bool], dict[str, dict[str, Tensor]]]
+"""``evaluate(before_training) -> {split: {name: (num_models,)}}``; the training split is scored before it only."""
+
+ProbeFunction = Callable[[int], dict[str, Tensor]]
+"""``probe(epoch) -> {name: array}``: small arrays to be kept of an epoch, nothing at most of them."""
+
+
+def evaluate(ensemble: Ensemble, split: Split, batch_size: int) -> dict[str, Tensor]:
+    """Mean cross-entropy and accuracy of every member over a split, (num_models,) each, on the host."""
+    loss = torch.zeros(ensemble.num_models, device=split.inputs.device)
+    correct = torch.zeros_like(loss)
+    for inputs, labels in zip(split.inputs.split(batch_size), split.labels.split(batch_size), strict=True):
+        logits = ensemble.predict(inputs)
+        repeated = labels.expand(len(logits), -1)
+        loss += cross_entropy(logits.mT, repeated, reduction="none").sum(1)
+        correct += (logits.argmax(-1) == repeated).sum(1)
+    num = len(split.labels)
+    return {"loss": (loss / num).cpu(), "accuracy": (correct / num).cpu()}
+
+
+def fit(
+    engine: Engine,
+    evaluate: Evaluator,
+    schedule: LRScheduler,
+    generator: torch.Generator,
+    recorder: Recorder,
+    num_epochs: int,
+    log_interval: int,
+    probe: ProbeFunction = lambda epoch: {},
+    checkpoint: dict | None = None,
+) -> None:
+    """Train for ``num_epochs`` epochs, from the start or from a checkpoint.
+
+    evaluate: scores the models before training and after each epoch.  schedule: steps once an epoch.
+    generator: draws the order of the data, all of an epoch at its start.  recorder: the run folder.
+    log_interval: steps between two step logs.  probe: looks at the models before training and after each epoch.
+    checkpoint: as ``load_checkpoint`` returned it.
+    Raises UserError, with nothing of that epoch recorded, when a loss is not finite.
+    """
+    first, resumed_at = 1, 0
+    if checkpoint:
+        first, resumed_at = restore(checkpoint, engine, schedule, generator)
+    else:
+        scores = evaluate(True)
+        check_finite(scores, engine, 0, 0)
+        recorder.end_epoch(0, scores, {"traces": engine.traces(), "arrays": probe(0)})
+    with paused_collector():
+        recorder.seconds["compile"] += engine.compile()
+    num_steps = engine.sampler.steps
+    recorder.begin(num_epochs, total=num_epochs * num_steps, done=(first - 1) * num_steps + resumed_at)
+
+    for epoch in range(first, num_epochs + 1):
+        drawn_from = generator.get_state()
+        plan = engine.draw_epoch(generator)
+        if not resumed_at:
+            engine.begin_epoch()
+
+        def snapshot(step: int, epoch=epoch, drawn_from=drawn_from) -> dict:
+            return {
+                "epoch": epoch,
+                "step": step if step < num_steps else None,
+                "engine": engine.state_dict(),
+                "schedule": schedule.state_dict(),
+                "random": drawn_from if step < num_steps else generator.get_state(),
+            }
+
+        begin = time.perf_counter()
+        for start, stop in chunks(resumed_at, num_steps, log_interval):
+            engine.run(plan, start, stop)
+            if stop % log_interval == 0:
+                metrics = engine.metrics()
+                check_finite({"train": metrics}, engine, epoch, stop)
+                recorder.step((epoch - 1) * num_steps + stop, metrics)
+            if recorder.after_chunk(stop - start) and stop < num_steps:
+                check_finite({"train": engine.metrics()}, engine, epoch, stop)
+                recorder.save(snapshot(stop))
+        metrics = engine.metrics()
+        recorder.trained(num_steps - resumed_at, time.perf_counter() - begin)
+        scores = {"train": metrics, **evaluate(False)}
+        check_finite(scores, engine, epoch, num_steps)
+
+        schedule.step()
+        recorder.end_epoch(epoch, scores, {"traces": engine.traces(), "arrays": probe(epoch)})
+        if recorder.due(epoch):
+            recorder.save(snapshot(num_steps))
+        resumed_at = 0
+
+
+def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: torch.Generator) -> tuple[int, int]:
+    """Put everything back as it was; returns the epoch to go on in and its next step.
+
+    Raises UserError for a checkpoint that is not of these models.
+    """
+    saved, own = checkpoint["engine"], engine.state_dict()
+    own.pop("optimizer")  # has no state before the first step
+    difference = layout_difference({name: saved.get(name) for name in own}, own)
+    try:
+        if difference:
+            raise ValueError(difference)
+        engine.load_state_dict(saved)
+        schedule.load_state_dict(checkpoint["schedule"])
+        generator.set_state(checkpoint["random"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint is of another model ({error}); expected one that this run wrote") from error
+    epoch, step = checkpoint["epoch"], checkpoint["step"]
+    return (epoch + 1, 0) if step is None else (epoch, step)
+
+
+def chunks(start: int, stop: int, log_interval: int) -> Iterator[tuple[int, int]]:
+    """Cut [start, stop) into ranges of about ``CHUNK_SECONDS`` that end at every multiple of log_interval."""
+    size = 8
+    while start < stop:
+        end = min(start + size, stop, (start // log_interval + 1) * log_interval)
+        begin = time.perf_counter()
+        yield start, end
+        if end - start == size:
+            elapsed = time.perf_counter() - begin
+            size = max(1, min(2 * size, int(size * CHUNK_SECONDS / max(elapsed, 1e-9))))
+        start = end
+
+
+def check_finite(scores: dict[str, dict[str, Tensor]], engine: Engine, epoch: int, step: int) -> None:
+    """Raises Diverged naming member, epoch, step and layer where a metric ``{split: {name: ...}}`` is not finite."""
+    for split, metrics in scores.items():
+        for name, values in metrics.items():
+            bad = (~values.isfinite()).nonzero().flatten().tolist()
+            if bad:
+                where = engine.first_bad_layer(bad[0])
+                raise Diverged(
+                    f"{split} {name} of model {bad[0]} is {values[bad[0]].item()} in epoch {epoch}, by step {step}"
+                    f"{f', {where} has weights that are not finite' if where else ''}; expected finite numbers: "
+                    "lower optimizer.lr, or look at hsic.sigmas and the data"
+                )

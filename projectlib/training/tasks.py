@@ -1,0 +1,191 @@
+"""From a config to what ``fit`` runs: the data, the models, the rule, the optimizer and the engine."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from projectlib.config.plugins import build
+from projectlib.data import Dataset, Sampler, Split, prepare
+from projectlib.engines import choose_engine, choose_reservoir_engine
+from projectlib.engines.eager_reservoir import ReservoirEngine, ReservoirSamples
+from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
+from projectlib.errors import UserError
+from projectlib.models import Network, Reservoir
+from projectlib.modulators import WindowModulator
+from projectlib.rules import BioHSIC
+from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
+from projectlib.training.metrics import HSICMonitor
+from projectlib.training.probes import Probe
+
+ALL_THREADS = torch.get_num_threads()  # before a job of a sweep changes it for the next
+
+
+class Task(NamedTuple):
+    """What ``training.fit`` needs.  sizes: of the models' inputs and outputs, for ``make_model``."""
+
+    engine: Engine
+    evaluate: Evaluator
+    schedule: LRScheduler
+    sizes: dict[str, Any]
+    probe: ProbeFunction
+
+
+def build_task(config: DictConfig, device: torch.device, engine: str) -> Task:
+    """The task of a composed config.  engine: "auto", "eager" or "compiled"."""
+    return TASKS[config.task](config, device, engine)
+
+
+def load_dataset(config: DictConfig) -> Dataset:
+    """The data set of a config, on the CPU."""
+    return prepare(build(config.data.source), config.data.limit, config.data.validation)
+
+
+def make_model(config: DictConfig, sizes: dict[str, Any], generator: torch.Generator) -> nn.Module:
+    """One model of a config.  generator: draws its weights.  Raises UserError for a model of another task."""
+    model_class, example = MODELS[config.task]
+    model = build(config.model, **sizes, generator=generator)
+    if not isinstance(model, model_class):
+        raise UserError(f"model is {config.model._target_}; expected a model for this script, e.g. model={example}")
+    return model
+
+
+def make_rule(config: DictConfig, method: str, example: str) -> Any:
+    """The rule of a config.  Raises UserError for a rule of another task, which lacks ``method``."""
+    rule = build(config.rule)
+    if not hasattr(rule, method):
+        raise UserError(f"rule is {config.rule._target_}; expected a rule for this script, e.g. rule={example}")
+    return rule
+
+
+def seeds(config: DictConfig) -> range:
+    """One seed a member: seed, seed + 1, ..."""
+    return range(config.seed, config.seed + config.nmodels)
+
+
+def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
+    """Layered networks under any rule."""
+    rule = make_rule(config, "prepare", "biohsic")
+    if not isinstance(rule, BioHSIC) and not isinstance(build(config.modulator), WindowModulator):
+        raise UserError(
+            f"modulator is {config.modulator._target_}, which has no effect on the rule {type(rule).__name__}; "
+            "expected rule=biohsic, or modulator=window"
+        )
+    dataset = load_dataset(config).to(device)
+    sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
+    ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
+    use_threads(ensemble)
+    sampler = Sampler(
+        n=len(dataset.train.labels),
+        size=config.data.batchsize,
+        sliding=rule.sliding,
+        drop_last=ensemble.network.num_timesteps > 1,  # a state belongs to a place: all windows have all places
+        augmentation=dataset.augmentation,
+    )
+    trained = ensemble.parameters if rule.trains_hidden else ensemble.parameters[-1:]
+    optimizer = build_optimizer(config, [p for layer in trained for p in layer.values()])
+    schedule = build(config.lr_schedule, optimizer=optimizer)
+    objective = rule if hasattr(rule, "sigmas") else config.hsic  # what is logged is what is descended
+    monitor = HSICMonitor(objective.gamma, objective.sigmas) if config.training.log_hsic else None
+    engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs)
+
+    def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
+        return {
+            name: evaluate(ensemble, split, config.data.test_batchsize)
+            for name, split in dataset.splits.items()
+            if name != "train" or before_training
+        }
+
+    trainer = engine_class(ensemble, rule, optimizer, dataset, sampler, monitor)
+    probe = Probe(
+        config.training.log_arrays,
+        ensemble,
+        rule,
+        dataset.train,
+        dataset.num_classes,
+        config.hsic.gamma,
+        config.hsic.sigmas,
+        config.data.batchsize,
+    )
+    return Task(trainer, score, schedule, sizes, probe)
+
+
+def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Task:
+    """Reservoirs whose readout learns the modulatory signal of random activations."""
+    rule = make_rule(config, "target", "delta")
+    if config.data.limit is not None or config.data.validation:
+        raise UserError(
+            f"data.limit is {config.data.limit} and data.validation {config.data.validation}, without effect on a "
+            "reservoir, which learns from test samples; expected data.nsamples to say how many"
+        )
+    dataset, num_samples, zdim = load_dataset(config), config.data.nsamples, config.data.zdim
+    if num_samples > len(dataset.test.labels):
+        raise UserError(f"data.nsamples is {num_samples}; expected at most the {len(dataset.test.labels)} test samples")
+    if num_samples < config.data.batchsize:
+        raise UserError(
+            f"data.nsamples is {num_samples}; expected at least data.batchsize, {config.data.batchsize} of one window"
+        )
+    if zdim == 1 and num_samples == config.data.batchsize:
+        raise UserError(
+            f"data.nsamples is {num_samples} with data.zdim=1; expected more than data.batchsize: errors are relative "
+            "to the variance of the targets, and a single number has none"
+        )
+    generator = torch.Generator().manual_seed(config.data.seed)
+    learnt, held_out = (
+        present_samples(Split(*(tensor[part] for tensor in dataset.test)), dataset.num_classes, zdim, generator, device)
+        for part in (slice(num_samples), slice(num_samples, 2 * num_samples))
+    )
+    sizes = {"num_inputs": learnt.x.shape[1] + dataset.num_classes + zdim, "num_outputs": zdim}
+    ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
+    use_threads(ensemble)
+    optimizer = build_optimizer(config, [ensemble.parameters[0]["readout"]])
+    schedule = build(config.lr_schedule, optimizer=optimizer)
+    window, num_timesteps = config.data.batchsize, config.data.ntimesteps
+    num_updates = config.training.nepochs * (num_samples - window + 1) * num_timesteps
+    engine_class = choose_reservoir_engine(engine, ensemble, optimizer, num_updates)
+    if engine_class is not ReservoirEngine:
+        torch.set_num_threads(1)  # the engine has threads of its own
+    reservoirs = engine_class(ensemble, rule, optimizer, learnt, window, num_timesteps, seeds(config))
+
+    def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
+        scores = {"train": reservoirs.measure()} if before_training else {}
+        if len(held_out.x) >= config.data.batchsize:
+            scores["test"] = reservoirs.score(held_out)
+        return scores
+
+    return Task(reservoirs, score, schedule, sizes, probe=lambda epoch: {})
+
+
+def present_samples(
+    split: Split, num_classes: int, zdim: int, generator: torch.Generator, device: torch.device
+) -> ReservoirSamples:
+    """Samples with random activations z, uniform in [0, 1), drawn once for each."""
+    z = torch.rand(len(split.labels), zdim, generator=generator)
+    y = nn.functional.one_hot(split.labels, num_classes).to(split.inputs.dtype)
+    return ReservoirSamples(split.inputs.flatten(1).to(device), y.to(device), z.to(device))
+
+
+def use_threads(ensemble: Ensemble) -> None:
+    """All cores for convolutions and large weights; one thread otherwise, where waiting costs more than it saves."""
+    heavy = any(is_heavy(p) for layer in ensemble.parameters for p in layer.values())
+    torch.set_num_threads(ALL_THREADS if heavy else 1)
+
+
+def build_optimizer(config: DictConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """The optimizer of a config over stacked parameters, as one fused kernel where the device has it."""
+    options: dict[str, Any] = {"fused": parameters[0].device.type in ("cpu", "cuda")}
+    if parameters[0].is_cuda:  # rate and step count on the device, where a CUDA graph reads and advances them
+        options["lr"] = torch.tensor(config.optimizer.lr, device=parameters[0].device)
+        if "SGD" not in config.optimizer._target_:
+            options["capturable"] = True
+    return build(config.optimizer, params=parameters, **options)
+
+
+TASKS: dict[str, Callable[[DictConfig, torch.device, str], Task]] = {
+    "network": network_task,
+    "reservoir": reservoir_task,
+}
+MODELS = {"network": (Network, "mlp"), "reservoir": (Reservoir, "reservoir")}
