@@ -1,15 +1,18 @@
 """Many models at once: stacked parameters, one seed a member."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from projectlib.models.network import Network, Parameters, State
+from projectlib.models.network import Network, Parameters
 
 HEAVY = 1 << 20  # elements of a tensor
+STATE_STREAM = 1 << 33  # keeps what is drawn for a member's state apart from its weights
 
 
 @dataclass
@@ -18,10 +21,12 @@ class Ensemble:
 
     network: the architecture; its own parameters are those of the first member and are never trained.
     parameters: one dictionary a layer of tensors (num_models, ...).
+    seeds: of the members, in their order.
     """
 
     network: Network
     parameters: Parameters
+    seeds: Sequence[int]
 
     @property
     def num_models(self) -> int:
@@ -35,9 +40,14 @@ class Ensemble:
         """The parameters of one member, as views."""
         return [{name: p[index] for name, p in layer.items()} for layer in self.parameters]
 
-    def repeat(self, state: State) -> State:
-        """One model's state for every member, (num_models, ...) each."""
-        return tree_map(lambda u: u.expand(self.num_models, *u.shape).clone(), state)
+    def draw_state(self, draw: Callable[[Network, torch.Generator], Any]) -> Any:
+        """What ``draw(network, generator)`` returns for each member, a pytree of tensors, as (num_models, ...) each.
+
+        It draws on the CPU, from a generator of the member's seed, so that a seed names the same state on every device.
+        """
+        network, device = deepcopy(self.network).cpu(), next(iter(self.parameters[-1].values())).device
+        states = [draw(network, torch.Generator().manual_seed(seed + STATE_STREAM)) for seed in self.seeds]
+        return tree_map(lambda *members: torch.stack(members).to(device), *states)
 
     def predict(self, x: Tensor) -> Tensor:
         """Logits (num_models, N, num_classes) of x (N, ...), for every member."""
@@ -57,7 +67,7 @@ def build_ensemble(
     parameters = [
         {name: torch.stack([layer[name] for layer in members]).to(device) for name in members[0]} for members in layers
     ]
-    return Ensemble(networks[0].to(device), parameters)
+    return Ensemble(networks[0].to(device), parameters, seeds)
 
 
 def is_heavy(stacked: Tensor) -> bool:

@@ -5,10 +5,17 @@ matrices, ``N`` samples in a window with the newest last, ``d`` the number of fe
 Every function works in float32 and float64, on any device and under ``torch.vmap``.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from projectlib.values import is_number, require
+
 FORMS = ("published", "exact")
+SMALLEST, LARGEST = 1e-15, 1e15  # bandwidths whose squares are still float32 numbers
+BANDWIDTH = f"from {SMALLEST:g} to {LARGEST:g}"
 
 
 def kernel_matrix(x: Tensor, sigma: float) -> Tensor:
@@ -107,3 +114,33 @@ def modulation_weights(kx: Tensor, ky: Tensor, gamma: float, form: str = "publis
     if form == "exact":
         return -center(q)[-1]
     raise ValueError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
+
+
+def check_objective(gamma: Any, sigmas: Any) -> tuple[float, tuple[float, float, float]]:
+    """gamma, and sigmas as a tuple.  Raises UserError unless they are a finite number and three bandwidths."""
+    check_gamma(gamma)
+    is_triple = isinstance(sigmas, Sequence) and len(sigmas) == 3 and all(map(is_bandwidth, sigmas))
+    require(is_triple, "sigmas", sigmas, f"three bandwidths (of inputs, labels and activations) {BANDWIDTH}")
+    return gamma, tuple(sigmas)
+
+
+def check_gamma(gamma: Any) -> float:
+    """gamma.  Raises UserError unless it is a finite number."""
+    require(is_number(gamma), "gamma", gamma, "a finite number, the weight of the label term")
+    return gamma
+
+
+def check_sigma(sigma: Any) -> float:
+    """sigma.  Raises UserError unless it is a bandwidth."""
+    require(is_bandwidth(sigma), "sigma", sigma, f"a bandwidth {BANDWIDTH}")
+    return sigma
+
+
+def check_form(form: Any) -> str:
+    """form.  Raises UserError unless it is one of ``FORMS``."""
+    require(form in FORMS, "form", form, " or ".join(FORMS))
+    return form
+
+
+def is_bandwidth(value: Any) -> bool:
+    return is_number(value) and SMALLEST <= value <= LARGEST

@@ -5,7 +5,7 @@ import torch
 
 from projectlib.errors import UserError
 from projectlib.models import lif_mlp, mlp
-from projectlib.modulators import ReservoirModulator, WindowModulator
+from projectlib.modulators import ReservoirModulator, Sample, WindowModulator
 from projectlib.rules import BioHSIC
 
 SIGMAS = (0.5, 0.3, 1.0)
@@ -24,9 +24,8 @@ def window(num=5, num_features=7, num_classes=3):
 
 def test_a_window_gives_what_it_computes():
     xi = torch.randn(4)
-    applied, state = WindowModulator()(
-        xi, (torch.randn(3), torch.randn(2), xi), WindowModulator().initial_state(5, (4,), xi)
-    )
+    sample = Sample(torch.randn(3), torch.randn(2), xi)
+    applied, state = WindowModulator()(sample, WindowModulator().initial_state(sample, torch.Generator()), xi)
     assert applied is xi
     assert state == ()
 
@@ -36,13 +35,13 @@ def test_a_working_memory_follows_its_equations():
     memory = make_memory()
     xi, newest = torch.randn(2, dtype=torch.float64), torch.randn(6, dtype=torch.float64).split([3, 1, 2])
     sample = torch.cat(newest)
-    state = memory.initial_state(4, (2,), xi)
-    state = type(state)(0.3 * torch.randn_like(state.u), 0.1 * torch.randn(2, 30, dtype=torch.float64))
-    (weights,) = memory.reservoirs[2].split_parameters()
-    applied, after = memory(xi, newest, state)
+    state = memory.initial_state(Sample(*newest), torch.Generator())
+    weights, readout = state.weights, 0.1 * torch.randn(2, 30, dtype=torch.float64)
+    state = state._replace(u=0.3 * torch.randn_like(state.u), weights={**weights, "readout": readout})
+    applied, after = memory(Sample(*newest), state, xi)
 
     r = [torch.tanh(u) for u in state.u]
-    o = [sum(state.readout[k, j] * r[j] for j in range(30)) for k in range(2)]
+    o = [sum(readout[k, j] * r[j] for j in range(30)) for k in range(2)]
     torch.testing.assert_close(applied, torch.stack(o))
     for i in range(30):
         drive = 1.2 * sum(weights["recurrent"][i, j] * r[j] for j in range(30))
@@ -51,7 +50,7 @@ def test_a_working_memory_follows_its_equations():
         torch.testing.assert_close(after.u[i], state.u[i] + 0.2 * (drive - state.u[i]))
     for k in range(2):
         for j in range(30):
-            torch.testing.assert_close(after.readout[k, j], state.readout[k, j] - 0.02 * (o[k] - xi[k]) * r[j])
+            torch.testing.assert_close(after.weights["readout"][k, j], readout[k, j] - 0.02 * (o[k] - xi[k]) * r[j])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,8 @@ def test_a_layer_receives_what_its_memory_was_taught(network):
     x, y = window()
     rule, taught = BioHSIC(2.0, SIGMAS, modulator=make_memory()), BioHSIC(2.0, SIGMAS)
     parameters = network.split_parameters()
-    state, plain = rule.initial_state(network, x, y), network.initial_state(len(x))
+    state = rule.initial_state(network, x, y, torch.Generator())
+    plain = taught.initial_state(network, x, y, torch.Generator())
     for step in range(400):
         update = rule(network, parameters, state, x, y, rule.prepare(x, y))
         expected = taught(network, parameters, plain, x, y, taught.prepare(x, y))
@@ -83,11 +83,11 @@ def test_a_layer_receives_what_its_memory_was_taught(network):
     [
         ({"learning_rate": 0.1}, "modulator.learning_rate is 0.1 with modulator.nhidden 30"),
         ({"time_step": 1.0}, "time_step of a reservoir is 1.0 s and its time_constant 0.005 s"),
-        ({"density": 0.0}, "density of a reservoir is 0.0"),
+        ({"density": 0.0}, "density is 0.0; expected a probability"),
     ],
 )
 def test_a_memory_that_cannot_work_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         ReservoirModulator(**{**UNITS, "learning_rate": 0.02, "seed": 0, **options}).initial_state(
-            4, (2,), torch.zeros(1)
+            Sample(torch.zeros(3), torch.zeros(1), torch.zeros(2)), torch.Generator()
         )

@@ -1,5 +1,7 @@
 """Rules and models against the steps of the published implementation."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, one_hot
@@ -40,7 +42,9 @@ def train(network, rule, parameters, optimizer, numbers, num_steps):
     """The obvious loop over windows (and their time steps): losses and states after every window."""
     num = int(numbers["batch"])
     num_classes = len(parameters[-1]["affine.bias"])
-    state, losses, states = network.initial_state(num), [], []
+    losses, states = [], []
+    x, y = numbers["x"][:num], one_hot(numbers["labels"][:num], num_classes).to(numbers["x"].dtype)
+    state = rule.initial_state(deepcopy(network).to(x), x, y, torch.Generator())
     for step in range(num_steps):
         x, labels = numbers["x"][step : step + num], numbers["labels"][step : step + num]
         y = one_hot(labels, num_classes).to(x.dtype)
@@ -55,7 +59,7 @@ def train(network, rule, parameters, optimizer, numbers, num_steps):
             state = update.state
             window_losses.append(cross_entropy(update.outputs[-1], labels))
         losses.append(torch.stack(window_losses).mean())
-        states.append(state)
+        states.append(state.layers)
     return torch.stack(losses), states
 
 
@@ -156,7 +160,8 @@ def test_exact_rule_descends_the_objective_with_the_rest_of_the_window_held():
     parameters = network.split_parameters()
     x, y = window_of(7, 3, generator)
     rule = BioHSIC(2.0, (0.5, 0.3, 1.0), form="exact")
-    update = rule(network, parameters, network.initial_state(7), x, y, rule.prepare(x, y))
+    state = rule.initial_state(network, x, y, torch.Generator())
+    update = rule(network, parameters, state, x, y, rule.prepare(x, y))
 
     layer = network.layers[0]
     z = torch.cat([layer(x[:-1]).detach(), layer(x[-1:])])
@@ -173,8 +178,9 @@ def test_frozen_trains_the_readout_only():
     generator = torch.Generator().manual_seed(0)
     network = mlp((6,), 3, (5, 4), generator).double()
     x, y = window_of(6, 3, generator)
-    parameters, state = network.split_parameters(), network.initial_state(6)
+    parameters = network.split_parameters()
     frozen, local = Frozen(), BioHSIC(2.0, (0.5, 0.3, 1.0))
+    state = local.initial_state(network, x, y, torch.Generator())
     update = frozen(network, parameters, state, x, y, frozen.prepare(x, y))
     assert update.gradients[:2] == [{}, {}]
     other = local(network, parameters, state, x, y, local.prepare(x, y))
@@ -188,7 +194,8 @@ def test_the_rule_works_on_a_stack_of_layers_of_ones_own():
     network = Network(block, torch.nn.Linear(5, 3)).double()
     x, y = window_of(6, 3, generator)
     rule = BioHSIC(2.0, (0.5, 0.3, 1.0))
-    update = rule(network, network.split_parameters(), network.initial_state(6), x, y, rule.prepare(x, y))
+    state = rule.initial_state(network, x, y, torch.Generator())
+    update = rule(network, network.split_parameters(), state, x, y, rule.prepare(x, y))
     z = block(x)
     kernels = [kernel_matrix(a, s) for a, s in zip((x, y, z.detach()), rule.sigmas, strict=True)]
     xi = modulation(*kernels, z.detach(), rule.gamma, rule.sigmas[2])

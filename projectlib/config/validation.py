@@ -1,6 +1,5 @@
 """What a config's values must be, checked before anything heavy is imported or written."""
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,21 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
 from projectlib.runs.resume import flatten
-
-SMALLEST, LARGEST = 1e-15, 1e15  # bandwidths whose squares are still float32 numbers
-RULES_WITH_KERNELS = ("projectlib.rules.BioHSIC", "projectlib.rules.HSIC", "projectlib.rules.Delta")
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def is_bandwidth(value: Any) -> bool:
-    return is_number(value) and SMALLEST <= value <= LARGEST
+from projectlib.values import is_count, is_number
 
 
 def is_objective(value: Any) -> bool:
@@ -35,9 +20,7 @@ SEED = (lambda v: isinstance(v, int) and 0 <= v < 2**63, "a whole number of at l
 COUNT = (is_count, "a whole number of at least 1")
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number above 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number of at least 0")
-NUMBER = (is_number, "a finite number")
 FLAG = (lambda v: isinstance(v, bool), "true or false")
-BANDWIDTH = f"from {SMALLEST:g} to {LARGEST:g}"
 
 # a key that a config lacks is not checked
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -63,26 +46,6 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.nsamples": COUNT,
     "data.ntimesteps": COUNT,
     "data.zdim": COUNT,
-    "model.features": (
-        lambda v: isinstance(v, list) and all(map(is_count, v)),
-        "a list of whole numbers of at least 1",
-    ),
-    "model.nhidden": COUNT,
-    "model.time_constant": POSITIVE,
-    "model.recurrent_strength": NUMBER,
-    "model.noise": NOT_NEGATIVE,
-    "modulator.nhidden": COUNT,
-    "modulator.time_constant": POSITIVE,
-    "modulator.recurrent_strength": NUMBER,
-    "modulator.learning_rate": POSITIVE,
-    "modulator.seed": SEED,
-    "hsic.gamma": NUMBER,
-    "hsic.sigma": (is_bandwidth, f"a bandwidth {BANDWIDTH}"),
-    "hsic.sigmas": (
-        lambda v: isinstance(v, list) and len(v) == 3 and all(map(is_bandwidth, v)),
-        f"three bandwidths (of inputs, labels and activations) {BANDWIDTH}",
-    ),
-    "hsic.form": (lambda v: v in ("published", "exact"), "published or exact"),
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.eps": NOT_NEGATIVE,
@@ -109,11 +72,6 @@ def validate(config: DictConfig) -> None:
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if value is not MISSING and not is_valid(value):
             raise UserError(f"{key} is {value!r}; expected {expected}")
-    if config.rule._target_ in RULES_WITH_KERNELS and config.data.batchsize < 2:
-        raise UserError(
-            f"data.batchsize is {config.data.batchsize}; expected at least 2: "
-            "a rule that compares samples needs a window of two"
-        )
 
 
 def refuse_additions(config: DictConfig, hydra: DictConfig) -> None:

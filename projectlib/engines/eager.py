@@ -1,7 +1,7 @@
 """The reference engine: any model, rule and optimizer, one step at a time in PyTorch."""
 
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,9 +12,16 @@ from torch.utils._pytree import tree_leaves
 from projectlib.data import Dataset, Epoch, Sampler, gather
 from projectlib.engines.optimizers import load_optimizer
 from projectlib.ensemble import Ensemble, over_members
-from projectlib.models.network import Parameters, State
-from projectlib.rules import Rule
-from projectlib.training.metrics import HSICMonitor
+from projectlib.errors import UserError
+from projectlib.models.network import Parameters
+from projectlib.rules import Rule, TrainingState
+
+
+class Monitor(Protocol):
+    """Further metrics of a step; ``training.metrics.HSICMonitor`` is one."""
+
+    def names(self, num_layers: int) -> tuple[str, ...]: ...
+    def __call__(self, outputs: list[Tensor], x: Tensor, y: Tensor) -> list[Tensor]: ...
 
 
 class EagerEngine:
@@ -36,16 +43,18 @@ class EagerEngine:
         optimizer: Optimizer,
         dataset: Dataset,
         sampler: Sampler,
-        monitor: HSICMonitor | None = None,
+        monitor: Monitor | None = None,
     ):
         self.ensemble, self.rule, self.optimizer = ensemble, rule, optimizer
         self.sampler, self.monitor = sampler, monitor
         self.source, self.num_classes = sampler.source(dataset.train), dataset.num_classes
         self.metric_names = ("loss", "accuracy", *(monitor.names(ensemble.num_layers) if monitor else ()))
-        inputs = self.source.inputs.new_zeros(sampler.size, *dataset.input_shape)
+        inputs = torch.zeros(sampler.size, *dataset.input_shape, dtype=self.source.inputs.dtype)
         labels = inputs.new_zeros(sampler.size, dataset.num_classes)
-        self.state = ensemble.repeat(rule.initial_state(ensemble.network, inputs, labels))
-        device = inputs.device
+        self.state = ensemble.draw_state(
+            lambda network, generator: rule.initial_state(network, inputs, labels, generator)
+        )
+        device = self.source.inputs.device
         precision = torch.float32 if device.type == "mps" else torch.float64
         self.totals = torch.zeros(ensemble.num_models, len(self.metric_names), dtype=precision, device=device)
         self.steps_in_epoch = 0
@@ -84,21 +93,34 @@ class EagerEngine:
         for _ in range(self.ensemble.network.num_timesteps):
             gradients, state, measured = self.advance(x, y, context)
             for old, new in zip(tree_leaves(self.state), tree_leaves(state), strict=True):
-                old.copy_(new)
+                if new.data_ptr() != old.data_ptr():  # what a step leaves as it is costs nothing
+                    old.copy_(new)
             for layer, gradient in zip(self.ensemble.parameters, gradients, strict=True):
                 for name, of_parameter in gradient.items():
                     layer[name].grad = of_parameter.contiguous()  # as fused optimizers take it to be, unchecked
             self.optimizer.step()
             self.totals += measured / self.ensemble.network.num_timesteps
 
-    def advance(self, x: Tensor, y: Tensor, context: Any) -> tuple[Parameters, State, Tensor]:
-        """One time step of all members: their gradients, new states and metrics (num_models, metrics)."""
+    def advance(self, x: Tensor, y: Tensor, context: Any) -> tuple[Parameters, TrainingState, Tensor]:
+        """One time step of all members: their gradients, new states and metrics (num_models, metrics).
+
+        Raises UserError for a rule, layer or modulator that cannot run for many models at once.
+        """
 
         def member(parameters, state):
             update = self.rule(self.ensemble.network, parameters, state, x, y, context)
             return update.gradients, update.state, self.measure(update.outputs, x, y)
 
-        return over_members(member, self.ensemble.parameters, self.state)
+        try:
+            return over_members(member, self.ensemble.parameters, self.state)
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{type(self.rule).__name__} cannot run for many models at once ({reason}): a rule, layer or modulator "
+                "draws at random in its initial state only, and does not look at the values of tensors in Python"
+            ) from error
 
     def measure(self, outputs: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
         """One member's metrics of a window, (metrics,), in the order of ``metric_names``."""

@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 
 from projectlib.errors import UserError
 from projectlib.models.mlp import Readout
-from projectlib.models.network import Network, lecun_normal_, normalized_relu
+from projectlib.models.network import Network, check_features, lecun_normal_, normalized_relu
 
 POOL = 2
 
@@ -69,7 +69,7 @@ def cnn(input_shape: Sequence[int], num_classes: int, features: Sequence[int], g
             f"model=cnn got samples of shape {tuple(input_shape)}; expected images (C, H, W): use model=mlp"
         )
     num_channels, height, width = input_shape
-    if not features:
+    if not check_features(features):
         raise UserError("model.features of model=cnn is empty; expected at least one layer: use model=linear")
     scale = POOL ** len(features)
     if min(height, width) < scale:

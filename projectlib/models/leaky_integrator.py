@@ -1,4 +1,7 @@
-"""Leaky integrate-and-fire layers without a threshold: the membrane is a low-pass filter of its input."""
+"""Leaky integrators: membranes that low-pass filter their input and, without a threshold, never fire.
+
+The paper calls them leaky integrate-and-fire units, and so do the config and ``lif_mlp``.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +11,8 @@ import torch
 from torch import Tensor
 
 from projectlib.errors import UserError
-from projectlib.models.network import DynamicLayer, Network, affine, normalized_relu
+from projectlib.models.network import DynamicLayer, Network, affine, check_features, normalized_relu
+from projectlib.values import is_number, require
 
 
 class LeakyIntegrator(DynamicLayer):
@@ -26,7 +30,7 @@ class LeakyIntegrator(DynamicLayer):
         self.rate = rate  # dt/tau
         self.hidden = hidden
 
-    def initial_state(self, num_places: int) -> Tensor:
+    def initial_state(self, num_places: int, generator: torch.Generator | None = None) -> Tensor:
         return self.affine.weight.new_zeros(num_places, self.affine.out_features)
 
     def forward(self, h: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,12 +53,13 @@ def lif_mlp(
     is presented.  generator: draws the weights.
     Raises UserError where the time step is longer than the time constant: the membrane would overshoot.
     """
+    require(is_number(time_constant) and time_constant > 0, "model.time_constant", time_constant, "seconds above 0")
     if not 0 < time_step <= time_constant:
         raise UserError(
             f"training.time_step is {time_step} s and model.time_constant {time_constant} s; "
             "expected 0 < time_step <= time_constant"
         )
-    widths = [math.prod(input_shape), *features, num_classes]
+    widths = [math.prod(input_shape), *check_features(features), num_classes]
     rate = time_step / time_constant
     last = len(widths) - 2
     return Network(

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from projectlib.models.network import Network, affine, normalized_relu
+from projectlib.models.network import Network, affine, check_features, normalized_relu
 
 
 class DenseLayer(nn.Module):
@@ -36,8 +36,9 @@ def mlp(input_shape: Sequence[int], num_classes: int, features: Sequence[int], g
     """Hidden layers of ``features`` neurons each and a readout.
 
     input_shape: of one sample, flattened.  generator: draws the weights, first layer first.
+    Raises UserError for features that are no widths.
     """
-    widths = [math.prod(input_shape), *features]
+    widths = [math.prod(input_shape), *check_features(features)]
     hidden = [DenseLayer(num_in, num_out, generator) for num_in, num_out in pairwise(widths)]
     return Network(*hidden, Readout(widths[-1], num_classes, generator))
 

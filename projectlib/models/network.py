@@ -2,24 +2,35 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from projectlib.values import is_count, require
+
 EPSILON = 1e-6  # of every layer norm
 
 Parameters = list[dict[str, Tensor]]  # one dictionary of tensors a layer
-State = tuple[Tensor | tuple[()], ...]  # one state a layer; () for a layer without one
+State = tuple[Any, ...]  # one state a layer, a pytree of tensors; () for a layer without one
 
 
 class DynamicLayer(nn.Module, ABC):
-    """A layer with a state u: ``forward(h, u) -> (z, u)``, where u has one row a place in the window."""
+    """A layer with a state u: ``forward(h, u) -> (z, u)``.
+
+    u is a pytree: a tensor, or tensors in a tuple, named tuple, list or dictionary, each with one row a place in the
+    window.
+    """
 
     @abstractmethod
-    def initial_state(self, num_places: int) -> Tensor:
-        """The state at rest, (num_places, ...)."""
+    def initial_state(self, num_places: int, generator: torch.Generator | None = None) -> Any:
+        """The state before the first time step, (num_places, ...) each, on the device of the parameters.
+
+        generator: of one model, on the CPU, for a state that is random; None asks for the state at rest, from which
+        models are evaluated.
+        """
 
 
 class Network(nn.Module):
@@ -40,10 +51,11 @@ class Network(nn.Module):
             raise ValueError("a Network needs at least a readout layer, but got no layer")
         self.layers = nn.ModuleList(layers)
 
-    def initial_state(self, num_places: int) -> State:
-        """The state of every layer at rest, for windows or batches of num_places samples."""
+    def initial_state(self, num_places: int, generator: torch.Generator | None = None) -> State:
+        """The state of every layer, for windows or batches of num_places samples; at rest without a generator."""
         return tuple(
-            layer.initial_state(num_places) if isinstance(layer, DynamicLayer) else () for layer in self.layers
+            layer.initial_state(num_places, generator) if isinstance(layer, DynamicLayer) else ()
+            for layer in self.layers
         )
 
     def split_parameters(self) -> Parameters:
@@ -77,6 +89,13 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``predict`` with the network's own parameters."""
         return self.predict(self.split_parameters(), x)
+
+
+def check_features(features: Any) -> Sequence[int]:
+    """Widths of hidden layers.  Raises UserError unless they are whole numbers of at least 1."""
+    is_valid = isinstance(features, Sequence) and not isinstance(features, str) and all(map(is_count, features))
+    require(is_valid, "model.features", features, "a list of whole numbers of at least 1")
+    return features
 
 
 def normalized_relu(a: Tensor) -> Tensor:

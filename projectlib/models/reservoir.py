@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from projectlib.errors import UserError
+from projectlib.values import is_count, is_number, require
 
 
 class Reservoir(nn.Module):
@@ -19,7 +20,8 @@ class Reservoir(nn.Module):
     recurrent_strength: lambda, the spectral radius of lambda W_r as n grows.  density: the probability that a
     recurrent weight is not zero; W_r is normal of sd 1/sqrt(density n).  time_constant, time_step: tau and dt in
     seconds.  noise: sd of the normal noise on r and o.  generator: draws the weights; W_i and W_f are uniform in
-    [-1, 1], W_o starts at zero.  Raises UserError for a density outside (0, 1] or 0 < dt <= tau violated.
+    [-1, 1], W_o starts at zero.  Raises UserError for values that are none, a
+    density outside (0, 1] or 0 < dt <= tau violated.
     """
 
     def __init__(
@@ -35,8 +37,11 @@ class Reservoir(nn.Module):
         generator: torch.Generator,
     ):
         super().__init__()
-        if not 0 < density <= 1:
-            raise UserError(f"density of a reservoir is {density}; expected a probability in (0, 1]")
+        require(is_count(nhidden), "nhidden", nhidden, "a whole number of at least 1, the units of a reservoir")
+        require(is_number(recurrent_strength), "recurrent_strength", recurrent_strength, "a finite number")
+        require(is_number(density) and 0 < density <= 1, "density", density, "a probability in (0, 1]")
+        require(is_number(noise) and noise >= 0, "noise", noise, "a number of at least 0")
+        require(is_number(time_constant) and time_constant > 0, "time_constant", time_constant, "seconds above 0")
         if not 0 < time_step <= time_constant:
             raise UserError(
                 f"time_step of a reservoir is {time_step} s and its time_constant {time_constant} s; "

@@ -1,6 +1,5 @@
 """A reservoir beside each layer supplies the signal, which it is taught by the window."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,16 +7,18 @@ from torch import Tensor
 
 from projectlib.errors import UserError
 from projectlib.models.reservoir import Reservoir, readout_gradient
+from projectlib.modulators.modulator import Modulator, Sample
+from projectlib.values import is_count, is_number, require
 
 
-class Memory(NamedTuple):
-    """u (n,) of the units, readout W_o (d, n)."""
+class ReservoirState(NamedTuple):
+    """u (n,) of the units, and all weights of the reservoir by name, of which ``readout`` (d, n) learns."""
 
     u: Tensor
-    readout: Tensor
+    weights: dict[str, Tensor]
 
 
-class ReservoirModulator:
+class ReservoirModulator(Modulator):
     """A reservoir beside each layer, which sees the newest sample only and supplies the signal from its memory::
 
         r = tanh(u),  o = W_o r                                                     o is applied
@@ -32,6 +33,8 @@ class ReservoirModulator:
     seed: of the weights.
     """
 
+    needs_window = True
+
     def __init__(
         self,
         nhidden: int,
@@ -42,6 +45,9 @@ class ReservoirModulator:
         learning_rate: float,
         seed: int,
     ):
+        require(is_count(nhidden), "modulator.nhidden", nhidden, "a whole number of at least 1")
+        require(is_number(learning_rate), "modulator.learning_rate", learning_rate, "a number above 0")
+        require(isinstance(seed, int) and 0 <= seed < 2**63, "modulator.seed", seed, "a whole number of at least 0")
         if not 0 < learning_rate * nhidden < 2:
             raise UserError(
                 f"modulator.learning_rate is {learning_rate} with modulator.nhidden {nhidden}; "
@@ -56,25 +62,24 @@ class ReservoirModulator:
             "noise": 0,
         }
         self.learning_rate, self.seed = learning_rate, seed
-        self.reservoirs: dict[int, Reservoir] = {}  # by the number of neurons
+        self.dynamics = Reservoir(1, 1, **{**self.units, "nhidden": 1}, generator=torch.Generator())  # of any size
 
-    def initial_state(self, num_inputs: int, z_shape: Sequence[int], like: Tensor) -> Memory:
+    def initial_state(self, sample: Sample, generator: torch.Generator) -> ReservoirState:
         """Raises UserError for activations that are no vector (convolutions), and where ``Reservoir`` does."""
-        if len(z_shape) != 1:
+        if sample.z.ndim != 1:
             raise UserError(
-                f"modulator=reservoir has a readout for each neuron, but activations are of shape {tuple(z_shape)}; "
-                "expected dense layers: use modulator=window"
+                f"modulator=reservoir has a readout for each neuron, but activations are of shape "
+                f"{tuple(sample.z.shape)}; expected dense layers: use modulator=window"
             )
-        (width,) = z_shape
-        generator = torch.Generator().manual_seed(self.seed)
-        reservoir = Reservoir(num_inputs + width, width, **self.units, generator=generator).to(like)
-        self.reservoirs[width] = reservoir.requires_grad_(False)
-        return Memory(like.new_zeros(self.units["nhidden"]), reservoir.readout.clone())
+        width = len(sample.z)
+        num_inputs = sample.x.numel() + sample.y.numel() + width
+        shared = torch.Generator().manual_seed(self.seed)
+        (weights,) = Reservoir(num_inputs, width, **self.units, generator=shared).to(sample.z).split_parameters()
+        return ReservoirState(sample.z.new_zeros(self.units["nhidden"]), weights)
 
-    def __call__(self, xi: Tensor, newest: tuple[Tensor, Tensor, Tensor], state: Memory) -> tuple[Tensor, Memory]:
-        reservoir = self.reservoirs[len(xi)]
-        (parameters,) = reservoir.split_parameters()
-        parameters["readout"] = state.readout
-        current = reservoir.current(parameters, torch.cat([part.flatten() for part in newest]))
-        u, r, o = reservoir.step(parameters, state.u, current)
-        return o, Memory(u, state.readout - self.learning_rate * readout_gradient(r, o, xi))
+    def __call__(self, sample: Sample, state: ReservoirState, taught: Tensor | None) -> tuple[Tensor, ReservoirState]:
+        weights = state.weights
+        current = self.dynamics.current(weights, torch.cat([part.flatten() for part in sample]))
+        u, r, o = self.dynamics.step(weights, state.u, current)
+        readout = weights["readout"] - self.learning_rate * readout_gradient(r, o, taught)
+        return o, ReservoirState(u, {**weights, "readout": readout})

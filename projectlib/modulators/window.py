@@ -1,15 +1,18 @@
 """The window itself supplies the signal."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
+from projectlib.modulators.modulator import Modulator, Sample
 
-class WindowModulator:
-    """The signal as it is computed from the window, as if all of its samples were at hand."""
 
-    def initial_state(self, num_inputs: int, z_shape: Sequence[int], like: Tensor) -> tuple[()]:
-        return ()
+class WindowModulator(Modulator):
+    """The signal as it is computed from the window, as if all of its samples were at hand, run with today's weights."""
 
-    def __call__(self, xi: Tensor, newest: tuple[Tensor, Tensor, Tensor], state: tuple[()]) -> tuple[Tensor, tuple[()]]:
-        return xi, ()
+    needs_window = True
+    applies_window_signal = True
+    kernel = "window"
+
+    def __call__(self, sample: Sample, state: Any, taught: Tensor | None) -> tuple[Tensor, Any]:
+        return taught, state

@@ -1,13 +1,27 @@
-"""What turns a window into gradients: data in, gradients out, one small class each.
+"""What turns samples into gradients: data in, gradients out, one small class each.
 
-A rule knows one model and nothing of loops, optimizers or ensembles.  To add one, write a class with the
-attributes and methods of ``Rule`` and a file in configs/rule/.
+To add one, write a class after ``Rule`` or ``LocalRule`` and a yaml that names it, here or in a folder of one's own
+(examples/).
 """
 
 from projectlib.rules.backprop import Backprop
 from projectlib.rules.biohsic import BioHSIC
 from projectlib.rules.delta import Delta
+from projectlib.rules.frozen import Frozen
 from projectlib.rules.hsic import HSIC
-from projectlib.rules.local import Frozen, LocalRule, Rule, Update
+from projectlib.rules.local import Hidden, HiddenUpdate, LocalRule
+from projectlib.rules.rule import Rule, TrainingState, Update
 
-__all__ = ["HSIC", "Backprop", "BioHSIC", "Delta", "Frozen", "LocalRule", "Rule", "Update"]
+__all__ = [
+    "HSIC",
+    "Backprop",
+    "BioHSIC",
+    "Delta",
+    "Frozen",
+    "Hidden",
+    "HiddenUpdate",
+    "LocalRule",
+    "Rule",
+    "TrainingState",
+    "Update",
+]

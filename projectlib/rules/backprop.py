@@ -6,28 +6,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from projectlib.models.network import Network, Parameters, State
-from projectlib.rules.local import Update
+from projectlib.models.network import Network, Parameters
+from projectlib.rules.rule import Rule, TrainingState, Update
 
 
-class Backprop:
+class Backprop(Rule):
     """Mean cross-entropy of a plain batch, through all layers; a layer's old state counts as constant."""
 
-    sliding = False
-    trains_hidden = True
-
-    def initial_state(self, network: Network, x: Tensor, y: Tensor) -> State:
-        return network.initial_state(len(x))
-
-    def prepare(self, x: Tensor, y: Tensor) -> Any:
-        return ()
+    kernel = "backprop"
 
     def __call__(
-        self, network: Network, parameters: Parameters, state: State, x: Tensor, y: Tensor, context: Any
+        self, network: Network, parameters: Parameters, state: TrainingState, x: Tensor, y: Tensor, context: Any
     ) -> Update:
         def loss(p):
-            outputs, new_state = network.run(p, state, x)
-            return cross_entropy(outputs[-1], y), (outputs, new_state)
+            outputs, layers = network.run(p, state.layers, x)
+            return cross_entropy(outputs[-1], y), (outputs, layers)
 
-        gradients, (outputs, new_state) = torch.func.grad(loss, has_aux=True)(parameters)
-        return Update(gradients, new_state, outputs)
+        gradients, (outputs, layers) = torch.func.grad(loss, has_aux=True)(parameters)
+        return Update(gradients, TrainingState(layers, state.rule), outputs)

@@ -1,17 +1,18 @@
 """The three-factor rule: local input, local activity, and the modulatory signal of the newest sample."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from projectlib.hsic import kernel_matrix, kernel_row, modulation
-from projectlib.models.network import Network, State
-from projectlib.modulators import Modulator, WindowModulator
-from projectlib.rules.local import LocalRule
+from projectlib.hsic import check_form, check_objective, kernel_matrix, kernel_row, modulation
+from projectlib.modulators import Modulator, Sample, WindowModulator
+from projectlib.rules.local import Hidden, HiddenUpdate, LocalRule
 
 
-class Shared(NamedTuple):
+class WindowContext(NamedTuple):
     """What all models share of a window: kernel matrices (N, N) of inputs and labels, and its newest x and y."""
 
     kx: Tensor
@@ -20,60 +21,55 @@ class Shared(NamedTuple):
     y: Tensor
 
 
-class Carried(NamedTuple):
-    """The state of a layer, and what its modulator remembers."""
-
-    u: Tensor | tuple[()]
-    memory: NamedTuple
-
-
 class BioHSIC(LocalRule):
-    """Hidden layers follow the modulatory signal xi (``hsic.modulation``) at the window's newest sample.
+    """Hidden layers follow the modulatory signal xi at the newest sample::
 
-    The gradient of a layer is xi pulled back through that layer alone, onto its own weights; the rest of the
-    window enters through xi only, so it is run without a gradient.
+        dW = -eta xi dz_N/dW        xi supplied by the modulator, dz_N/dW of this layer alone
 
-    gamma: weight of the label term.  sigmas: bandwidths of x, y and z.  form: "published" or "exact".
-    modulator: who supplies the signal; what it remembers is carried in the state of its layer.
+    xi is pulled back through the layer's norm, relu and affine map onto its own weights; the rest of the window enters
+    through xi only, so it is run without a gradient.
+
+    gamma: weight of the label term.  sigmas: bandwidths of x, y and z.  form: of ``hsic.modulation``, the signal
+    computed from the window.  modulator: who supplies the signal that is applied; the window's own unless it is given.
+    Raises UserError for values that are none.
     """
+
+    smallest_window = 2
+    kernel = "biohsic"
 
     def __init__(
         self,
-        gamma: float,
-        sigmas: tuple[float, float, float],
+        gamma: float = 2.0,
+        sigmas: Sequence[float] = (1.0, 0.5, 2.0),
         form: str = "published",
         modulator: Modulator | None = None,
     ):
-        self.gamma, self.sigmas, self.form = gamma, tuple(sigmas), form
-        self.modulator = modulator or WindowModulator()
+        self.gamma, self.sigmas = check_objective(gamma, sigmas)
+        self.form, self.modulator = check_form(form), modulator or WindowModulator()
 
-    def initial_state(self, network: Network, x: Tensor, y: Tensor) -> State:
-        state = network.initial_state(len(x))
-        outputs, _ = network.run(network.split_parameters(), state, x)
-        num_inputs = x[0].numel() + y.shape[1]
-        memories = [self.modulator.initial_state(num_inputs, z.shape[1:], x) for z in outputs[:-1]]
-        return (*(Carried(u, m) if m else u for u, m in zip(state, memories, strict=False)), state[-1])
+    def hidden_state(self, hidden: Hidden, z: Tensor, generator: torch.Generator) -> Any:
+        return self.modulator.initial_state(Sample(hidden.x[-1], hidden.y[-1], z[-1]), generator)
 
-    def prepare(self, x: Tensor, y: Tensor) -> Shared:
+    def prepare(self, x: Tensor, y: Tensor) -> WindowContext:
         kx, ky = kernel_matrix(x, self.sigmas[0]), kernel_matrix(y, self.sigmas[1])
-        return Shared(kx, ky, x[-1], y[-1])
+        return WindowContext(kx, ky, x[-1], y[-1])
 
-    def signal(self, z: Tensor, context: Shared) -> Tensor:
+    def signal(self, z: Tensor, context: WindowContext) -> Tensor:
         """What the window says to the newest sample of activations z (N, ...): the shape of one z."""
         sigma = self.sigmas[2]
         return modulation(context.kx, context.ky, kernel_row(z, sigma), z, self.gamma, sigma, self.form)
 
-    def update_hidden(self, layer, parameters, h, u, context):
-        u, memory = u if isinstance(u, Carried) else (u, ())
-        past, past_u = layer(parameters, h[:-1], u[:-1])
-        newest, pull_back, newest_u = torch.func.vjp(lambda p: layer(p, h[-1:], u[-1:]), parameters, has_aux=True)
-        z = torch.cat([past, newest])
-        xi, memory = self.modulator(self.signal(z, context), (context.x, context.y, z[-1]), memory)
-        (gradient,) = pull_back(xi[None])
-        u = joined(past_u, newest_u)
-        return gradient, z, Carried(u, memory) if memory else u
+    def update_hidden(self, hidden: Hidden, memory: Any, context: WindowContext) -> HiddenUpdate:
+        past, newest = part_of(hidden, slice(None, -1)), part_of(hidden, slice(-1, None))
+        past_z, past_u = past.run()
+        newest_z, newest_u, pull_back = newest.pullback()
+        z = torch.cat([past_z, newest_z])
+        xi, memory = self.modulator(Sample(context.x, context.y, z[-1]), memory, self.signal(z, context))
+        u = tree_map(lambda *parts: torch.cat(parts), past_u, newest_u)
+        return HiddenUpdate(pull_back(xi[None]), z, u, memory)
 
 
-def joined(past, newest):
-    """The states of a window from those of its past and of its newest place; () for a layer without one."""
-    return torch.cat([past, newest]) if isinstance(past, Tensor) else past
+def part_of(hidden: Hidden, places: slice) -> Hidden:
+    """Some places of the window."""
+    x, h, u, y = tree_map(lambda rows: rows[places], (hidden.x, hidden.h, hidden.u, hidden.y))
+    return hidden._replace(x=x, h=h, u=u, y=y)

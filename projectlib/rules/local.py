@@ -1,85 +1,103 @@
 """Layer-local learning: every hidden layer by itself, the readout by its cross-entropy."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from projectlib.models.network import Network, Parameters, State
+from projectlib.models.network import Network, Parameters
+from projectlib.rules.rule import Rule, TrainingState, Update
 
 
-class Update(NamedTuple):
-    """What a rule makes of one window (or of one time step of it).
+class Hidden(NamedTuple):
+    """One hidden layer of one model, as its rule sees it before the update.
 
-    gradients: one dictionary a layer, as the parameters; empty for a layer that is left alone.
-    state: every layer's state after the time step.  outputs: (N, ...) of every layer before the update, the
-    logits (N, num_classes) last.
+    index: 0 for the first.  network: all of it, for what a rule wants to know of its shape.  parameters: of this layer.
+    x: (N, ...) the network's input.  h: (N, ...) what the layer receives, which counts as constant.
+    u: its state, a pytree; () for a layer without one.  y: (N, num_classes) one-hot labels.
+    readout_error: (N, num_classes) gradient of each sample's cross-entropy with respect to its logits,
+        softmax(logits) - y; None unless the rule ``needs_readout_error``.
     """
 
-    gradients: Parameters
-    state: State
-    outputs: list[Tensor]
+    index: int
+    network: Network
+    parameters: dict[str, Tensor]
+    x: Tensor
+    h: Tensor
+    u: Any
+    y: Tensor
+    readout_error: Tensor | None = None
+
+    def run(self) -> tuple[Tensor, Any]:
+        """(z, new u) of the layer."""
+        return self.network.layer(self.index)(self.parameters, self.h, self.u)
+
+    def pullback(self) -> tuple[Tensor, Any, Callable[[Tensor], dict[str, Tensor]]]:
+        """(z, new u, and what turns a gradient with respect to z into that of the layer's own parameters)."""
+        layer = self.network.layer(self.index)
+        z, pull_back, u = torch.func.vjp(lambda p: layer(p, self.h, self.u), self.parameters, has_aux=True)
+        return z, u, lambda signal: pull_back(signal)[0]
 
 
-class Rule(Protocol):
-    """The interface of a rule.
+class HiddenUpdate(NamedTuple):
+    """What a local rule makes of a hidden layer: gradients by name, activations z (N, ...), the new u and memory."""
 
-    sliding: True for windows that slide by one sample, False for plain batches.
-    trains_hidden: whether hidden layers learn, or only the readout.
-    """
-
-    sliding: bool
-    trains_hidden: bool
-
-    def initial_state(self, network: Network, x: Tensor, y: Tensor) -> State:
-        """The state of every layer of one model before the first window, which is of the shapes of x and y."""
-
-    def prepare(self, x: Tensor, y: Tensor) -> Any:
-        """What all models and all time steps share for one window: x (N, ...) inputs, y (N, classes) one-hot."""
-
-    def __call__(
-        self, network: Network, parameters: Parameters, state: State, x: Tensor, y: Tensor, context: Any
-    ) -> Update:
-        """The gradients of one model; ``context`` is what ``prepare`` returned."""
+    gradients: dict[str, Tensor]
+    z: Tensor
+    u: Any
+    memory: Any
 
 
-class LocalRule(ABC):
+class LocalRule(Rule):
     """Runs a network layer by layer; each layer's input counts as constant, so no error crosses layers.
 
     The readout descends the mean cross-entropy of the whole window.  What a hidden layer descends is a
     subclass's to say, in ``update_hidden``.
+
+    needs_readout_error: whether hidden updates see the error of the readout: the network is then run once more,
+        before they are made.
     """
 
     sliding = True
-    trains_hidden = True
+    needs_readout_error: bool = False
 
-    def initial_state(self, network: Network, x: Tensor, y: Tensor) -> State:
-        return network.initial_state(len(x))
-
-    def prepare(self, x: Tensor, y: Tensor) -> Any:
+    def hidden_state(self, hidden: Hidden, z: Tensor, generator: torch.Generator) -> Any:
+        """What the rule remembers of one hidden layer, a pytree; as ``rule_state``.  z: (N, ...) of the layer."""
         return ()
 
     @abstractmethod
-    def update_hidden(
-        self, layer: Callable, parameters: dict[str, Tensor], h: Tensor, u: Any, context: Any
-    ) -> tuple[dict[str, Tensor], Tensor, Any]:
-        """(gradients, z, new u) of a hidden layer ``layer(parameters, h, u) -> (z, u)``."""
+    def update_hidden(self, hidden: Hidden, memory: Any, context: Any) -> HiddenUpdate:
+        """The update of one hidden layer.  memory: what ``hidden_state``, then the last update, returned."""
+
+    def rule_state(self, network: Network, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple:
+        parameters, layers = network.split_parameters(), network.initial_state(len(x))
+        outputs, _ = network.run(parameters, layers, x)
+        return tuple(
+            self.hidden_state(Hidden(index, network, parameters[index], x, h, layers[index], y), z, generator)
+            for index, (h, z) in enumerate(zip([x, *outputs], outputs[:-1], strict=False))
+        )
 
     def __call__(
-        self, network: Network, parameters: Parameters, state: State, x: Tensor, y: Tensor, context: Any
+        self, network: Network, parameters: Parameters, state: TrainingState, x: Tensor, y: Tensor, context: Any
     ) -> Update:
-        gradients, new_state, outputs = [], [], []
-        h = x
-        for index, (p, u) in enumerate(zip(parameters[:-1], state[:-1], strict=True)):
-            gradient, h, u = self.update_hidden(network.layer(index), p, h, u, context)
-            gradients.append(gradient)
-            new_state.append(u)
-            outputs.append(h)
-        gradient, logits, u = update_readout(network.layer(-1), parameters[-1], h, state[-1], y)
-        return Update([*gradients, gradient], (*new_state, u), [*outputs, logits])
+        error = None
+        if self.needs_readout_error:
+            outputs, _ = network.run(parameters, state.layers, x)
+            error = outputs[-1].softmax(-1) - y
+        h, updates = x, []
+        for index, memory in enumerate(state.rule):
+            hidden = Hidden(index, network, parameters[index], x, h, state.layers[index], y, error)
+            updates.append(self.update_hidden(hidden, memory, context))
+            h = updates[-1].z
+        gradient, logits, u = update_readout(network.layer(-1), parameters[-1], h, state.layers[-1], y)
+        return Update(
+            [*(update.gradients for update in updates), gradient],
+            TrainingState((*(update.u for update in updates), u), tuple(update.memory for update in updates)),
+            [*(update.z for update in updates), logits],
+        )
 
 
 def update_readout(layer: Callable, parameters: dict[str, Tensor], h: Tensor, u: Any, y: Tensor):
@@ -91,13 +109,3 @@ def update_readout(layer: Callable, parameters: dict[str, Tensor], h: Tensor, u:
 
     gradient, (logits, u) = torch.func.grad(loss, has_aux=True)(parameters)
     return gradient, logits, u
-
-
-class Frozen(LocalRule):
-    """The control: hidden layers keep their random weights, only the readout learns."""
-
-    trains_hidden = False
-
-    def update_hidden(self, layer, parameters, h, u, context):
-        z, u = layer(parameters, h, u)
-        return {}, z, u

@@ -51,5 +51,5 @@ def load(run_folder: str | Path, device: torch.device | str = "cpu") -> TrainedR
     ]
     if difference := layout_difference(parameters, expected, "parameters"):
         raise UserError(f"the checkpoint in {folder} is of another model: {difference}")
-    ensemble = Ensemble(network, parameters)
+    ensemble = Ensemble(network, parameters, range(config.seed, config.seed + config.nmodels))
     return TrainedRun(config, ensemble, tuple(sizes.get("input_shape", ())), sizes.get("num_classes", 0))

@@ -12,8 +12,7 @@ from projectlib.ensemble import Ensemble, over_members
 from projectlib.hsic import kernel_matrix, kernel_row, modulation
 from projectlib.models import Network
 from projectlib.models.network import Parameters, State
-from projectlib.modulators import WindowModulator
-from projectlib.rules import Rule
+from projectlib.rules import Rule, TrainingState
 
 SEED = 0  # all runs on a data set are looked at with the same samples
 WINDOW_SIZES = (2, 4, 8, 16, 32, 64)
@@ -43,7 +42,8 @@ class Probe:
     ):
         self.epochs, self.ensemble, self.rule = frozenset(epochs), ensemble, rule
         self.gamma, self.sigmas, self.window = gamma, tuple(sigmas), window
-        self.has_signal = isinstance(getattr(rule, "modulator", None), WindowModulator) and ensemble.num_layers > 1
+        modulator = rule.modulator
+        self.has_signal = bool(modulator) and modulator.applies_window_signal and ensemble.num_layers > 1
         order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(SEED))
         self.sizes = sorted(size for size in {*WINDOW_SIZES, window} if size <= len(order))
         longest = self.sizes[-1]
@@ -133,9 +133,10 @@ def three_factors(network: Network, parameters: Parameters, rule: Any, x: Tensor
 
     x: (N, ...) inputs.  y: (N, num_classes) one-hot.  The network starts from rest.
     """
-    _, state = settle(network, parameters, x)
+    _, layers = settle(network, parameters, x)
     context = rule.prepare(x, y)
-    update = rule(network, parameters, state, x, y, context)
+    memory = rule.rule_state(network, x, y, torch.Generator().manual_seed(SEED))
+    update = rule(network, parameters, TrainingState(layers, memory), x, y, context)
     received, z = [x, *update.outputs][-3:-1]
     gradient = next(g for g in update.gradients[-2].values() if g.ndim >= 2)
     h, xi = received[-1], rule.signal(z, context)

@@ -15,8 +15,6 @@ from projectlib.engines.eager_reservoir import ReservoirEngine, ReservoirSamples
 from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
 from projectlib.models import Network, Reservoir
-from projectlib.modulators import WindowModulator
-from projectlib.rules import BioHSIC
 from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
 from projectlib.training.metrics import HSICMonitor
 from projectlib.training.probes import Probe
@@ -53,11 +51,16 @@ def make_model(config: DictConfig, sizes: dict[str, Any], generator: torch.Gener
     return model
 
 
-def make_rule(config: DictConfig, method: str, example: str) -> Any:
-    """The rule of a config.  Raises UserError for a rule of another task, which lacks ``method``."""
-    rule = build(config.rule)
-    if not hasattr(rule, method):
-        raise UserError(f"rule is {config.rule._target_}; expected a rule for this script, e.g. rule={example}")
+def make_rule(config: DictConfig) -> Any:
+    """The rule of a config.  Raises UserError for one of another script, or for windows that are too small for it."""
+    rule, name = build(config.rule), config.rule._target_
+    if getattr(rule, "task", None) != config.task:
+        raise UserError(f"rule is {name}; expected a rule for this script, which trains a {config.task}")
+    if config.data.batchsize < rule.smallest_window:
+        raise UserError(
+            f"data.batchsize is {config.data.batchsize}; expected at least {rule.smallest_window}: "
+            "a rule that compares samples needs a window of two"
+        )
     return rule
 
 
@@ -68,8 +71,8 @@ def seeds(config: DictConfig) -> range:
 
 def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     """Layered networks under any rule."""
-    rule = make_rule(config, "prepare", "biohsic")
-    if not isinstance(rule, BioHSIC) and not isinstance(build(config.modulator), WindowModulator):
+    rule = make_rule(config)
+    if rule.modulator is None and not build(config.modulator).applies_window_signal:
         raise UserError(
             f"modulator is {config.modulator._target_}, which has no effect on the rule {type(rule).__name__}; "
             "expected rule=biohsic, or modulator=window"
@@ -80,7 +83,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     use_threads(ensemble)
     sampler = Sampler(
         n=len(dataset.train.labels),
-        size=config.data.batchsize,
+        size=rule.window or config.data.batchsize,
         sliding=rule.sliding,
         drop_last=ensemble.network.num_timesteps > 1,  # a state belongs to a place: all windows have all places
         augmentation=dataset.augmentation,
@@ -88,7 +91,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     trained = ensemble.parameters if rule.trains_hidden else ensemble.parameters[-1:]
     optimizer = build_optimizer(config, [p for layer in trained for p in layer.values()])
     schedule = build(config.lr_schedule, optimizer=optimizer)
-    objective = rule if hasattr(rule, "sigmas") else config.hsic  # what is logged is what is descended
+    objective = rule if rule.sigmas else config.hsic  # what is logged is what is descended
     monitor = HSICMonitor(objective.gamma, objective.sigmas) if config.training.log_hsic else None
     engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs)
 
@@ -115,7 +118,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
 
 def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     """Reservoirs whose readout learns the modulatory signal of random activations."""
-    rule = make_rule(config, "target", "delta")
+    rule = make_rule(config)
     if config.data.limit is not None or config.data.validation:
         raise UserError(
             f"data.limit is {config.data.limit} and data.validation {config.data.validation}, without effect on a "

@@ -13,9 +13,9 @@ from projectlib.engines.cpu.kernels import cnn as image_kernels
 from projectlib.engines.eager import EagerEngine
 from projectlib.hsic import modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
-from projectlib.models.network import Parameters, State
-from projectlib.modulators import WindowModulator
-from projectlib.rules import BioHSIC, Rule
+from projectlib.models.network import Parameters
+from projectlib.rules import Rule, TrainingState
+from projectlib.rules.rule import own_kernel
 
 
 class ConvolutionEngine(EagerEngine):
@@ -36,16 +36,16 @@ class ConvolutionEngine(EagerEngine):
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         """What else it does not cover in a task, in words; None where it covers it."""
-        if type(rule) is not BioHSIC:
+        if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__} on convolutions"
-        return None if isinstance(rule.modulator, WindowModulator) else f"the modulator {type(rule.modulator).__name__}"
+        return None if own_kernel(rule.modulator) == "window" else f"the modulator {type(rule.modulator).__name__}"
 
     def warm_up(self) -> None:
-        self.memory: dict[int, tuple[Tensor, Tensor]] = {}  # z and signal of each layer, whose pages stay with us
+        self.buffers: dict[int, tuple[Tensor, Tensor]] = {}  # z and signal of each layer, whose pages stay with us
         a = torch.zeros(2, 1, 1).numpy()
         image_kernels.activate_window(a, a.copy(), a[0].copy(), a[:, 0, 0], 1.0)
 
-    def advance(self, x: Tensor, y: Tensor, context: Any) -> tuple[Parameters, State, Tensor]:
+    def advance(self, x: Tensor, y: Tensor, context: Any) -> tuple[Parameters, TrainingState, Tensor]:
         weights = modulation_weights(context.kx, context.ky, self.rule.gamma, self.rule.form)
         images = x.permute(0, 2, 3, 1).contiguous()
         results = [
@@ -81,9 +81,9 @@ class ConvolutionEngine(EagerEngine):
         """Gradients and z (N, H, W, channels) of hidden layer ``index``, which receives h (N, C, H, W)."""
         weight, bias = parameters["conv.weight"], parameters["conv.bias"]
         a = conv2d(h, weight, bias, padding=1).permute(0, 2, 3, 1).contiguous()
-        if index not in self.memory:
-            self.memory[index] = torch.empty_like(a), torch.empty_like(a[-1:])
-        z, signal = self.memory[index]
+        if index not in self.buffers:
+            self.buffers[index] = torch.empty_like(a), torch.empty_like(a[-1:])
+        z, signal = self.buffers[index]
         window, newest = (tensor.flatten(1, 2).numpy() for tensor in (a, z)), signal.flatten(0, 2).numpy()
         image_kernels.activate_window(*window, newest, weights.numpy(), float(self.rule.sigmas[2]))
         gradient = weight_gradient(signal.permute(0, 3, 1, 2), h[-1:], weight)

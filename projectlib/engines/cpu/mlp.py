@@ -16,10 +16,10 @@ from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.models.leaky_integrator import LeakyIntegrator
 from projectlib.models.mlp import DenseLayer, Readout
-from projectlib.modulators import WindowModulator
-from projectlib.rules import Backprop, BioHSIC, Frozen, Rule
+from projectlib.rules import Rule
+from projectlib.rules.rule import own_kernel
 
-RULES = {BioHSIC: kernels.BIOHSIC, Frozen: kernels.FROZEN, Backprop: kernels.BACKPROP}
+RULES = {"biohsic": kernels.BIOHSIC, "frozen": kernels.FROZEN, "backprop": kernels.BACKPROP}
 
 
 class CpuEngine(EagerEngine):
@@ -39,9 +39,9 @@ class CpuEngine(EagerEngine):
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         """What else it does not cover in a task, in words; None where it covers it."""
-        if type(rule) not in RULES:
+        if own_kernel(rule) not in RULES:
             return f"the rule {type(rule).__name__}"
-        if isinstance(rule, BioHSIC) and not isinstance(rule.modulator, WindowModulator):
+        if rule.modulator and own_kernel(rule.modulator) != "window":
             return f"the modulator {type(rule.modulator).__name__}"
         if reason := kernel_optimizer.lacks(optimizer):
             return reason
@@ -77,7 +77,7 @@ class CpuEngine(EagerEngine):
 
         def train_member(index: int) -> int:
             member = self.member(index)
-            membranes = tuple(u[index].numpy() for u in self.state) if self.is_dynamic else None
+            membranes = tuple(u[index].numpy() for u in self.state.layers) if self.is_dynamic else None
             work = kernels.workspace(member, window, membranes)
             updates = kernels.train_windows(
                 member,
@@ -93,7 +93,7 @@ class CpuEngine(EagerEngine):
                 self.totals[index].numpy(),
             )
             if self.is_dynamic:
-                for state, u in zip(self.state, work.u, strict=True):
+                for state, u in zip(self.state.layers, work.u, strict=True):
                     state[index].copy_(torch.from_numpy(u).T)
             return updates
 
@@ -102,12 +102,12 @@ class CpuEngine(EagerEngine):
 
     def shared_kernels(self, samples: np.ndarray, labels: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
         """What all members share: kernels of each sample with those before it, and the windows' weights of xi."""
-        source = self.rule if isinstance(self.rule, BioHSIC) else self.monitor
+        source = self.rule if self.rule.modulator else self.monitor
         lags, modulation = np.zeros((0, window), np.float32), np.zeros((1, window), np.float32)
         if source is not None:
             sigma_x, sigma_y, _ = source.sigmas
             lags = hsic_kernels.lagged_kernels(samples, window, sigma_x)
-        if isinstance(self.rule, BioHSIC):
+        if self.rule.modulator:
             exact = self.rule.form == "exact"
             modulation = hsic_kernels.modulation_weights(
                 lags, labels, self.num_classes, window, self.sampler.stride, self.rule.gamma, sigma_y, exact
@@ -125,9 +125,9 @@ class CpuEngine(EagerEngine):
 
     def learning(self) -> kernels.Learning:
         source = self.monitor or self.rule
-        gamma, sigmas = getattr(source, "gamma", 0.0), getattr(source, "sigmas", (1.0, 1.0, 1.0))
+        gamma, (_, sigma_y, sigma_z) = source.gamma or 0.0, source.sigmas or (1.0, 1.0, 1.0)
         log_hsic = self.monitor is not None
-        return kernels.Learning(RULES[type(self.rule)], log_hsic, float(gamma), float(sigmas[1]), float(sigmas[2]))
+        return kernels.Learning(RULES[own_kernel(self.rule)], log_hsic, float(gamma), float(sigma_y), float(sigma_z))
 
     def member(self, index: int) -> tuple[kernels.Layer, ...]:
         """One model's arrays, as views."""

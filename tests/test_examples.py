@@ -1,0 +1,144 @@
+"""The examples are what the documentation teaches: short, and right."""
+
+from pathlib import Path
+
+import direct_feedback_alignment
+import eligibility_trace
+import pytest
+import spiking_layer
+import torch
+import two_moons
+from torch.nn.functional import cross_entropy, one_hot
+
+from projectlib.data import Sampler
+from projectlib.engines import EagerEngine
+from projectlib.ensemble import build_ensemble
+from projectlib.errors import UserError
+from projectlib.models import mlp
+from projectlib.rules import BioHSIC, Frozen, HiddenUpdate, LocalRule
+from projectlib.rules.rule import own_kernel
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NAMES = ("direct_feedback_alignment", "eligibility_trace", "spiking_layer", "two_moons")
+SIGMAS = (0.5, 0.3, 1.0)
+
+
+def window(num=6, num_features=5, num_classes=3):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(num) % num_classes
+    x = torch.randn(num, num_features, dtype=torch.float64, generator=generator)
+    return x, labels, one_hot(labels, num_classes).double()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_is_one_short_file_and_one_yaml(name):
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60
+    assert len([*(EXAMPLES / "configs").glob(f"*/{name}.yaml")]) == 1
+
+
+def test_feedback_alignment_sends_the_error_through_its_own_matrix():
+    """Against automatic differentiation of a surrogate: z . (B e), with B and e constant."""
+    network = mlp((5,), 3, (4,), torch.Generator().manual_seed(1)).double()
+    x, labels, y = window()
+    rule, parameters = direct_feedback_alignment.DirectFeedbackAlignment(), network.split_parameters()
+    state = rule.initial_state(network, x, y, torch.Generator().manual_seed(2))
+    update = rule(network, parameters, state, x, y, rule.prepare(x, y))
+
+    z = network.layers[0](x)
+    logits = network.layers[1](z)
+    loss = cross_entropy(logits, labels)
+    (error,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    surrogate = (z * (error @ state.rule[0].T)).sum()
+    expected = torch.autograd.grad(surrogate, [*network.layers[0].parameters()], retain_graph=True)
+    torch.testing.assert_close([*update.gradients[0].values()], [*expected], rtol=1e-9, atol=1e-12)
+    expected = torch.autograd.grad(loss, [*network.layers[1].parameters()])
+    torch.testing.assert_close([*update.gradients[1].values()], [*expected], rtol=1e-9, atol=1e-12)
+
+
+def test_every_member_draws_a_matrix_of_its_own_that_its_seed_names():
+    def draw(seeds):
+        ensemble = build_ensemble(lambda generator: mlp((5,), 3, (4,), generator), seeds)
+        rule, x, y = direct_feedback_alignment.DirectFeedbackAlignment(), torch.zeros(6, 5), torch.zeros(6, 3)
+        return ensemble.draw_state(lambda network, generator: rule.initial_state(network, x, y, generator)).rule[0]
+
+    three, last = draw([7, 8, 9]), draw([9])
+    assert three.shape == (3, 4, 3)
+    assert not torch.equal(three[0], three[1])
+    assert torch.equal(three[2], last[0])
+
+
+def test_a_trace_is_the_running_mean_of_what_the_rule_would_do():
+    network = mlp((5,), 3, (4, 4), torch.Generator().manual_seed(1)).double()
+    x, _, y = window()
+    traced, plain = eligibility_trace.EligibilityTrace(0.8, gamma=2.0, sigmas=SIGMAS), BioHSIC(2.0, SIGMAS)
+    parameters = network.split_parameters()
+    state = traced.initial_state(network, x, y, torch.Generator())
+    expected = 0.0
+    for step in range(4):
+        shifted = x + step
+        update = traced(network, parameters, state, shifted, y, traced.prepare(shifted, y))
+        start = plain.initial_state(network, x, y, torch.Generator())
+        gradient = plain(network, parameters, start, shifted, y, plain.prepare(shifted, y)).gradients[1]
+        expected = 0.8 * expected + 0.2 * gradient["affine.weight"]
+        torch.testing.assert_close(update.gradients[1]["affine.weight"], expected)
+        state = update.state
+    assert own_kernel(traced) is None  # compiled code for BioHSIC would leave the trace out
+    with pytest.raises(UserError, match=r"rule.decay is 1.5; expected"):
+        eligibility_trace.EligibilityTrace(1.5)
+
+
+def test_a_spiking_layer_fires_at_the_analytic_interval():
+    """A constant drive I charges v = I (1 - (1 - a)^n), which passes 1 after log(1 - 1/I) / log(1 - a) steps."""
+    layer = spiking_layer.SpikingLayer(1, 1, 0.1, torch.Generator()).double()
+    with torch.no_grad():
+        layer.affine.weight.fill_(1.5)
+    u, steps = layer.initial_state(1), 0
+    while steps < 1000:
+        before = u.v
+        _, u = layer(torch.ones(1, 1, dtype=torch.float64), u)
+        steps += 1
+        if u.v < before:
+            break
+    assert steps == 11  # ceil(log(1/3) / log(0.9)) = ceil(10.43)
+
+
+def test_a_rule_takes_a_state_that_is_a_tuple_place_by_place():
+    """The window's past is run without its newest place: every field of a tuple loses it."""
+    generator = torch.Generator().manual_seed(0)
+    network = spiking_layer.spiking((5,), 3, (4,), 0.5, generator=generator, num_timesteps=1).double()
+    x, _, y = window()
+    rule, frozen, parameters = BioHSIC(2.0, SIGMAS), Frozen(), network.split_parameters()
+    state = rule.initial_state(network, x, y, torch.Generator())
+    start = state._replace(
+        layers=(spiking_layer.Spiking(torch.rand(6, 4).double(), torch.rand(6, 4).double()), *state.layers[1:])
+    )
+    update = rule(network, parameters, start, x, y, rule.prepare(x, y))
+    whole = frozen(network, parameters, start, x, y, frozen.prepare(x, y))
+    assert isinstance(update.state.layers[0], spiking_layer.Spiking)
+    torch.testing.assert_close(update.state.layers, whole.state.layers)
+    torch.testing.assert_close(update.outputs, whole.outputs)
+
+
+def test_two_moons_are_two_classes_of_points():
+    dataset = two_moons.two_moons(0.1, 0)
+    assert dataset.input_shape == (2,)
+    assert dataset.num_classes == 2
+    assert abs(dataset.train.labels.double().mean().item() - 0.5) < 0.05
+
+
+class Noisy(LocalRule):
+    """Draws while it runs, which it may not."""
+
+    def update_hidden(self, hidden, memory, context):
+        z, u, pull_back = hidden.pullback()
+        return HiddenUpdate(pull_back(torch.randn_like(z)), z, u, memory)
+
+
+def test_a_rule_that_draws_while_it_runs_is_told_in_one_line():
+    dataset = two_moons.two_moons(0.1, 0)
+    ensemble = build_ensemble(lambda g: mlp((2,), 2, (4,), g), range(2))
+    optimizer = torch.optim.SGD([p for layer in ensemble.parameters for p in layer.values()], lr=0.1)
+    engine = EagerEngine(ensemble, Noisy(), optimizer, dataset, Sampler(900, 4, sliding=True))
+    with pytest.raises(UserError, match="Noisy cannot run for many models at once") as caught:
+        engine.run(engine.draw_epoch(torch.Generator()), 0, 1)
+    assert "\n" not in str(caught.value)
