@@ -35,5 +35,6 @@ class DirectFeedbackAlignment(LocalRule):
 
     def update_hidden(self, hidden: Hidden, memory: Tensor, context: Any) -> HiddenUpdate:
         z, u, pull_back = hidden.pullback()
-        error = hidden.readout_error / len(z)  # of the mean over the batch
-        return HiddenUpdate(pull_back((error @ memory.T).reshape(z.shape)), z, u, memory)
+        assert hidden.readout_error is not None  # as it is needed
+        signal = hidden.readout_error @ memory.T / len(z)  # of the mean over the batch
+        return HiddenUpdate(pull_back(signal.reshape(z.shape)), z, u, memory)

@@ -161,8 +161,8 @@ def _points(name: str, points: Tensor, labels: Tensor) -> Dataset:
 def _normalise(pixels: Tensor, mean: Sequence[float], sd: Sequence[float]) -> Tensor:
     """uint8 (n, C, H, W) -> float32, (pixels / 255 - mean) / sd by channel, contiguous."""
     images = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    mean, sd = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, sd))
-    return images.sub_(mean).div_(sd)
+    shift, scale = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, sd))
+    return images.sub_(shift).div_(scale)
 
 
 def _idx(class_name: str, name: str, root: str) -> Dataset:

@@ -29,7 +29,8 @@ class Epoch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Epoch":
         """The same epoch on a device."""
-        return Epoch(*(None if tensor is None else tensor.to(device) for tensor in self))
+        crops, flips = (None if tensor is None else tensor.to(device) for tensor in (self.crops, self.flips))
+        return Epoch(self.order.to(device), crops, flips)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def gather(source: Split, sampler: Sampler, epoch: Epoch, step: int | Tensor) ->
     """
     indices = sampler.window_indices(epoch, step)
     labels = source.labels.index_select(0, indices)
-    if sampler.augmentation is None:
+    if sampler.augmentation is None or epoch.crops is None or epoch.flips is None:
         return source.inputs.index_select(0, indices), labels
     crop, flips = _row(epoch.crops, step), _row(epoch.flips, step)[: len(indices)]
     return sampler.augmentation.read(source.inputs, indices, crop, flips), labels

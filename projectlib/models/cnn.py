@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,9 @@ class ConvLayer(nn.Module):
     def __init__(self, num_in: int, channels: int, pool: int, generator: torch.Generator):
         super().__init__()
         self.pool = pool
-        self.conv = nn.utils.skip_init(nn.Conv2d, num_in, channels, kernel_size=3, padding=1)
+        self.conv = cast(nn.Conv2d, nn.utils.skip_init(nn.Conv2d, num_in, channels, kernel_size=3, padding=1))
         lecun_normal_(self.conv.weight, generator)
-        nn.init.zeros_(self.conv.bias)
+        nn.init.zeros_(cast(Tensor, self.conv.bias))
 
     def forward(self, h: Tensor) -> Tensor:
         a = self.conv(average(h, self.pool))

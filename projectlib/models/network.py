@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,7 @@ def lecun_normal_(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 def affine(num_in: int, num_out: int, generator: torch.Generator) -> nn.Linear:
     """A dense map with LeCun normal weights and zero biases."""
-    layer = nn.utils.skip_init(nn.Linear, num_in, num_out)
+    layer = cast(nn.Linear, nn.utils.skip_init(nn.Linear, num_in, num_out))
     lecun_normal_(layer.weight, generator)
     nn.init.zeros_(layer.bias)
     return layer

@@ -78,6 +78,7 @@ class ReservoirModulator(Modulator):
         return ReservoirState(sample.z.new_zeros(self.units["nhidden"]), weights)
 
     def __call__(self, sample: Sample, state: ReservoirState, taught: Tensor | None) -> tuple[Tensor, ReservoirState]:
+        assert taught is not None  # as it needs the window
         weights = state.weights
         current = self.dynamics.current(weights, torch.cat([part.flatten() for part in sample]))
         u, r, o = self.dynamics.step(weights, state.u, current)

@@ -15,4 +15,5 @@ class WindowModulator(Modulator):
     kernel = "window"
 
     def __call__(self, sample: Sample, state: Any, taught: Tensor | None) -> tuple[Tensor, Any]:
+        assert taught is not None  # as it needs the window
         return taught, state

@@ -36,6 +36,8 @@ class BioHSIC(LocalRule):
 
     smallest_window = 2
     kernel = "biohsic"
+    gamma: float
+    sigmas: tuple[float, float, float]
 
     def __init__(
         self,

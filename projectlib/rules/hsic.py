@@ -18,6 +18,8 @@ class HSIC(LocalRule):
 
     sliding = False
     smallest_window = 2
+    gamma: float
+    sigmas: tuple[float, float, float]
 
     def __init__(self, gamma: float, sigmas: Sequence[float]):
         self.gamma, self.sigmas = check_objective(gamma, sigmas)

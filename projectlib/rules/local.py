@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Hidden(NamedTuple):
     def pullback(self) -> tuple[Tensor, Any, Callable[[Tensor], dict[str, Tensor]]]:
         """(z, new u, and what turns a gradient with respect to z into that of the layer's own parameters)."""
         layer = self.network.layer(self.index)
-        z, pull_back, u = torch.func.vjp(lambda p: layer(p, self.h, self.u), self.parameters, has_aux=True)
+        z, pull_back, u = cast(tuple, torch.func.vjp(lambda p: layer(p, self.h, self.u), self.parameters, has_aux=True))
         return z, u, lambda signal: pull_back(signal)[0]
 
 

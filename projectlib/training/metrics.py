@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from projectlib.hsic import hsic_bottleneck
+from projectlib.hsic import check_objective, hsic_bottleneck
 
 
 class HSICMonitor:
@@ -12,7 +12,7 @@ class HSICMonitor:
     """
 
     def __init__(self, gamma: float, sigmas: tuple[float, float, float]):
-        self.gamma, self.sigmas = gamma, tuple(sigmas)
+        self.gamma, self.sigmas = check_objective(gamma, sigmas)
 
     def names(self, num_layers: int) -> tuple[str, ...]:
         return tuple(f"{part}_layer{i}" for i in range(num_layers) for part in ("hsic", "hsicx", "hsicy"))

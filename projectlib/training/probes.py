@@ -33,7 +33,7 @@ class Probe:
         self,
         epochs: Collection[int],
         ensemble: Ensemble,
-        rule: Rule,
+        rule: Any,
         train: Split,
         num_classes: int,
         gamma: float,

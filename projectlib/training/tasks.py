@@ -42,7 +42,7 @@ def load_dataset(config: DictConfig) -> Dataset:
     return prepare(build(config.data.source), config.data.limit, config.data.validation)
 
 
-def make_model(config: DictConfig, sizes: dict[str, Any], generator: torch.Generator) -> nn.Module:
+def make_model(config: DictConfig, sizes: dict[str, Any], generator: torch.Generator) -> Any:
     """One model of a config.  generator: draws its weights.  Raises UserError for a model of another task."""
     model_class, example = MODELS[config.task]
     model = build(config.model, **sizes, generator=generator)

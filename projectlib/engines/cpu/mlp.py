@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ class CpuEngine(EagerEngine):
     """
 
     name = "compiled"
+    rule: Any  # one of RULES
+    monitor: Any  # an HSICMonitor, if any
     worth_compiling = 3300  # updates of one model: eager takes about 3 ms each, compiling 10 s
 
     @staticmethod
@@ -120,7 +123,7 @@ class CpuEngine(EagerEngine):
 
     def presentation(self, window: int) -> kernels.Presentation:
         network = self.ensemble.network
-        rate = network.layers[0].rate if self.is_dynamic else 1.0
+        rate = cast(LeakyIntegrator, network.layers[0]).rate if self.is_dynamic else 1.0
         return kernels.Presentation(window, self.sampler.stride, network.num_timesteps, rate)
 
     def learning(self) -> kernels.Learning:
