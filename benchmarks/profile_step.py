@@ -73,7 +73,7 @@ def profile(engine: CpuEngine) -> None:
     num = min(engine.sampler.steps, 500)
     engine.run(epoch, 0, num)
 
-    window, time_steps = engine.sampler.size, engine.ensemble.network.num_timesteps
+    window, num_timesteps = engine.sampler.size, engine.ensemble.network.num_timesteps
     indices = epoch.order.numpy()[: num + window - 1]
     samples, labels = engine.source.inputs.flatten(1).numpy()[indices], engine.source.labels.numpy()[indices]
     presentation, learning = engine.presentation(window), engine.learning()
@@ -100,8 +100,8 @@ def profile(engine: CpuEngine) -> None:
     }
     if learning.log_hsic:
         parts["HSIC of all layers, logged"] = (repeat_hsic, work, sigma)
-    whole = clock(lambda repetitions: [engine.run(epoch, 0, num) for _ in range(repetitions)]) / (num * time_steps)
-    shared = clock(lambda n: [engine.shared_kernels(samples, labels, window) for _ in range(n)]) / (num * time_steps)
+    whole = clock(lambda repetitions: [engine.run(epoch, 0, num) for _ in range(repetitions)]) / (num * num_timesteps)
+    shared = clock(lambda n: [engine.shared_kernels(samples, labels, window) for _ in range(n)]) / (num * num_timesteps)
     print(f"{1e6 * whole:8.2f} us  a time step in all")
     print(f"{1e6 * shared:8.2f} us  kernels of the inputs, shared by all models")
     for name, (repeat, *arguments) in parts.items():

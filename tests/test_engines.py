@@ -1,9 +1,13 @@
 """Every engine does eager's steps: the same weights, moments, states and metrics."""
 
+import logging
+from copy import deepcopy
+
 import pytest
 import torch
 
 from projectlib.data import Augmentation, Dataset, Sampler, Split
+from projectlib.engines import choice, cuda_graph
 from projectlib.engines.choice import choose_engine
 from projectlib.engines.cpu.cnn import ConvolutionEngine
 from projectlib.engines.cpu.mlp import CpuEngine
@@ -163,39 +167,187 @@ def test_members_do_not_depend_on_each_other():
     torch.testing.assert_close([{n: p[:1] for n, p in layer.items()} for layer in three], one, **EXACT)
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """In the longer graph, so that tests are short."""
+    monkeypatch.setattr(cuda_graph, "UNROLLED", 3)
+
+
+def replay_by_calling(function):
+    """A capture where there is no GPU: the runs before it leave their trace, as there."""
+    for _ in range(3):
+        function()
+    return function
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize(("model", "rule"), [("mlp", "published"), ("mlp", "backprop"), ("lif", "exact")])
-def test_graph_engine_replays_eager(model, rule):
-    """The captured step with a capture that replays by calling: counters, fixed memory, the last smaller batch."""
-    eager = make_engine(EagerEngine, model, rule)
+def test_graph_engine_replays_eager(model, rule, optimizer):
+    """The captured step with a capture that replays by calling: counters, fixed tensors, the last smaller batch."""
+    eager = make_engine(EagerEngine, model, rule, optimizer)
     calls = []
 
     def capture(function):
-        for _ in range(3):  # as on a GPU, where the warm-up runs must leave no trace
-            function()
-        return lambda: (calls.append(function), function())
+        replay = replay_by_calling(function)
+        return lambda: (calls.append(function), replay())
 
-    graph = make_engine(GraphEngine, model, rule, capture=capture, backend=None)
+    graph = make_engine(GraphEngine, model, rule, optimizer, capture=capture, backend=None)
     steps = eager.sampler.steps
     ranges = [(0, 5), (5, 20), (20, steps)] if steps > 20 else [(0, 5), (5, steps)]
-    assert_same(train(graph, *ranges), train(eager, *ranges), **EXACT)
-    assert calls
+    trained = train(graph, *ranges)
+    assert_same(trained, train(eager, *ranges), **EXACT)
+    assert len(calls) > 2  # more than the proof takes
+    assert graph.name == "compiled"
 
 
 def test_graph_engine_is_captured_on_an_epoch_of_one_step():
-    def capture(function):
-        for _ in range(3):
-            function()
-        return function
-
-    graph = make_engine(GraphEngine, window=31, capture=capture, backend=None)
+    graph = make_engine(GraphEngine, window=31, capture=replay_by_calling, backend=None)
     assert_same(train(graph, (0, 1)), train(make_engine(EagerEngine, window=31), (0, 1)), **EXACT)
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("make", [make_engine, make_image_engine], ids=["mlp", "augmented cnn"])
 def test_steps_trace_into_one_graph(make):
     """torch.compile takes a window and its time step without a break; fullgraph raises where it could not."""
     graph = make(GraphEngine, capture=lambda function: function, backend="aot_eager")
     assert_same(train(graph, (0, 26)), train(make(EagerEngine), (0, 26)), **FLOAT32)
+
+
+def refuse(engine):
+    def capture(function):
+        replay_by_calling(function)
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    return capture
+
+
+def leave_out_every_second_replay(engine):
+    replays = []
+
+    def capture(function):
+        def replay():
+            replays.append(function)
+            if len(replays) % 2:
+                function()
+            else:
+                engine.position.add_(1).remainder_(engine.whole_steps.steps)
+
+        return replay
+
+    return capture
+
+
+def learn_nothing(engine):
+    def capture(function):
+        def replay():
+            rates = [group["lr"] for group in engine.optimizer.param_groups]
+            for group in engine.optimizer.param_groups:
+                group["lr"] = 0.0
+            function()
+            for group, rate in zip(engine.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+        return replay
+
+    return capture
+
+
+def change_after_replay(change):
+    return lambda engine: lambda function: lambda: (function(), change(engine))
+
+
+# of an engine, a capture that goes wrong, and what the reason says of it
+FAILING = {
+    "refuses": (refuse, "RuntimeError: operation not permitted when stream is capturing"),
+    "does nothing": (lambda engine: lambda function: lambda: None, "eager's"),
+    "leaves out one step of many": (leave_out_every_second_replay, "eager's"),
+    "learns nothing": (learn_nothing, "parameters"),
+    "one bias": (
+        change_after_replay(lambda e: e.ensemble.parameters[1]["affine.bias"][0, 2].add_(1e-3)),
+        "affine.bias",
+    ),
+    "not a number": (
+        change_after_replay(lambda e: e.ensemble.parameters[2]["affine.weight"][1].fill_(torch.nan)),
+        "eager's",
+    ),
+    "a moment": (change_after_replay(lambda e: next(iter(e.optimizer.state.values()))["exp_avg"].mul_(1.1)), "exp_avg"),
+    "a count": (change_after_replay(lambda e: [*e.optimizer.state.values()][3]["step"].add_(1)), "step"),
+    "metrics": (change_after_replay(lambda e: e.totals[:, 1].mul_(1.1)), "totals"),
+    "state": (change_after_replay(lambda e: e.state[0].mul_(1.1)), "eager's"),
+    "the next step": (change_after_replay(lambda e: e.position.sub_(1).clamp_(min=0)), "eager's"),
+}
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize("case", FAILING)
+def test_a_graph_that_does_not_do_eagers_steps_is_not_used(case, caplog):
+    make_capture, reason = FAILING[case]
+    model = "lif" if case == "state" else "mlp"
+
+    def make(**options):
+        engine = make_engine(GraphEngine, model, backend=None, **options)
+        engine.capture = make_capture(engine)
+        return engine
+
+    with pytest.raises(UserError, match=r"^engine is 'compiled', but .*; use engine=auto or engine=eager$") as error:
+        make().compile()
+    assert reason in str(error.value)
+    engine = make(required=False)
+    with caplog.at_level(logging.WARNING):
+        trained = train(engine, (0, 2), (2, 7))
+    (record,) = caplog.records
+    assert record.message.startswith("engine eager: ")
+    assert reason in record.message
+    assert "\n" not in record.message
+    assert engine.name == "eager"
+    assert_same(trained, train(make_engine(EagerEngine, model), (0, 7)), **EXACT)
+
+
+def test_one_step_left_out_of_all_is_noticed():
+    engine = make_engine(GraphEngine, backend=None)
+    engine.capture = leave_out_every_second_replay(engine)
+    with pytest.raises(UserError, match="after 17 steps"):
+        engine.compile()
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize("model", ["mlp", "lif"])
+@pytest.mark.parametrize("case", ["correct", *list(FAILING)[:3]])
+def test_proving_a_graph_leaves_no_trace(case, model):
+    """In the middle of an epoch: weights, moments and counts, states, totals and the generators are as before."""
+    begun = make_engine(EagerEngine, model)
+    train(begun, (0, 4))
+    engine = make_engine(GraphEngine, model, required=False, backend=None)
+    engine.load_state_dict(deepcopy(begun.state_dict()))
+    engine.position.fill_(4)
+    engine.capture = replay_by_calling if case == "correct" else FAILING[case][0](engine)
+    before, random = deepcopy(engine.state_dict()), torch.get_rng_state()
+    engine.compile()
+    assert (engine.name == "compiled") == (case == "correct")
+    torch.testing.assert_close(engine.state_dict(), before, **EXACT)
+    torch.testing.assert_close(torch.get_rng_state(), random, **EXACT)
+    assert engine.position == 4
+    epoch = engine.draw_epoch(torch.Generator().manual_seed(1))
+    engine.run(epoch, 4, 10)
+    whole = train(make_engine(EagerEngine, model), (0, 10))
+    assert_same((engine.state_dict(), engine.metrics()), whole, **EXACT)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_run_whose_graph_fails_goes_on_in_eager_and_says_so_once(script, tmp_path, monkeypatch):
+    """Here, where CUDA is not there to capture."""
+    monkeypatch.setattr(choice, "device_type", lambda ensemble: "cuda")
+    monkeypatch.setattr(GraphEngine, "worth_compiling", 0)
+    tiny = ["data=xor", "nmodels=1", "data.batchsize=4", "data.limit=10", "training.nepochs=1", "hydra.run.dir=run"]
+    ended = script("train-biohsic", *tiny)
+    assert ended.code == 0
+    assert ended.output.count("[WARNING]") == ended.output.count("engine eager: the captured graph fails") == 1
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "epoch-0001.pt", weights_only=True)
+    assert checkpoint["engine_name"] == "eager"
+    assert script("train-biohsic", "resume=run", "training.nepochs=2").code == 0
+    ended = script("train-biohsic", *tiny[:-1], "engine=compiled")
+    assert ended.code == 1
+    assert "the captured graph fails on this device (" in ended.error
 
 
 def choose(
@@ -206,6 +358,33 @@ def choose(
     return choose_engine(name, ensemble, rule, optimizer, Sampler(31, 6, rule.sliding), num_epochs)
 
 
+@pytest.mark.parametrize("name", ["auto", "compiled"])
+def test_a_graph_is_required_where_compiled_is_asked_for(name, monkeypatch):
+    monkeypatch.setattr(choice, "device_type", lambda ensemble: "cuda")
+    ensemble = build_ensemble(MODELS["mlp"], range(1))
+    optimizer = OPTIMIZERS["adamw"]([p for layer in ensemble.parameters for p in layer.values()])
+    engine = choose_engine(name, ensemble, RULES["exact"], optimizer, Sampler(31, 6, True), 1000, name == "compiled")
+    assert engine.func is GraphEngine
+    assert engine.keywords == {"required": name == "compiled"}
+
+
+@pytest.fixture
+def cold(monkeypatch):
+    """Nothing is compiled yet."""
+    for engine in (CpuEngine, ConvolutionEngine):
+        monkeypatch.setattr(engine, "is_compiled", lambda num_layers: False)
+
+
+def test_auto_takes_what_an_earlier_run_compiled():
+    train(make_engine(CpuEngine, "linear", num_models=1), (0, 1))
+    assert choose("auto", make=MODELS["linear"], num_epochs=1) is CpuEngine
+    assert CpuEngine.is_compiled(1)
+    assert not CpuEngine.is_compiled(17)
+    train(make_image_engine(ConvolutionEngine), (0, 1))
+    assert choose("auto", make=CNN, num_epochs=1) is ConvolutionEngine
+
+
+@pytest.mark.usefixtures("cold")
 def test_auto_compiles_what_is_covered_and_long():
     assert choose("auto") is CpuEngine
     assert choose("auto", num_epochs=1) is EagerEngine

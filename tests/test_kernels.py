@@ -29,8 +29,8 @@ def train(weights, biases, samples, labels, optimizer, form, gamma, sigmas, pres
     member = tuple(kernels.Layer(*weight, *bias) for weight, bias in zip(*with_moments, strict=True))
     num, num_classes = presentation.window, len(biases[-1])
     work, totals = kernels.workspace(member, num, membranes), np.zeros(2 + 3 * len(weights))
-    lags = hsic_kernels.lagged_kernels(samples, num, sigmas[0])
-    modulation = hsic_kernels.modulation_weights(
+    lags = hsic_kernels.lagged_kernel_values(samples, num, sigmas[0])
+    modulation = hsic_kernels.scaled_modulation_weights(
         lags, labels, num_classes, num, presentation.stride, gamma, sigmas[1], form == "exact"
     )
     learning = kernels.Learning(RULES.get(form, kernels.BIOHSIC), log, gamma, sigmas[1], sigmas[2])
@@ -104,13 +104,13 @@ def slow_train(weights, biases, x, labels, optimizer, form, gamma, sigmas, prese
     """The formulas of one network in float64, gradients by automatic differentiation, steps by torch.optim."""
     parameters = [torch.tensor(a, requires_grad=True) for pair in zip(weights, biases, strict=True) for a in pair]
     optimizer = optimizer(parameters)
-    num, stride, time_steps, rate = presentation
+    num, stride, num_timesteps, rate = presentation
     y = one_hot(labels, parameters[-1].shape[0]).double()
     state, totals = [torch.from_numpy(u) for u in membranes], 0
     for start in range(0, len(x) - num + 1, stride):
         window = slice(start, start + num)
         kx, ky = gaussian(x[window], sigmas[0]), gaussian(y[window], sigmas[1])
-        for _ in range(time_steps):
+        for _ in range(num_timesteps):
             h, objective, outputs = x[window], 0, []
             for layer, old in enumerate(state):
                 u = old + rate * (h @ parameters[2 * layer].T + parameters[2 * layer + 1] - old)
@@ -134,7 +134,7 @@ def slow_train(weights, biases, x, labels, optimizer, form, gamma, sigmas, prese
             optimizer.step()
             accuracy = (outputs[-1].argmax(1) == labels[window]).double().mean()
             hsic = [bottleneck(kx, ky, z, gamma, sigmas[2]) for z in outputs]
-            totals = totals + torch.cat([torch.stack([loss, accuracy]), *hsic]).detach() / time_steps
+            totals = totals + torch.cat([torch.stack([loss, accuracy]), *hsic]).detach() / num_timesteps
     return parameters, state, totals
 
 
@@ -258,6 +258,47 @@ def test_a_kernel_is_compiled_anew_where_one_it_calls_has_changed(tmp_path):
     assert numba.config.CACHE_LOCATOR_CLASSES == "", "a setting of the whole process"
     indices = [path.name for path in (tmp_path / "cache").rglob("caller.call-*.nbi")]
     assert len(indices) == 2  # the second process used the first one's
+
+
+KERNEL = """from compiler import cached_signatures, compiled
+
+@compiled
+def double(x):
+    return 2 * x
+
+@compiled
+def treble(x):
+    return 3 * x
+"""
+
+
+def run_kernel(folder, code, **environment):
+    """Standard output and error of ``code`` in a process that has ``kernels.double``."""
+    (folder / "compiler.py").write_text(Path(compiler.__file__).read_text())
+    (folder / "kernels.py").write_text(KERNEL)
+    command = [sys.executable, "-c", f"from kernels import *; {code}"]
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | environment
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return ended.stdout.strip(), ended.stderr.strip()
+
+
+def test_what_is_cached_is_known_without_compiling(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    print_cached = "print([len(types) for types in cached_signatures(double)], len(double.overloads))"
+    assert run_kernel(tmp_path, print_cached, **cache) == ("[] 0", "")
+    assert run_kernel(tmp_path, f"double(1.0), double(2); {print_cached}", **cache) == ("[1, 1] 2", "")
+    assert run_kernel(tmp_path, print_cached, **cache) == ("[1, 1] 0", "")
+    assert run_kernel(tmp_path, print_cached, **cache, NUMBA_CPU_NAME="generic") == ("[] 0", ""), "of another processor"
+
+
+def test_kernels_compile_where_no_cache_can_be_written(tmp_path):
+    """Neither beside the source, where a file is in the way, nor in the user's folder, nor where it was asked for."""
+    (tmp_path / "__pycache__").touch()
+    nowhere = {"XDG_CACHE_HOME": "/dev/null/cache", "NUMBA_CACHE_DIR": "/dev/null/cache"}
+    output, log = run_kernel(tmp_path, "print(double(2), cached_signatures(double))", **nowhere)
+    assert output == "4 []"
+    assert log.count("\n") == 0
+    assert "set NUMBA_CACHE_DIR to a folder that can be written" in log
 
 
 def test_hsic_keeps_its_digits_where_kernels_are_nearly_constant():

@@ -71,7 +71,7 @@ def train_locked(
         if checkpoint:
             torch.set_num_threads(checkpoint["threads"])
         logger = build(config.logger, folder=str(folder), settings=plain)
-        recorder.attach([logger, *loggers], sizes=task.sizes, engine_name=task.engine.name, device=device.type)
+        recorder.attach([logger, *loggers], sizes=task.sizes, device=device.type)
         log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
         fit(
             task.engine,

@@ -1,6 +1,8 @@
 """Which engine runs a task."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 from torch.optim import Optimizer
 
@@ -16,15 +18,28 @@ from projectlib.errors import UserError
 from projectlib.rules import Rule
 
 COMPILED = {"cpu": (CpuEngine, ConvolutionEngine), "cuda": (GraphEngine,)}
-"""By device, in the order in which they are asked whether they take a network's layers."""
+"""By device, in the order in which they are asked whether they take a network's layers.
+
+What ``auto`` weighs is theirs: from how many updates on one is ``worth_compiling``, and whether it ``is_compiled``
+already for as many layers: an earlier run may have left its code in a cache.
+"""
 
 log = logging.getLogger(__name__)
 
 
 def choose_engine(
-    name: str, ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler, num_epochs: int
-) -> type[EagerEngine]:
-    """The engine of a network for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does."""
+    name: str,
+    ensemble: Ensemble,
+    rule: Rule,
+    optimizer: Optimizer,
+    sampler: Sampler,
+    num_epochs: int,
+    required: bool = True,
+) -> Callable[..., EagerEngine]:
+    """The engine of a network for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does.
+
+    required: whether a captured graph that does not do eager's steps ends the run, instead of going on in eager.
+    """
     device = device_type(ensemble)
     layers = [type(layer) for layer in ensemble.network.layers]
     compiled = next((engine for engine in COMPILED.get(device, ()) if engine.takes(layers)), None)
@@ -34,7 +49,8 @@ def choose_engine(
         names = ", ".join(sorted({layer.__name__ for layer in layers}))
         reason = f"layers of {names}" if device in COMPILED else f"the device {device}"
     updates = num_epochs * sampler.steps * ensemble.network.num_timesteps
-    return choose(name, EagerEngine, compiled, reason, updates, ensemble.num_models)
+    engine = choose(name, EagerEngine, compiled, reason, updates, ensemble)
+    return partial(engine, required=required) if engine is GraphEngine else engine
 
 
 def choose_reservoir_engine(
@@ -43,11 +59,11 @@ def choose_reservoir_engine(
     """The engine of a reservoir for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does."""
     device, compiled = device_type(ensemble), CpuReservoirEngine
     reason = compiled.lacks(ensemble, optimizer) if device == "cpu" else f"a reservoir on the device {device}"
-    return choose(name, ReservoirEngine, compiled, reason, num_updates, ensemble.num_models)
+    return choose(name, ReservoirEngine, compiled, reason, num_updates, ensemble)
 
 
-def choose(name: str, eager: type, compiled: type | None, reason: str | None, updates: int, num_models: int) -> type:
-    """``auto`` compiles what can be compiled and is long enough to be worth it.
+def choose(name: str, eager: type, compiled: type | None, reason: str | None, updates: int, ensemble: Ensemble) -> type:
+    """``auto`` compiles what can be compiled and is compiled already, or long enough to be worth it.
 
     Ten models take eager about twice as long as one, and compilation is the same for all.
     reason: what ``compiled`` does not cover, if anything.  Raises UserError where ``compiled`` is asked for and there
@@ -57,8 +73,12 @@ def choose(name: str, eager: type, compiled: type | None, reason: str | None, up
         raise UserError(f"engine is 'compiled', but it does not cover {reason}; use engine=auto or engine=eager")
     if name == "eager":
         return eager
-    if reason or (name == "auto" and updates * (1 + num_models / 10) < compiled.worth_compiling):
-        log.info("engine eager: %s", f"no kernel covers {reason}" if reason else f"{updates} updates are few")
+    if reason:
+        log.info("engine eager: no compiled engine covers %s", reason)
+        return eager
+    is_short = updates * (1 + ensemble.num_models / 10) < compiled.worth_compiling
+    if name == "auto" and is_short and not compiled.is_compiled(ensemble.num_layers):
+        log.info("engine eager: %d updates are few, and nothing is compiled yet", updates)
         return eager
     return compiled
 

@@ -1,23 +1,35 @@
-"""The GPU engine: the whole step as one captured CUDA graph, replayed without a word to the host."""
+"""The GPU engine: the whole step as one captured CUDA graph, replayed without a word to the host.
 
+Before it trains it proves itself on the machine that it runs on: its replays must do what eager's steps do.
+"""
+
+import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from projectlib.data import Epoch, Sampler
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
+from projectlib.errors import UserError
 from projectlib.rules import Rule
 
 UNROLLED = 16  # steps in one graph, for models that take one time step a window
 WARM_UP_RUNS = 3  # before a capture, so that libraries have allocated and chosen what they need
 
+TOLERANCE = 1e-2  # of the change that the compared steps make: another order of sums was seen to make 1e-4 of it, and a
+# step that is left out makes 6e-2
+ROUNDING = 1e-6  # of the values themselves, where a change is no larger than what float32 resolves
+
+log = logging.getLogger(__name__)
+
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
-"""Turns a function without arguments into one that replays its work on the same memory."""
+"""Turns a function without arguments into one that repeats its work on the same tensors."""
 
 
 def capture_graph(function: Callable[[], None]) -> Callable[[], None]:
@@ -37,8 +49,11 @@ def capture_graph(function: Callable[[], None]) -> Callable[[], None]:
 class GraphEngine(EagerEngine):
     """Eager's step, fused by torch.compile and captured once; a step's number is a counter on the device.
 
+    Where capture fails, or replays differ from eager's steps, it says so in one warning and runs in eager.
+
+    required: raise UserError instead of that warning.
     capture: how a function is recorded; the tests pass their own where there is no GPU.
-    backend: of torch.compile, which fuses the many small kernels of a window and its gradients; None leaves them.
+    backend: of torch.compile, which fuses the many small operations of a window and its gradients; None leaves them.
     """
 
     name = "compiled"
@@ -54,17 +69,27 @@ class GraphEngine(EagerEngine):
         """What it does not cover, in words: a first step that is unlike the others."""
         return "momentum with dampening" if optimizer.param_groups[0].get("dampening") else None
 
-    def __init__(self, *arguments, capture: Capture = capture_graph, backend: str | None = "inductor"):
+    @staticmethod
+    def is_compiled(num_layers: int) -> bool:
+        """Never: what torch.compile caches depends on all settings, and a graph lives as long as its process."""
+        return False
+
+    def __init__(
+        self, *arguments, required: bool = True, capture: Capture = capture_graph, backend: str | None = "inductor"
+    ):
         super().__init__(*arguments)
-        self.capture = capture
-        self.fused_window = self.window
+        self.required, self.capture = required, capture
+        self.fused = copy(self)  # takes eager's steps on the same tensors
         if backend:
-            self.fused_window = torch.compile(self.window, fullgraph=True, backend=backend)
-            self.advance = torch.compile(self.advance, fullgraph=True, backend=backend)
+            self.fused.window = torch.compile(self.window, fullgraph=True, backend=backend)
+            self.fused.advance = torch.compile(self.advance, fullgraph=True, backend=backend)
         self.whole_steps = replace(self.sampler, drop_last=True)
         self.position = torch.zeros((), dtype=torch.int64, device=self.source.inputs.device)
-        self.epoch: Epoch = super().draw_epoch(torch.Generator())  # its memory is what the graph reads
-        self.replay_one = self.replay_many = None
+        self.epoch: Epoch = super().draw_epoch(
+            torch.Generator()
+        )  # the graph reads its tensors, so every epoch is theirs
+        self.replay_one: Callable[[], None] | None = None  # None: eager
+        self.replay_many: Callable[[], None] | None = None
         self.unrolled = UNROLLED if self.ensemble.network.num_timesteps == 1 else 1
 
     def draw_epoch(self, generator: torch.Generator) -> Epoch:
@@ -74,36 +99,102 @@ class GraphEngine(EagerEngine):
         return self.epoch
 
     def warm_up(self) -> None:
-        """Capture the step; the runs before a capture leave no trace."""
+        """Capture the step and compare it with eager's, which leaves no trace; go on in eager where that fails.
+
+        Raises UserError there if the graph is ``required``.
+        """
         initialize_optimizer(self.optimizer)
-        before = [tensor.clone() for tensor in self.changing()]
-        self.replay_one = self.capture(self.one_step)
+        before = self.snapshot()
+        try:
+            self.record()
+            self.put_back(before)
+            failure = self.difference(before)
+        except Exception as error:  # whatever torch.compile, a compiler that it calls or the driver may raise
+            failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        self.put_back(before)
+        self.optimizer.zero_grad()  # of the steps that were tried
+        if failure is None:
+            return
+        if self.required:
+            raise UserError(
+                f"engine is 'compiled', but the captured graph fails on this device ({failure}); use engine=auto or "
+                "engine=eager"
+            )
+        log.warning("engine eager: the captured graph fails on this device (%s)", failure)
+        self.name, self.replay_one, self.replay_many = EagerEngine.name, None, None
+
+    def record(self) -> None:
+        """Capture one step, and ``unrolled`` of them."""
+        self.replay_one = self.replay_many = self.capture(self.one_step)
         self.position.zero_()
-        if self.unrolled == 1:
-            self.replay_many = self.replay_one
-        else:
+        if self.unrolled > 1:
             self.replay_many = self.capture(lambda: [self.one_step() for _ in range(self.unrolled)])
-        for tensor, value in zip(self.changing(), before, strict=True):
-            tensor.copy_(value)
+
+    def difference(self, before: dict[str, Tensor]) -> str | None:
+        """Where each replay, once, leaves other numbers than eager's steps from the same state; None if nowhere."""
+        num_steps, steps_in_epoch = self.unrolled + 1, self.whole_steps.steps
+        for step in range(num_steps):
+            self.present(*self.window(self.whole_steps, self.epoch, step % steps_in_epoch))
+        self.position.fill_(num_steps % steps_in_epoch)
+        expected = self.snapshot()
+        self.put_back(before)
+        self.replay_many()
+        self.replay_one()
+        departures = {name: departure(got, expected[name], before[name]) for name, got in self.changing().items()}
+        worst = max(departures, key=departures.__getitem__)
+        if departures[worst] <= 1:
+            return None
+        return (
+            f"after {num_steps} steps {worst} is {departures[worst]:.2g} times as far from eager's as rounding explains"
+        )
 
     def run(self, epoch: Epoch, start: int, stop: int) -> None:
+        whole = min(stop, self.whole_steps.steps) if self.replay_one else start
         self.position.fill_(start)
-        whole = min(stop, self.whole_steps.steps)
         many, one = divmod(max(whole - start, 0), self.unrolled)
         for _ in range(many):
             self.replay_many()
         for _ in range(one):
             self.replay_one()
         self.steps_in_epoch += max(whole - start, 0)
-        if stop > whole:  # a last, smaller batch has other shapes than the graph
+        if stop > whole:  # eager, or a last, smaller batch, which has other shapes than the graph
             super().run(epoch, max(start, whole), stop)
 
     def one_step(self) -> None:
         """The step that ``position`` counts, in place, and the counter moved on."""
-        self.present(*self.fused_window(self.whole_steps, self.epoch, self.position))
+        self.fused.present(*self.fused.window(self.whole_steps, self.epoch, self.position))
         self.position.add_(1).remainder_(self.whole_steps.steps)  # the runs before a capture may be more than an epoch
 
-    def changing(self) -> list[Tensor]:
-        """Every tensor that a step changes."""
-        moments = [value for state in self.optimizer.state.values() for value in tree_leaves(state)]
-        return [*tree_leaves(self.ensemble.parameters), *tree_leaves(self.state), *moments, self.totals, self.position]
+    def changing(self) -> dict[str, Tensor]:
+        """Every tensor that a step changes, by where it is."""
+        tree = {
+            "parameters": self.ensemble.parameters,
+            "state": self.state,
+            "optimizer": [*self.optimizer.state.values()],
+            "totals": self.totals,
+            "position": self.position,
+        }
+        leaves = tree_flatten_with_path(tree)[0]
+        return {keystr(path): leaf for path, leaf in leaves if torch.is_tensor(leaf)}
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of what is ``changing``."""
+        return {name: tensor.clone() for name, tensor in self.changing().items()}
+
+    def put_back(self, saved: dict[str, Tensor]) -> None:
+        """Undo all changes since a ``snapshot``, in place."""
+        for name, tensor in self.changing().items():
+            tensor.copy_(saved[name])
+
+
+def departure(got: Tensor, expected: Tensor, before: Tensor) -> float:
+    """``|got - expected|`` over what of it float32 explains after a change from ``before``; all of one shape.
+
+    NaN equals NaN, and infinity infinity: that a run diverges is not this engine's to report.
+    """
+    got, expected, before = (
+        tensor.double().nan_to_num(nan=1e100, posinf=1e100, neginf=-1e100) for tensor in (got, expected, before)
+    )
+    error = (got - expected).norm()
+    explained = TOLERANCE * (expected - before).norm() + ROUNDING * expected.norm()
+    return (error / explained).item() if error > 0 else 0.0

@@ -23,6 +23,7 @@ CHUNK_SECONDS = 0.3  # how long an engine runs before the loop looks at signals;
 class Engine(Protocol):
     """What ``fit`` asks of an engine."""
 
+    name: str
     sampler: Sampler
     steps_in_epoch: int
 
@@ -99,6 +100,7 @@ def fit(
                 "epoch": epoch,
                 "step": step if step < num_steps else None,
                 "engine": engine.state_dict(),
+                "engine_name": engine.name,
                 "schedule": schedule.state_dict(),
                 "random": drawn_from if step < num_steps else generator.get_state(),
             }

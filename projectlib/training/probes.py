@@ -12,7 +12,7 @@ from projectlib.ensemble import Ensemble, over_members
 from projectlib.hsic import kernel_matrix, kernel_row, modulation
 from projectlib.models import Network
 from projectlib.models.network import Parameters, State
-from projectlib.rules import Rule, TrainingState
+from projectlib.rules import TrainingState
 
 SEED = 0  # all runs on a data set are looked at with the same samples
 WINDOW_SIZES = (2, 4, 8, 16, 32, 64)

@@ -93,7 +93,8 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     schedule = build(config.lr_schedule, optimizer=optimizer)
     objective = rule if rule.sigmas else config.hsic  # what is logged is what is descended
     monitor = HSICMonitor(objective.gamma, objective.sigmas) if config.training.log_hsic else None
-    engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs)
+    required = config.engine == "compiled"  # and not where a checkpoint names the engine that auto chose
+    engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs, required)
 
     def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
         return {

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from projectlib.data import Sampler
 from projectlib.engines.cpu.kernels import cnn as image_kernels
+from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import EagerEngine
 from projectlib.hsic import modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
@@ -40,6 +41,11 @@ class ConvolutionEngine(EagerEngine):
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__} on convolutions"
         return None if own_kernel(rule.modulator) == "window" else f"the modulator {type(rule.modulator).__name__}"
+
+    @staticmethod
+    def is_compiled(num_layers: int) -> bool:
+        """Whether the cache has the pass, which is the same for any number of layers."""
+        return bool(cached_signatures(image_kernels.activate_window))
 
     def warm_up(self) -> None:
         self.buffers: dict[int, tuple[Tensor, Tensor]] = {}  # z and signal of each layer, whose pages stay with us

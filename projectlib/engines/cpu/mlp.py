@@ -13,6 +13,7 @@ from projectlib.data import Epoch, Sampler
 from projectlib.engines.cpu import optimizer as kernel_optimizer
 from projectlib.engines.cpu.kernels import hsic as hsic_kernels
 from projectlib.engines.cpu.kernels import mlp as kernels
+from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.models.leaky_integrator import LeakyIntegrator
@@ -49,6 +50,11 @@ class CpuEngine(EagerEngine):
         if reason := kernel_optimizer.lacks(optimizer):
             return reason
         return "augmented data" if sampler.augmentation is not None else None
+
+    @staticmethod
+    def is_compiled(num_layers: int) -> bool:
+        """Whether the cache has the loop for members of as many layers, by far the longest to compile."""
+        return any(len(member) == num_layers for member, *_ in cached_signatures(kernels.train_windows))
 
     def warm_up(self) -> None:
         initialize_optimizer(self.optimizer)
@@ -109,10 +115,10 @@ class CpuEngine(EagerEngine):
         lags, modulation = np.zeros((0, window), np.float32), np.zeros((1, window), np.float32)
         if source is not None:
             sigma_x, sigma_y, _ = source.sigmas
-            lags = hsic_kernels.lagged_kernels(samples, window, sigma_x)
+            lags = hsic_kernels.lagged_kernel_values(samples, window, sigma_x)
         if self.rule.modulator:
             exact = self.rule.form == "exact"
-            modulation = hsic_kernels.modulation_weights(
+            modulation = hsic_kernels.scaled_modulation_weights(
                 lags, labels, self.num_classes, window, self.sampler.stride, self.rule.gamma, sigma_y, exact
             )
         return lags, modulation

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from projectlib.engines.cpu import optimizer as kernel_optimizer
 from projectlib.engines.cpu.kernels import reservoir as reservoir_kernels
+from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.mlp import num_cores
 from projectlib.engines.eager_reservoir import Outputs, ReservoirEngine
 from projectlib.engines.optimizers import initialize_optimizer
@@ -33,6 +34,11 @@ class CpuReservoirEngine(ReservoirEngine):
         if density > MOST_DENSE:
             return f"a reservoir of density {density:.2g}, which is more than {MOST_DENSE}"
         return kernel_optimizer.lacks(optimizer)
+
+    @staticmethod
+    def is_compiled(num_layers: int) -> bool:
+        """Whether the cache has the time steps."""
+        return bool(cached_signatures(reservoir_kernels.run))
 
     def compile(self) -> float:
         start = time.perf_counter()

@@ -1,1 +1,4 @@
-"""The inner loops, compiled by numba.  Nothing here imports torch."""
+"""Kernels in the sense of compiled inner loops, by numba.  Nothing here imports torch.
+
+Those of HSIC, k(a, b), are kernel values here, and K a kernel matrix.
+"""

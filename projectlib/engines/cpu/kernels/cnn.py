@@ -17,7 +17,8 @@ def activate_window(a, z, signal, weights, sigma):
     """``z = LN over channels of relu(a)`` of a window, and the signal of its newest sample pulled back to a.
 
     a, z: (N, pixels, channels).  signal: (pixels, channels), the gradient with respect to the newest a.  weights: (N,)
-    of the modulatory signal (``hsic.modulation_weights``).  sigma: its bandwidth.  Writes z and signal.
+    of the modulatory signal, as ``projectlib.hsic.modulation_weights`` gives them.  sigma: its bandwidth.  Writes z and
+    signal.
     """
     num, pixels, channels = a.shape
     newest = num - 1

@@ -1,7 +1,9 @@
 """numba as all kernels use it: sets of options, and a cache that notices changes in every kernel's file."""
 
 import hashlib
+import logging
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from numba import config, njit
@@ -13,6 +15,8 @@ def kernel_sources() -> bytes:
     folder = Path(__file__).parent
     return b"".join(path.read_bytes() for path in sorted(folder.glob("[!.]*.py")))
 
+
+log = logging.getLogger(__name__)
 
 STATE = hashlib.sha256(kernel_sources()).hexdigest()[:12]
 
@@ -45,22 +49,49 @@ LOCATORS = (GivenFolderLocator, SourceFolderLocator, UserFolderLocator, caching.
 
 
 def compiler(fastmath: set[str]) -> Callable:
-    """A decorator that compiles a kernel for float32 arrays, without the GIL, and caches it.
+    """A decorator that compiles a kernel for float32 arrays, without the GIL, and caches it where that can be done.
 
     numba has one setting of where its cache lies, for the whole process: it is ours only while we decorate, and never
     where the user has set it.
     """
-    compile_kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
 
     def decorate(function: Callable) -> Callable:
         before = config.CACHE_LOCATOR_CLASSES
         config.CACHE_LOCATOR_CLASSES = before or ",".join(f"{c.__module__}.{c.__name__}" for c in LOCATORS)
         try:
-            return compile_kernel(function)
+            return njit(cache=True, **options)(function)
+        except RuntimeError as error:
+            if "no locator available" not in str(error):  # numba has no class of its own for it
+                raise
+            say_that_nothing_is_cached()
+            return njit(**options)(function)
         finally:
             config.CACHE_LOCATOR_CLASSES = before
 
     return decorate
+
+
+@cache
+def say_that_nothing_is_cached() -> None:
+    """Once for all kernels of a process."""
+    log.warning(
+        "no folder for compiled kernels can be written: they are compiled anew in every process that uses them, which "
+        "takes about 10 s; set NUMBA_CACHE_DIR to a folder that can be written"
+    )
+
+
+def cached_signatures(kernel: Callable) -> list[tuple]:
+    """The argument types, as numba names them, for which a kernel's code for this processor is in the cache.
+
+    Reads the index that numba keeps of each kernel, for which it has no function of its own.
+    """
+    kernel_cache = kernel._cache
+    if kernel_cache.cache_path is None:
+        return []
+    codegen = kernel.targetctx.codegen()
+    keys = kernel_cache._cache_file._load_index()
+    return [types for types, *rest in keys if (types, *rest) == kernel_cache._index_key(types, codegen)]
 
 
 # All of fastmath but "nnan" and "ninf": a diverged run must show as NaN or inf in the results.

@@ -17,10 +17,10 @@ LAGS = 4  # of a tile of pairs
 
 
 @compiled
-def lagged_kernels(samples, window, sigma):
-    """Kernels of each sample with those before it: (samples, N), ``[i, j] = k_sigma(x_i, x_{i-j})``.
+def lagged_kernel_values(samples, window, sigma):
+    """Of each sample with those before it: (samples, N), ``[i, j] = k_sigma(x_i, x_{i-j})``.
 
-    A window of kernels slides along it: only the newest row is new. samples: (n, d), in the order of presentation.
+    A window's kernel matrix slides along it: only the newest row is new. samples: (n, d), in the order of presentation.
     """
     num, features = samples.shape
     scale = np.float32(-1 / (2 * sigma**2 * features))
@@ -36,7 +36,7 @@ def lagged_kernels(samples, window, sigma):
 
 
 @compiled
-def window_kernels(lags, labels, first, other, kx, ky):
+def window_kernel_matrices(lags, labels, first, other, kx, ky):
     """Fill kx and ky, (N, N), of the window that begins at sample ``first``; other: ky of unequal labels."""
     for i in range(kx.shape[0]):
         for p in range(i + 1):
@@ -45,27 +45,29 @@ def window_kernels(lags, labels, first, other, kx, ky):
 
 
 @compiled
-def label_kernel(sigma, num_classes):
+def label_kernel_value(sigma, num_classes):
     """k_sigma of two unequal one-hot labels, whose squared distance is 2."""
     return np.float32(math.exp(-1 / (sigma**2 * num_classes)))
 
 
 @compiled
-def modulation_weights(lags, labels, num_classes, window, stride, gamma, sigma_y, exact):
+def scaled_modulation_weights(lags, labels, num_classes, window, stride, gamma, sigma_y, exact):
     """What of the modulatory signal the data alone determine: (steps, N) weights c, with
 
         xi = 2 / (sigma_z^2 d) sum_p c_p k_z(z_N, z_p) (z_N - z_p)
+
+    They are those of ``projectlib.hsic.modulation_weights`` divided by (N-1)^2, which is outside of the sum there.
 
     exact: c_p = -A[N,p] / (N-1)^2;  published: c_p = (C[p,p] + C[N,N]) / (N (N-1)^2). Row means and not centred
     matrices are all that either needs.
     """
     steps = max(0, (len(labels) - window) // stride + 1)
-    other = label_kernel(sigma_y, num_classes)
+    other = label_kernel_value(sigma_y, num_classes)
     kx, ky = np.empty((window, window), np.float32), np.empty((window, window), np.float32)
     means = np.empty(window)
     weights = np.empty((steps, window), np.float32)
     for step in range(steps):
-        window_kernels(lags, labels, step * stride, other, kx, ky)
+        window_kernel_matrices(lags, labels, step * stride, other, kx, ky)
         for i in range(window):
             total = 0.0
             for p in range(window):
@@ -186,7 +188,8 @@ def hsic(kx_pairs, ky_pairs, z, sigma, around, distances):
 def modulate(z, weights, sigma, signal, factor):
     """The signal xi of a hidden layer, written to the newest place of signal.  z, signal: (out, N).
 
-    ``xi = 2 / (sigma^2 d) sum_p c_p k_z(z_N, z_p) (z_N - z_p)``, c: weights (N,).  factor: (N,) scratch.
+    ``xi = 2 / (sigma^2 d) sum_p c_p k_z(z_N, z_p) (z_N - z_p)``, c: (N,)
+    ``scaled_modulation_weights``.  factor: (N,) scratch.
     """
     features, num = z.shape
     width = np.float32(2 * sigma**2 * features)

@@ -5,7 +5,7 @@ One kernel serves both models, for an MLP is the LIF network whose time step equ
 
 Arrays of a window are feature-first, (features, N): the loops that LLVM vectorises run over the N places, which
 pays where windows are long and layers small, and costs nothing where layers are large, since there the time goes
-into matrix products (``product_kernels``) and the optimizer's pass over the weights. Everything is float32 but the
+into matrix products (``products``) and the optimizer's pass over the weights. Everything is float32 but the
 sums of metrics, and a step is the same arithmetic wherever a chunk begins, so results do not depend on how steps are
 cut.
 
@@ -21,11 +21,11 @@ from projectlib.engines.cpu.kernels.compiler import compiled, inlined
 from projectlib.engines.cpu.kernels.hsic import (
     centered_pairs,
     hsic,
-    label_kernel,
+    label_kernel_value,
     modulate,
     num_pairs,
     num_places,
-    window_kernels,
+    window_kernel_matrices,
 )
 from projectlib.engines.cpu.kernels.products import is_small, multiply, outer, send_back, transpose
 from projectlib.engines.cpu.kernels.vectors import exp
@@ -64,14 +64,14 @@ class Optimizer(NamedTuple):
 
 
 class Presentation(NamedTuple):
-    """How windows are shown: N samples, ``stride`` further each step, for ``time_steps`` updates each.
+    """How windows are shown: N samples, ``stride`` further each step, for ``num_timesteps`` updates each.
 
     stride: 1 slides, N makes plain batches.  rate: dt / tau, 1 for an MLP.
     """
 
     window: int
     stride: int
-    time_steps: int
+    num_timesteps: int
     rate: float
 
 
@@ -310,12 +310,12 @@ def learn(member, work, rule, sigma_z, modulation, rate, optimizer, updates):
 @compiled
 def train_windows(member, work, samples, labels, lags, modulation, presentation, learning, optimizer, updates, totals):
     """Train a member through every window of the chunk, in order; returns the number of updates so far."""
-    window, stride, time_steps, dt_over_tau = presentation
+    window, stride, num_timesteps, dt_over_tau = presentation
     rule, log_hsic, gamma, sigma_y, sigma_z = learning
     rate = np.float32(dt_over_tau)
     readout = len(member) - 1
     sums = totals.copy()  # members' totals lie side by side: their threads would fight over lines of cache
-    other = label_kernel(sigma_y, len(member[readout].bias))
+    other = label_kernel_value(sigma_y, len(member[readout].bias))
     for step in range((len(samples) - window) // stride + 1):
         first = step * stride
         for p in range(window):
@@ -325,22 +325,22 @@ def train_windows(member, work, samples, labels, lags, modulation, presentation,
             transpose(work.rows[0], work.h[0])
         window_labels = labels[first : first + window]
         if log_hsic:
-            window_kernels(lags, labels, first, other, work.kx, work.ky)
+            window_kernel_matrices(lags, labels, first, other, work.kx, work.ky)
             centered_pairs(work.kx, work.means, work.pairs[0])
             centered_pairs(work.ky, work.means, work.pairs[1])
-        for _ in range(time_steps):
+        for _ in range(num_timesteps):
             updates += 1
             forward(member, work, rate)
             loss, accuracy = readout_signal(work.u[readout], window_labels, work.signal[readout], rate, work.places)
-            sums[0] += loss / time_steps
-            sums[1] += accuracy / time_steps
+            sums[0] += loss / num_timesteps
+            sums[1] += accuracy / num_timesteps
             if log_hsic:
                 for layer in range(readout + 1):
                     z, pairs = work.h[layer + 1], work.pairs
                     hsic_x, hsic_y = hsic(pairs[0], pairs[1], z, sigma_z, work.around, pairs[2])
-                    sums[2 + 3 * layer] += (hsic_x - gamma * hsic_y) / time_steps
-                    sums[3 + 3 * layer] += hsic_x / time_steps
-                    sums[4 + 3 * layer] += hsic_y / time_steps
+                    sums[2 + 3 * layer] += (hsic_x - gamma * hsic_y) / num_timesteps
+                    sums[3 + 3 * layer] += hsic_x / num_timesteps
+                    sums[4 + 3 * layer] += hsic_y / num_timesteps
             weights = modulation[step] if rule == BIOHSIC else modulation[0]
             learn(member, work, rule, sigma_z, weights, rate, optimizer, updates)
     for i in range(len(totals)):
