@@ -8,8 +8,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.config.settings import flatten
 from projectlib.errors import UserError
-from projectlib.runs.resume import flatten
 
 SMALLEST, LARGEST = 1e-15, 1e15  # bandwidths whose squares are still float32 numbers
 RULES_WITH_KERNELS = ("projectlib.rules.BioHSIC", "projectlib.rules.HSIC", "projectlib.rules.Delta")
@@ -46,6 +46,10 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "nmodels": COUNT,
     "objective": (is_objective, "train/ or validation/ and a metric: a search never sees the test set"),
     "sweep.skip_finished": FLAG,
+    "plugins": (
+        lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
+        "a list of modules: plugins=[my_rules]",
+    ),
     "engine": (lambda v: v in ("auto", "eager", "compiled"), "auto, eager or compiled"),
     "training.nepochs": COUNT,
     "training.log_interval": COUNT,
