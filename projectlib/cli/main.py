@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import hydra._internal.hydra
 from hydra import version
@@ -52,7 +53,7 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {one_line(error, options.config_name)}")
     except OSError as error:
-        sys.exit(f"error: cannot write {error.filename}: {error.strerror}")
+        sys.exit(f"error: cannot write {error.filename or 'what is printed'}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("stopped before training began")
     except Exception as error:
@@ -73,19 +74,33 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     if options.help:
         options.overrides += for_help(options.overrides)
     elif not (options.hydra_help or options.cfg or options.info or options.shell_completion):
-        job, options.overrides = plan(CommandLineJob, options.config_name, options.overrides, options.config_dir)
-        if job.resumed is not None and options.multirun:
+        if options.multirun and split_resume(options.overrides)[0]:
             raise UserError("resume= is for one run; a sweep is resumed by its own command with hydra.sweep.dir=FOLDER")
+        job, options.overrides, finished = plan(
+            CommandLineJob, options.config_name, options.overrides, options.config_dir
+        )
+        if finished is not None:
+            print(f"{finished} is finished: nothing to resume")
+            return
     with paused_collector() if options.help else nullcontext():  # Hydra copies every config twice to list them
         _run_hydra(options, parser, job, str(CONFIGS), options.config_name)
 
 
-def plan(
-    make_job: Callable[..., Job], config_name: str, overrides: list[str], config_dir: str | Path | None
-) -> tuple[Job, list[str]]:
-    """The job that overrides ask for, and the overrides that Hydra composes its config from.
+class Plan(NamedTuple):
+    """The job that a person asks for, and the overrides that Hydra composes its config from.
 
-    Exits with code 0 where the run to resume is finished.
+    finished: the folder of the run to resume, where nothing is left to do.
+    """
+
+    job: Job
+    overrides: list[str]
+    finished: Path | None = None
+
+
+def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], config_dir: str | Path | None) -> Plan:
+    """What overrides ask for: a new run, or with ``resume=`` one that goes on in its folder.
+
+    Raises UserError, or an exception of Hydra's, where they are no overrides or the run cannot be resumed with them.
     """
     wanted, overrides = split_resume(overrides)
     folders = (str(Path.cwd()), *([str(Path(config_dir).resolve().parent)] if config_dir else []))
@@ -94,11 +109,9 @@ def plan(
     if folder is None:
         if wanted is not None:
             print(f"no unfinished run of this config in outputs/{config_name}: starting a new one", file=sys.stderr)
-        return job(), overrides
-    if is_finished(folder) and not extends(folder, overrides):
-        print(f"{folder} is finished: nothing to resume")
-        sys.exit(0)
-    return job(tuple(overrides)), resumed_overrides(folder, overrides, config_dir)
+        return Plan(job(), overrides)
+    finished = folder if is_finished(folder) and not extends(folder, overrides) else None
+    return Plan(job(tuple(overrides)), resumed_overrides(folder, overrides, config_dir), finished)
 
 
 def typed_plugins(overrides: list[str]) -> tuple[str, ...]:
