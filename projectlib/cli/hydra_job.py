@@ -103,7 +103,8 @@ class CommandLineJob(Job):
             ignore_signals()
             sys.exit(EXIT_RESUME)
         except Exception as error:
-            log.error("%s", error if isinstance(error, UserError) else unforeseen(error))
+            known = isinstance(error, UserError | OmegaConfBaseException)
+            log.error("%s", " ".join(str(error).split()) if known else unforeseen(error))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise FailedJob(str(error)) from error
             sys.exit(1)

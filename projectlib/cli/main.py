@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, unforeseen
-from projectlib.config.compose import CONFIGS, CheckedLoader, parse
+from projectlib.config.compose import CONFIGS, CheckedLoader, check_choices, parse
 from projectlib.config.messages import one_line
 from projectlib.errors import UserError
 from projectlib.garbage import leave_everything_at_exit, paused_collector
@@ -103,6 +103,7 @@ def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], c
     Raises UserError, or an exception of Hydra's, where they are no overrides or the run cannot be resumed with them.
     """
     wanted, overrides = split_resume(overrides)
+    check_choices(parse(overrides), config_dir)
     folders = (str(Path.cwd()), *([str(Path(config_dir).resolve().parent)] if config_dir else []))
     job = partial(make_job, typed_plugins(overrides), folders)
     folder = None if wanted is None else folder_to_resume(wanted, config_name, overrides, config_dir)

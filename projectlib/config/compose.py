@@ -96,8 +96,24 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def parse(overrides: list[str]) -> list[Override]:
-    """Overrides as Hydra understands them.  Raises its OverrideParseException."""
-    return OverridesParser.create().parse_overrides(overrides)
+    """Overrides as Hydra understands them.  Raises its OverrideParseException, or UserError for one without a key."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    for override in parsed:
+        if not override.key_or_group:
+            raise UserError(f"{override.input_line!r} has no key; expected key=value")
+    return parsed
+
+
+def check_choices(overrides: list[Override], config_dir: str | Path | None = None) -> None:
+    """Raises UserError where what is chosen of a group is no name: Hydra itself would fail."""
+    loader = CheckedLoader(search_path(config_dir))
+    for override in overrides:
+        if override.is_delete() or override.is_sweep_override() or "." in override.key_or_group:
+            continue
+        value, options = override.value(), loader.get_group_options(override.key_or_group)
+        names = value if isinstance(value, list) else [value]
+        if options and not isinstance(value, dict) and not all(isinstance(name, str) for name in names):
+            raise UserError(f"{override.key_or_group} is {value!r}; expected one of {', '.join(options)}")
 
 
 def is_hydra(override: Override) -> bool:

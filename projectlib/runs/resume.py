@@ -55,6 +55,8 @@ def resumed_overrides(folder: Path, overrides: list[str], config_dir: Path | Non
         for group, choice in choices.items()
         if group not in typed and PLAIN.fullmatch(f"{group}={choice}") and is_choice(group, choice, config_dir)
     ]
+    if not any(override.startswith("data=") for override in [*kept, *overrides]):
+        kept.append("data=digits")  # one has to be chosen, and the run's own is not in these folders
     return [*kept, *overrides, f"hydra.run.dir={quote(folder)}"]
 
 
