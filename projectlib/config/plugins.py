@@ -136,7 +136,7 @@ def check_targets(plain: Any, allowed: Callable[[str], bool], expected: str) -> 
     """Raises UserError for a target, at any depth of plain values, that is not ``allowed``."""
     for name in named_targets(plain):
         if not allowed(name):
-            raise UserError(f"_target_ is {name!r}; expected a registered name: {expected}")
+            raise UserError(f"_target_ is {name!r}; expected a name that a config may build: {expected}")
 
 
 def named_targets(plain: Any) -> Iterator[str]:
