@@ -5,15 +5,7 @@
 Settings: configs/train-bp.yaml, and --help.
 """
 
-import hydra
-
-from projectlib.cli.main import launch, run
-
-
-@hydra.main(version_base="1.3", config_path="configs", config_name="train-bp")
-def main(config):
-    return run(config)
-
+from projectlib.cli import launch
 
 if __name__ == "__main__":
-    launch(main)
+    launch("train-bp")

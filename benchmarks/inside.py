@@ -14,9 +14,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch.nn.functional import avg_pool2d, conv2d
 
+from projectlib.config.compose import CONFIGS
 from projectlib.engines.cpu.cnn import weight_gradient
 from projectlib.ensemble import build_ensemble
-from projectlib.runs.resume import CONFIGS
 from projectlib.training.loop import evaluate
 from projectlib.training.tasks import load_dataset, make_model, seeds, use_threads
 

@@ -14,12 +14,12 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from projectlib.cli.job import flushed_subnormals
+from projectlib.config.compose import CONFIGS
 from projectlib.engines.cpu import optimizer as kernel_optimizer
 from projectlib.engines.cpu.kernels import hsic as hsic_kernels
 from projectlib.engines.cpu.kernels import mlp as kernels
 from projectlib.engines.cpu.kernels.compiler import compiled
 from projectlib.engines.cpu.mlp import CpuEngine
-from projectlib.runs.resume import CONFIGS
 from projectlib.training.tasks import build_task
 
 SECONDS = 0.5  # that a part is repeated for

@@ -17,8 +17,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from projectlib.config.compose import CONFIGS
 from projectlib.runs.files import write_text
-from projectlib.runs.resume import CONFIGS
 from projectlib.sweeps.jobs import finished_run, note_finished
 
 NUM_EPOCHS = 25

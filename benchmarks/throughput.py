@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from projectlib.runs.resume import CONFIGS
+from projectlib.config.compose import CONFIGS
 from projectlib.sweeps.collect import collect
 
 

@@ -1,8 +1,15 @@
 """Information-bottleneck Hebbian learning in PyTorch (Daruwalla and Lipasti, 2024)."""
 
 
-def load(run_folder, device="cpu"):
+def train(config_name, *overrides, config_dir=None):
+    """Train a config in a run folder, and load the run: see ``projectlib.cli.api.train``."""
+    from projectlib.cli.api import train
+
+    return train(config_name, *overrides, config_dir=config_dir)
+
+
+def load(run_folder, device="cpu", plugins=()):
     """The config and the models of a finished run: see ``projectlib.runs.load.load``."""
     from projectlib.runs.load import load
 
-    return load(run_folder, device)
+    return load(run_folder, device, plugins)

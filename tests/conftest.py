@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal import hydra as hydra_internals
 
 from projectlib.cli.interrupts import SIGNALS
 from projectlib.sweeps.experiments import Experiment, experiment_names
@@ -61,7 +61,7 @@ def scripts_in_this_process(folder):
         patch.setenv("HYDRA_FULL_ERROR", "1")
         patch.setattr(logging, "raiseExceptions", False)
         patch.setattr("projectlib.training.tasks.ALL_THREADS", 1)  # the tests' own processes share the cores
-        patch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
+        patch.setattr(hydra_internals, "ConfigLoaderImpl", hydra_internals.ConfigLoaderImpl)
 
         def run(name, *arguments):
             patch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])

@@ -158,6 +158,52 @@ def test_a_finished_run_says_so(script, run_folder):
     assert {path: path.stat().st_mtime_ns for path in run_folder.glob("**/*")} == before
 
 
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("training.nepochs=1", "training.nepochs is 1; expected at least 3"),
+        ("device=cuda:99", "device is 'cuda:99'"),
+        ("device=toaster", "device is 'toaster'"),
+        ("checkpointing.rate=0", "checkpointing.rate is 0"),
+        ("checkpointing.path=ck2", "checkpointing.path (now 'ck2', run 'checkpoints')"),
+        ("logger._target_=os.system", "os.system"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_refused_change_leaves_the_run_as_it_was(script, run_folder, change, part, finished):
+    if not finished:
+        unfinish(run_folder)
+    before = {path: path.read_bytes() for path in run_folder.glob("**/*") if path.is_file() and path.suffix != ".log"}
+    longer = [] if "nepochs" in change else ["training.nepochs=4"]
+    assert part in script("train-biohsic", f"resume={run_folder}", change, *longer).error
+    after = {path: path.read_bytes() for path in run_folder.glob("**/*") if path.is_file() and path.suffix != ".log"}
+    for path, text in before.items():
+        assert path.name == ".lock" or after[path] == text, path
+    assert script("train-biohsic", f"resume={run_folder}").code == 0
+    assert not (run_folder / "ck2").exists()
+
+
+def test_a_finished_run_stays_finished(script, run_folder):
+    before = (run_folder / "summary.json").read_bytes()
+    for change in ("training.nepochs=0", "device=cuda:99", "checkpointing.rate=0", "plugins=[nosuch]"):
+        assert script(*XOR, change, f"hydra.run.dir={run_folder}").code == 1
+        assert (run_folder / "summary.json").read_bytes() == before, change
+
+
+def test_a_sweep_is_not_resumed_by_name(script, run_folder):
+    assert "hydra.sweep.dir=FOLDER" in script("train-biohsic", "--multirun", f"resume={run_folder}").error
+
+
+def test_a_damaged_config_is_left_alone_by_auto(script, tmp_path):
+    place = tmp_path / "outputs" / "train-biohsic" / "day" / "time" / ".hydra"
+    place.mkdir(parents=True)
+    for text in ("- a\n- list\n", "5", "a: ${b", "a: ${b}"):
+        (place / "config.yaml").write_text(text)
+        ended = script(*XOR, "training.nepochs=1", "resume=auto")
+        assert ended.code == 0, ended.output
+        assert "starting a new one" in ended.output
+
+
 def test_a_longer_run_equals_one_that_was_long_from_the_start(script, run_folder, tmp_path):
     long, extended = tmp_path / "long", ("training.nepochs=5", "logger=tensorboard", "checkpointing.rate=2")
     assert script(*XOR, "training.nepochs=5", f"hydra.run.dir={long}").code == 0
@@ -209,7 +255,7 @@ def test_the_length_of_a_schedule_stays(script, tmp_path):
 
 
 def test_another_script_is_refused(script, run_folder):
-    assert "train-biohsic.py; expected one of train-bp.py" in script("train-bp", f"resume={run_folder}").error
+    assert "train-biohsic; expected one of train-bp" in script("train-bp", f"resume={run_folder}").error
 
 
 def test_auto_finds_the_newest_unfinished_run_of_the_same_config(script, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import subprocess
 import sys
 
@@ -96,6 +97,16 @@ def test_help_is_useful_and_quick():
     assert imported == "False"
     for part in ("--multirun", "resume=FOLDER", "evaluate=FOLDER", "rule: backprop, biohsic", "batchsize: 6", "75"):
         assert part in text
+
+
+def test_a_run_goes_on_with_every_stream_closed(tmp_path):
+    """As under a scheduler that gives none: what is printed must not get into a file that the run opened."""
+    run = tmp_path / "run"
+    words = [sys.executable, str(ROOT / "train-biohsic.py"), *settings("train-biohsic"), f"hydra.run.dir={run}"]
+    code = subprocess.run(["sh", "-c", f"{shlex.join(words)} <&- >&- 2>&-"], cwd=tmp_path, check=False).returncode
+    assert code == 0
+    assert summary(run)["status"] == "finished"
+    assert len(read(run)) == 3 * 2 * 2
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -12,10 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from projectlib.cli.job import train
+from projectlib.config.compose import CONFIGS
 from projectlib.config.validation import validate
 from projectlib.errors import Diverged, Interrupted, UserError
 from projectlib.runs.loggers import PrintLogger
-from projectlib.runs.resume import CONFIGS
 from projectlib.sweeps import search
 from projectlib.sweeps.jobs import read_summary
 from projectlib.sweeps.search import work

@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from projectlib.cli import main as cli
+from projectlib.cli import hydra_job as cli
 from projectlib.cli.interrupts import signal_previous_listener
 from projectlib.cli.job import train
+from projectlib.config.compose import CONFIGS
 from projectlib.errors import Interrupted
 from projectlib.runs.loggers import PrintLogger
-from projectlib.runs.resume import CONFIGS
 from projectlib.sweeps import launchers
 from projectlib.sweeps.collect import collect
 from projectlib.sweeps.jobs import finished_run, identity, note_finished, objective

@@ -1,10 +1,14 @@
 """A config builds what is on a short list, and nothing else: not nested, not interpolated, not in Hydra's own part."""
 
+import re
+import sys
+
 import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
 
-from projectlib.config.plugins import TARGETS, build, register
+import projectlib
+from projectlib.config.plugins import build
 from projectlib.errors import UserError
 
 TINY = ("data=xor", "nmodels=1", "training.nepochs=1", "data.limit=20", "data.batchsize=4", "engine=eager")
@@ -42,7 +46,7 @@ def test_code_named_by_a_config_is_not_run(script, tmp_path, overrides):
     (tmp_path / "hubconf.py").write_text("import pathlib\npathlib.Path('sprung').touch()\ndef trap(): pass\n")
     ended = script("train-biohsic", *TINY, *overrides)
     assert ended.code == 1
-    assert "expected a registered name" in ended.error or "expected it to be written out" in ended.error
+    assert "expected a name" in ended.error or "expected it to be written out" in ended.error
     assert not (tmp_path / "sprung").exists()
 
 
@@ -71,32 +75,94 @@ def test_a_run_folder_from_somebody_else_runs_nothing(script, tmp_path):
     config = run / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace("projectlib.runs.loggers.PrintLogger", "os.system"))
     (run / "summary.json").unlink()
-    ended = script("train-biohsic", f"resume={run}", f"hydra.run.dir={ROOT}")
-    assert ended.code == 0  # a logger may be changed, and comes from the command line again
+    for change in ([], [f"hydra.run.dir={ROOT}"]):
+        assert "os.system" in script("train-biohsic", f"resume={run}", *change).error
+    assert script("train-biohsic", f"resume={run}", "logger=print").code == 0  # typed, in place of the folder's
     config.write_text(config.read_text().replace("projectlib.rules.BioHSIC", "os.system"))
     (run / "summary.json").unlink()
     assert script("train-biohsic", f"resume={run}").code == 1
     assert not (tmp_path / "sprung").exists()
 
 
-def test_an_escaped_interpolation_stays_a_text():
+def test_a_group_in_a_run_folder_leads_nowhere(script, tmp_path, monkeypatch):
+    """Its choices and overrides may name files of its own, which set PATH, or have logging import a module."""
+    run = tmp_path / "outputs" / "F"
+    assert script("train-biohsic", *TINY, f"hydra.run.dir={run}").code == 0
+    (run / "git").write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\n")
+    (run / "git").chmod(0o755)
+    (run / "evil.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nx = None\n")
+    way_out = "../" * 20 + str(run)[1:] + "/evil"
+    evils = (
+        f"hydra:\n  job:\n    env_set: {{PATH: {run}}}\n",
+        "hydra:\n  job_logging:\n    handlers: {console: {stream: 'ext://outputs.F.evil.x'}}\n",
+    )
+    overrides, hydra = run / ".hydra" / "overrides.yaml", run / ".hydra" / "hydra.yaml"
+    overrides.write_text(overrides.read_text() + f"- experiment={way_out}\n- +model={way_out}\n")
+    honest = hydra.read_text()
+    for group in ("experiment", "logger", "model", "rule"):
+        hydra.write_text(re.sub(rf"(      {group}): .*", rf"\1: {way_out}", honest))
+        for evil in evils:
+            (run / "evil.yaml").write_text("# @package _global_\n" + evil)
+            (run / "summary.json").unlink(missing_ok=True)
+            assert script("train-biohsic", f"resume={run}").code == 0
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "hydra: {job: {env_set: {PATH: /tmp}}}",
+        "hydra: {job_logging: {handlers: {console: {stream: 'ext://evil.x'}}}}",
+        "hydra: {job_logging: {handlers: {console: {stream: 'cfg://handlers.file'}}}}",
+        "hydra: {job_logging: {handlers: {file: {filename: ../../sprung}}}}",
+        "hydra: {job_logging: {handlers: {file: {filename: '${hydra.runtime.output_dir}/../sprung.log'}}}}",
+    ],
+)
+def test_an_experiment_of_somebody_else_sets_nothing_outside(script, tmp_path, evil):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(f"# @package _global_\n{evil}\n")
+    ended = script("train-biohsic", "--config-dir=conf", *TINY, "experiment=evil", "hydra.run.dir=run")
+    assert ended.code == 1
+    assert "expected" in ended.error
+
+
+def test_the_environment_is_not_read_for_a_run_folder(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hush")
+    run = tmp_path / "run"
+    assert script("train-biohsic", *TINY, f"hydra.run.dir={run}").code == 0
+    (run / "summary.json").unlink()
+    config = run / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("name: xor", "name: ${oc.env:SECRET}"))
+    for change in ([], ["data.name=xor"], ["data.limit=3"]):
+        ended = script("train-biohsic", f"resume={run}", *change)
+        assert ended.code == 1
+        assert "${oc.env:SECRET}" in ended.error or "data.limit" in ended.error
+        assert "hush" not in ended.output
+    with pytest.raises(UserError, match=r"data\.name"):
+        projectlib.load(run)
+
+
+def test_what_the_person_reads_from_the_environment_is_written_out(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("NAME", "mine")
+    run = tmp_path / "run"
+    assert script("train-biohsic", *TINY, "data.name='${oc.env:NAME}'", f"hydra.run.dir={run}").code == 0
+    assert "name: mine\n" in (run / ".hydra" / "config.yaml").read_text()
+
+
+def test_an_escaped_interpolation_stays_a_text(monkeypatch):
     """Resolved once when it is checked, it must not be resolved again when it is built."""
-    register(dict_of)
+    monkeypatch.setattr("projectlib.config.plugins.PLUGINS", {__name__: sys.modules[__name__]})
     node = OmegaConf.create({"_target_": f"{__name__}.dict_of", "x": r"\${oc.decode:'{_target_: os.getcwd}'}"})
     assert build(node) == {"x": "${oc.decode:'{_target_: os.getcwd}'}"}
-    TARGETS.discard(f"{__name__}.dict_of")
 
 
 def dict_of(**arguments):
     return arguments
 
 
-def test_a_class_of_ones_own_is_registered_in_code():
+def test_targets_of_a_plugin_may_be_nested(monkeypatch):
     node = OmegaConf.create({"_target_": f"{__name__}.dict_of", "inner": [{"_target_": f"{__name__}.dict_of", "a": 1}]})
     with pytest.raises(UserError, match="dict_of"):
         build(node)
-    register(dict_of)
-    try:
-        assert build(node, b=2) == {"inner": [{"a": 1}], "b": 2}
-    finally:
-        TARGETS.discard(f"{__name__}.dict_of")
+    monkeypatch.setattr("projectlib.config.plugins.PLUGINS", {__name__: sys.modules[__name__]})
+    assert build(node, b=2) == {"inner": [{"a": 1}], "b": 2}

@@ -21,7 +21,7 @@ from projectlib.runs.history import History, format_mean
 from projectlib.runs.load import load
 from projectlib.runs.loggers import Logger
 from projectlib.runs.recorder import Recorder
-from projectlib.runs.resume import differences, resumed_config
+from projectlib.runs.resume import comparable, differences, keep_resumed_settings
 from projectlib.sweeps.jobs import objective
 from projectlib.sweeps.launchers import job_device
 from projectlib.training.loop import evaluate, fit
@@ -53,26 +53,28 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
 def train_locked(
     config: DictConfig, folder: Path, interrupts: Interrupts, job_number: int, loggers: Sequence[Logger]
 ) -> float | None:
-    """``train`` in a folder that no other process writes."""
+    """``train`` in a folder that no other process writes: everything is checked before anything is written."""
     resuming = bool(config.resume)
-    config = resumed_config(config, folder) if resuming else config
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     checkpoints = checkpoint_folder(folder, config.checkpointing.path)
     checkpoint = (
         checkpoint_of_run(folder, checkpoints, plain) if resuming else refuse_existing_checkpoints(folder, checkpoints)
     )
     rate, minutes = config.checkpointing.rate, config.checkpointing.minutes
-    with Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint) as recorder:
-        device = resolve_device(config.device, job_number)
-        same_device = checkpoint is not None and checkpoint["device"] == device.type
-        with paused_collector():  # torch imports a compiler for its optimizers
-            task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
-        make_folder(checkpoints)
-        if checkpoint:
-            torch.set_num_threads(checkpoint["threads"])
-        logger = build(config.logger, folder=str(folder), settings=plain)
-        recorder.attach([logger, *loggers], sizes=task.sizes, device=device.type)
-        log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
+    recorder = Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint)
+    device = resolve_device(config.device, job_number)
+    same_device = checkpoint is not None and checkpoint["device"] == device.type
+    with paused_collector():  # torch imports a compiler for its optimizers
+        task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
+    make_folder(checkpoints)
+    if checkpoint:
+        torch.set_num_threads(checkpoint["threads"])
+    logger = build(config.logger, folder=str(folder), settings=plain)
+    recorder.attach([logger, *loggers], sizes=task.sizes, device=device.type)
+    if resuming:
+        keep_resumed_settings(config, folder)
+    log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
+    with recorder:
         fit(
             task.engine,
             task.evaluate,
@@ -127,7 +129,7 @@ def checkpoint_of_run(folder: Path, checkpoints: Path, config: dict[str, Any]) -
     if checkpoint is None:
         log.warning("no complete checkpoint in %s: starting over in place", checkpoints)
         return None
-    if differing := differences(config, checkpoint["config"]):
+    if differing := differences(comparable(config, folder), comparable(checkpoint["config"], checkpoints)):
         raise UserError(
             f"the newest checkpoint in {checkpoints} is of a run with other settings: {', '.join(differing)}; "
             f"expected those of {folder}/.hydra/config.yaml: put back what was changed"

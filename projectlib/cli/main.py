@@ -1,132 +1,143 @@
-"""What the entry scripts share: arguments, resuming, one line for a mistake, and exit codes.
+"""The command line: arguments, resuming, one line for a mistake, and exit codes.
 
 Nothing heavy is imported before the arguments are known to be sound.
 """
 
-import json
+import argparse
 import logging
 import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from hydra.core.hydra_config import HydraConfig
+import hydra._internal.hydra
+from hydra import version
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.cli.interrupts import EXIT_RESUME, ignore_signals, signal_previous_listener
+from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, unforeseen
+from projectlib.config.compose import CONFIGS, CheckedLoader, check_choices, parse
 from projectlib.config.messages import one_line
-from projectlib.config.plugins import guard_hydra
-from projectlib.config.validation import refuse_additions, validate
-from projectlib.errors import Interrupted, UserError
+from projectlib.errors import UserError
 from projectlib.garbage import leave_everything_at_exit, paused_collector
-from projectlib.runs.files import write_text
-from projectlib.runs.resume import keep_settings, resumed_arguments
-from projectlib.sweeps.jobs import finished_run, note_finished, objective, read_summary, resume_in_place
-from projectlib.sweeps.launchers import limit_threads, set_launcher_defaults
-
-log = logging.getLogger(__name__)
+from projectlib.runs.resume import extends, folder_to_resume, is_finished, resumed_overrides, split_resume
+from projectlib.sweeps.launchers import set_launcher_defaults
 
 
-class FailedJob(HydraException):
-    """A user's mistake in one job of a sweep, told in the log: Hydra goes on with the other jobs."""
+def launch(config_name: str, arguments: list[str] | None = None) -> None:
+    """Run a config on the command line.
 
-
-def launch(main: Callable) -> None:
-    """Run a script's ``main``, decorated by ``hydra.main``, on the command line.
-
+    config_name: of ``configs/``, or of the folder in ``--config-dir``; ``--config-name`` overrides it.
+    arguments: those of the process by default.
     Exit codes: 0 finished, 1 a mistake in the input or a failed run, 75 stopped by a signal after a checkpoint,
     128 + the signal's number stopped at once.
     """
+    open_closed_streams()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's own mistakes come here, to be told in one line
     logging.raiseExceptions = False  # on a full disk the log would bury the reason under tracebacks of its own
-    guard_hydra()
+    hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader
+    version.setbase("1.3")
     set_launcher_defaults()
     leave_everything_at_exit()
+    parser = get_args_parser()
+    options = parser.parse_intermixed_args(arguments)
+    options.config_name = (options.config_name or config_name).removesuffix(".yaml")
     try:
-        script, arguments = Path(sys.argv[0]).stem, sys.argv[1:]
-        sys.argv[1:] = [*resumed_arguments(script, arguments), *chosen_for_help(arguments)]
-        # Hydra copies every config twice to list them
-        with paused_collector() if asks_for_help(arguments) else nullcontext():
-            main()
+        run_command(parser, options)
     except FailedJob:
         sys.exit(1)  # its line is in the log
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {one_line(error, script)}")
+        sys.exit(f"error: {one_line(error, options.config_name)}")
     except OSError as error:
-        sys.exit(f"error: cannot write {error.filename}: {error.strerror}")
+        sys.exit(f"error: cannot write {error.filename or 'what is printed'}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("stopped before training began")
+    except Exception as error:
+        sys.exit(f"error: {unforeseen(error)}")
 
 
-def asks_for_help(arguments: list[str]) -> bool:
-    return any(argument in ("-h", "--help") for argument in arguments)
+biohsic, biohsic_bp, biohsic_lif, biohsic_reservoir = (
+    partial(launch, f"train-{name}") for name in ("biohsic", "bp", "lif-biohsic", "reservoir")
+)
+"""The console scripts."""
 
 
-def chosen_for_help(arguments: list[str]) -> list[str]:
-    """A data set for ``--help`` to show settings of, where the script needs one and none is named."""
-    named = any(argument.startswith("data=") for argument in arguments)
-    return ["data=mnist"] if asks_for_help(arguments) and not named else []
+def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Let Hydra do what the arguments ask for: help, one run, or many."""
+    if options.config_path or options.experimental_rerun:
+        raise UserError("--config-path and --experimental-rerun are not supported; expected --config-dir, or resume=")
+    job: Job = CommandLineJob()
+    if options.help:
+        options.overrides += for_help(options.overrides)
+    elif not (options.hydra_help or options.cfg or options.info or options.shell_completion):
+        if options.multirun and split_resume(options.overrides)[0]:
+            raise UserError("resume= is for one run; a sweep is resumed by its own command with hydra.sweep.dir=FOLDER")
+        job, options.overrides, finished = plan(
+            CommandLineJob, options.config_name, options.overrides, options.config_dir
+        )
+        if finished is not None:
+            print(f"{finished} is finished: nothing to resume")
+            return
+    with paused_collector() if options.help else nullcontext():  # Hydra copies every config twice to list them
+        _run_hydra(options, parser, job, str(CONFIGS), options.config_name)
 
 
-def run(config: DictConfig) -> float | None:
-    """One job of a script, in the run folder that Hydra made; returns its objective."""
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    try:
-        if not config.resume:
-            keep_settings(config, folder)
-        try:
-            refuse_additions(config, hydra)
-            validate(config)
-        except UserError as error:
-            if not config.resume:
-                summary = json.dumps({"status": "failed", "error": str(error)}, indent=2)
-                write_text(folder / "summary.json", summary + "\n")
-            raise
-        if hydra.mode == RunMode.MULTIRUN:
-            limit_threads(hydra.launcher)
-            if config.evaluate is None and config.search is None:
-                return sweep_job(config, folder, hydra.job)
-        with paused_collector():  # seconds of imports, for a config that is sound
-            from projectlib.cli.job import evaluate_run, train
+class Plan(NamedTuple):
+    """The job that a person asks for, and the overrides that Hydra composes its config from.
 
-        if config.evaluate is not None:
-            return evaluate_run(config, folder)
-        if config.search is not None:
-            from projectlib.sweeps.search import work
-
-            return work(config, train)
-        return train(config, folder)
-    except UserError as error:
-        log.error("%s", error)
-        if hydra.mode == RunMode.MULTIRUN:
-            raise FailedJob(str(error)) from error
-        sys.exit(1)
-    except Interrupted as error:
-        log.warning("stopped by %s after a checkpoint; go on with resume=%s", error, folder)
-        signal_previous_listener(str(error))
-        ignore_signals()
-        sys.exit(EXIT_RESUME)
-
-
-def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None:
-    """One job of a sweep: begun, gone on with in its own folder, or skipped because its run is finished.
-
-    job: Hydra's, with the script's name and the job's number.
+    finished: the folder of the run to resume, where nothing is left to do.
     """
-    finished = finished_run(job.name, config)
-    if finished is not None and (finished == folder or config.sweep.skip_finished):
-        log.info("skipped: finished in %s", finished)
-        if finished != folder:
-            write_text(folder / "summary.json", json.dumps({"status": "skipped", "finished_in": str(finished)}) + "\n")
-        return objective(read_summary(finished)["metrics"], config.objective)
-    from projectlib.cli.job import train
 
-    resume_in_place(config, folder)
-    value = train(config, folder, job.num)
-    note_finished(job.name, config, folder)
-    return value
+    job: Job
+    overrides: list[str]
+    finished: Path | None = None
+
+
+def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], config_dir: str | Path | None) -> Plan:
+    """What overrides ask for: a new run, or with ``resume=`` one that goes on in its folder.
+
+    Raises UserError, or an exception of Hydra's, where they are no overrides or the run cannot be resumed with them.
+    """
+    wanted, overrides = split_resume(overrides)
+    check_choices(parse(overrides), config_dir)
+    folders = (str(Path.cwd()), *([str(Path(config_dir).resolve().parent)] if config_dir else []))
+    job = partial(make_job, typed_plugins(overrides), folders)
+    folder = None if wanted is None else folder_to_resume(wanted, config_name, overrides, config_dir)
+    if folder is None:
+        if wanted is not None:
+            print(f"no unfinished run of this config in outputs/{config_name}: starting a new one", file=sys.stderr)
+        return Plan(job(), overrides)
+    finished = folder if is_finished(folder) and not extends(folder, overrides) else None
+    return Plan(job(tuple(overrides)), resumed_overrides(folder, overrides, config_dir), finished)
+
+
+def typed_plugins(overrides: list[str]) -> tuple[str, ...]:
+    """The modules in ``plugins=[...]`` among overrides.  Raises UserError where they are no names."""
+    named = [override.value() for override in parse(overrides) if override.key_or_group == "plugins"]
+    value = named[-1] if named else []
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"plugins is {value}; expected a list of modules: plugins=[my_rules]")
+    return tuple(map(str, names))
+
+
+def for_help(overrides: list[str]) -> list[str]:
+    """What ``--help`` shows: the command as it was typed, and a data set, where none is named, to list settings of."""
+    script = Path(sys.argv[0])
+    command = f"python {script.name}" if script.suffix == ".py" else script.name
+    named = any(override.startswith("data=") for override in overrides)
+    return [f"hydra.help.app_name='{command}'", *([] if named else ["data=mnist"])]
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr ones that lead nowhere.
+
+    The next files that it opens would take their places, and what is printed would go into them.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for as long as it lives)

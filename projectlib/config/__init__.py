@@ -1,1 +1,4 @@
-"""From a command line to sound settings: composition, plugins, checks and messages.  Imports no torch."""
+"""From a command line to sound settings: composition, the table of settings, plugins, checks and messages.
+
+Imports no torch.
+"""

@@ -1,14 +1,22 @@
-"""The names that a config may build: nothing else is imported or called because a file says so."""
+"""The code that a config may name: what the project has, and modules of a person's own (plugins).
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+A config file alone runs nothing.  A plugin is a module that the person named on the command line
+(``plugins=[my_rules]``), in ``projectlib.train`` or ``projectlib.load``, or installed under the entry point
+``biohsic.plugins``; what a config file says under ``plugins`` is never imported.
+"""
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
 
@@ -25,40 +33,84 @@ TARGETS = {
     ),
 }
 
-
-HYDRA_TARGETS = {
-    *("hydra._internal.BasicLauncher", "hydra._internal.core_plugins.basic_launcher.BasicLauncher"),
-    *("hydra._internal.BasicSweeper", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"),
-    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
-    *(f"hydra_plugins.hydra_submitit_launcher.submitit_launcher.{name}Launcher" for name in ("Local", "Slurm")),
-    *(f"logging.{name}" for name in ("FileHandler", "Formatter", "StreamHandler")),
-    "colorlog.ColoredFormatter",
-}
-"""What Hydra itself may build from its own part of a config: launchers, sweepers and logging, and no callback."""
-
 NAMING = ("_target_", "()", "class")
 """Keys whose value names code: of a config, and of a logging config."""
 
-RESOLVED_LATE = re.compile(r"\$\{\s*[\w.]+\s*:.*\}")
-"""All of a value is what a resolver returns, which may be anything, and another thing the next time."""
+PLUGINS: dict[str, ModuleType] = {}
+"""The modules that the person named in this process, by name."""
 
-HYDRA_PARTS = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")
+ADVICE = "a name of the project, or of a plugin: name its module in plugins=[...] if it is code that you trust"
 
 
-def register(target: Callable) -> Callable:
-    """Decorate a class or function of your own so that a config's ``_target_`` may name it."""
-    TARGETS.add(f"{target.__module__}.{target.__qualname__}")
-    return target
+def import_plugins(names: Iterable[str], folders: Sequence[str | Path] = ()) -> None:
+    """Import modules that a config may then name, for as long as the process lives.
+
+    folders: where they are looked for, after all that can be imported anyway.  Raises UserError, with the reason,
+    for one that cannot be imported.
+    """
+    sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]
+    importlib.invalidate_caches()
+    for name in names:
+        try:
+            PLUGINS[name] = importlib.import_module(name)
+        except Exception as error:  # a module may raise anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if not isinstance(error, ModuleNotFoundError) or error.name != name.split(".")[0]:
+                last = traceback.extract_tb(error.__traceback__)[-1]
+                reason += f", in {last.filename} line {last.lineno}"
+            places = f"; looked in {', '.join(map(str, folders))} and what is installed" if folders else ""
+            raise UserError(f"plugin {name!r} cannot be imported ({reason}){places}") from None
+
+
+@cache
+def installed_plugins() -> dict[str, ModuleType]:
+    """The modules of the entry points ``biohsic.plugins``, imported when a name of none else is asked for."""
+    import_plugins(names := [point.module for point in entry_points(group="biohsic.plugins")])
+    return {name: PLUGINS[name] for name in names}
+
+
+def require_plugins(names: Sequence[str], origin: str) -> None:
+    """Raises UserError where ``origin`` was made with plugins that the person did not name here."""
+    if missing := [name for name in names if name not in PLUGINS and name not in installed_plugins()]:
+        listed = f"plugins=[{','.join(names)}]"
+        raise UserError(
+            f"{origin} was run with {listed}, which are code, and {missing[0]!r} is not imported here: "
+            f"add {listed} if you trust them"
+        )
+
+
+def is_known(name: str) -> bool:
+    """Whether a config may name this: something of the project, or something public of a plugin."""
+    return name in TARGETS or find_in_plugins(name) is not None
+
+
+def find_in_plugins(name: str) -> Callable | None:
+    """What a dotted name means, if it is public, callable, and was defined in a plugin or below one."""
+    parts = name.split(".")
+    if any(part.startswith("_") or not part.isidentifier() for part in parts):
+        return None
+    for plugin in {**PLUGINS, **installed_plugins()}:
+        if not name.startswith(f"{plugin}."):
+            continue
+        found: Any = sys.modules.get(plugin)
+        for depth, part in enumerate(parts[plugin.count(".") + 1 :], plugin.count(".") + 2):
+            module = ".".join(parts[:depth])
+            if not hasattr(found, part) and hasattr(found, "__path__") and importlib.util.find_spec(module):
+                importlib.import_module(module)  # a module of the plugin's package, which is an attribute from now on
+            found = getattr(found, part, None)
+        home = getattr(found, "__module__", None) or ""
+        if callable(found) and f"{home}.".startswith(f"{plugin}."):
+            return found
+    return None
 
 
 def build(node: DictConfig, **arguments: Any) -> Any:
     """What ``node._target_`` names, called with the node's other keys and with ``arguments``.
 
-    Raises UserError for a name, nested ones included, that is not registered, and for arguments it refuses.
+    Raises UserError for a name, nested ones included, that no config may name, and for arguments it refuses.
     """
     plain = OmegaConf.to_container(node, resolve=True)  # what is checked is what is built: nothing resolves again
-    check_targets(plain, TARGETS, "decorate a class of your own with projectlib.config.plugins.register")
+    check_targets(plain, is_known, ADVICE)
     return construct(plain, arguments)
 
 
@@ -72,18 +124,19 @@ def construct(value: Any, arguments: dict[str, Any] | None = None) -> Any:
     if "_target_" not in value:
         return children
     name = value["_target_"]
+    target = get_object(name) if name in TARGETS else find_in_plugins(name)
     try:
-        return get_object(name)(**children, **(arguments or {}))
+        return target(**children, **(arguments or {}))
     except (TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name} cannot be built: {reason}; look at the keys of its config") from error
 
 
-def check_targets(plain: Any, allowed: set[str], advice: str) -> None:
-    """Raises UserError for a target, at any depth of plain values, that is not in ``allowed``."""
+def check_targets(plain: Any, allowed: Callable[[str], bool], expected: str) -> None:
+    """Raises UserError for a target, at any depth of plain values, that is not ``allowed``."""
     for name in named_targets(plain):
-        if name not in allowed:
-            raise UserError(f"_target_ is {name!r}; expected a registered name: {advice}")
+        if not allowed(name):
+            raise UserError(f"_target_ is {name!r}; expected a name that a config may build: {expected}")
 
 
 def named_targets(plain: Any) -> Iterator[str]:
@@ -93,37 +146,3 @@ def named_targets(plain: Any) -> Iterator[str]:
     children = plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else ()
     for child in children:
         yield from named_targets(child)
-
-
-def guard_hydra() -> None:
-    """Hold what Hydra builds for itself (callbacks, launcher, sweeper, logging) to a list of names too.
-
-    Every config that Hydra composes goes through one method of its loader, before anything of it is built.
-    """
-    load = ConfigLoaderImpl.load_configuration
-
-    def load_and_check(self, *args, **keywords) -> DictConfig:
-        config = load(self, *args, **keywords)
-        parts = {key: known_values(config.hydra[key]) for key in HYDRA_PARTS}
-        check_targets(parts, HYDRA_TARGETS, "a config may not run code of its own")
-        return config
-
-    ConfigLoaderImpl.load_configuration = load_and_check
-
-
-def known_values(node: Any) -> Any:
-    """Plain values of a config node as far as they are known: Hydra fills in the name of a job later.
-
-    Raises UserError where a value that names code, or that may hold one that does, could become another later.
-    """
-    if not OmegaConf.is_config(node):
-        return node
-    values = {}
-    for key in node if OmegaConf.is_dict(node) else range(len(node)):
-        if OmegaConf.is_interpolation(node, key):
-            text = node._get_node(key)._value()
-            if key in NAMING or RESOLVED_LATE.fullmatch(text):
-                raise UserError(f"{node._get_full_key(key)} is {text}; expected it to be written out, as it names code")
-        with suppress(OmegaConfBaseException):
-            values[key] = known_values(node[key])
-    return values

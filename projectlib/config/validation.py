@@ -7,16 +7,19 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.config.settings import flatten
 from projectlib.errors import UserError
-from projectlib.runs.resume import flatten
 from projectlib.values import is_count, is_number
+
+SECTIONS = ("training", "checkpointing", "sweep", "data", "hsic")
+BUILT = ("data.source", "model", "rule", "optimizer", "lr_schedule", "logger")
 
 
 def is_objective(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"(train|validation)/\w+", value) is not None
 
 
-SEED = (lambda v: isinstance(v, int) and 0 <= v < 2**63, "a whole number of at least 0")
+SEED = (lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**63, "a whole number of at least 0")
 COUNT = (is_count, "a whole number of at least 1")
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number above 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number of at least 0")
@@ -27,8 +30,16 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": SEED,
     "data.seed": SEED,
     "nmodels": COUNT,
+    "task": (lambda v: v in ("network", "reservoir"), "network or reservoir"),
+    "device": (lambda v: isinstance(v, str), "auto, cpu, cuda, cuda:0 or mps"),
+    "evaluate": (lambda v: v is None or isinstance(v, str), "a run folder, or null"),
+    "checkpointing.path": (lambda v: isinstance(v, str) and v != "", "a folder"),
     "objective": (is_objective, "train/ or validation/ and a metric: a search never sees the test set"),
     "sweep.skip_finished": FLAG,
+    "plugins": (
+        lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
+        "a list of modules: plugins=[my_rules]",
+    ),
     "engine": (lambda v: v in ("auto", "eager", "compiled"), "auto, eager or compiled"),
     "training.nepochs": COUNT,
     "training.log_interval": COUNT,
@@ -56,6 +67,16 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def check_sections(config: DictConfig) -> None:
+    """Raises UserError where what must be a table of settings is a value, a list, or missing."""
+    for key in (*SECTIONS, *BUILT):
+        node = OmegaConf.select(config, key)
+        if not OmegaConf.is_dict(node):
+            raise UserError(f"{key} is {node!r}; expected a table of settings, as in configs/")
+        if key in BUILT and not isinstance(node.get("_target_"), str):
+            raise UserError(f"{key}._target_ is {node.get('_target_')!r}; expected the name of a function or a class")
+
+
 def validate(config: DictConfig) -> None:
     """Raises UserError naming the first key whose value is missing or not what it must be."""
     if missing := [key for key, value in flatten(OmegaConf.to_container(config)) if value == "???"]:
@@ -67,6 +88,7 @@ def validate(config: DictConfig) -> None:
         raise UserError(
             f"{error.full_key} has no value ({reason}); expected a {group}= that suits this script: choose another"
         ) from None
+    check_sections(config)
     for key, (is_valid, expected) in CHECKS.items():
         value = OmegaConf.select(config, key, default=MISSING)
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.config.settings import plain_settings
 from projectlib.errors import UserError
 from projectlib.runs.history import History
-from projectlib.runs.resume import flatten, is_finished, read_yaml
+from projectlib.runs.resume import is_finished, read_yaml
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one where there is one
 Folders = str | Path | Sequence[str | Path]
@@ -45,7 +46,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """All settings by dotted key, interpolations resolved."""
         try:
-            return dict(flatten(OmegaConf.to_container(self.config, resolve=True)))
+            return plain_settings(self.config)
         except (OmegaConfBaseException, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{self.folder / '.hydra' / 'config.yaml'} is damaged: {reason}") from None
@@ -57,7 +58,7 @@ class Run:
 
     @property
     def script(self) -> str:
-        return self.hydra["job"]["name"]
+        return self.hydra["job"]["config_name"]
 
     @property
     def experiment(self) -> str | None:

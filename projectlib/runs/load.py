@@ -1,12 +1,19 @@
 """A finished run, loaded for use."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+import pandas as pd
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from projectlib.config.plugins import import_plugins, require_plugins
+from projectlib.config.settings import refuse_resolvers, select
+from projectlib.config.validation import validate
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.models import Network
@@ -16,29 +23,60 @@ from projectlib.runs.resume import read_yaml
 from projectlib.training.tasks import make_model
 
 
-class TrainedRun(NamedTuple):
-    """config: the run's settings.  ensemble: its models.  input_shape, num_classes: of the data it was trained on."""
+@dataclass(frozen=True, repr=False, eq=False)
+class TrainedRun:
+    """folder: of the run.  config: its settings.  ensemble: its models.
 
+    input_shape, num_classes: of the data it was trained on; () and 0 for a reservoir.
+    """
+
+    folder: Path
     config: DictConfig
     ensemble: Ensemble
     input_shape: tuple[int, ...]
     num_classes: int
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Logits (num_models, N, num_classes) of inputs x (N, ...), preprocessed as in training."""
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """metrics.csv: one row an epoch, split and model.  Raises UserError where it cannot be read."""
+        path = self.folder / "metrics.csv"
+        try:
+            return pd.read_csv(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); expected the metrics.csv of a run folder") from None
+
+    def predict(self, x: Any) -> Tensor:
+        """Logits (num_models, N, num_classes) of inputs x (N, ...), preprocessed as in training.
+
+        x: a tensor or an array of any float type, on any device.  Raises UserError for another shape.
+        """
         if not isinstance(self.ensemble.network, Network):
             raise UserError("a reservoir has no logits; step it with ensemble.network.step")
+        parameter = next(iter(self.ensemble.parameters[-1].values()))
+        x = torch.as_tensor(x).to(parameter)
+        if x.shape[1:] != self.input_shape:
+            expected = ", ".join(map(str, ("N", *self.input_shape)))
+            raise UserError(f"x has shape {tuple(x.shape)}; expected ({expected}), N samples as in training")
         return self.ensemble.predict(x)
 
+    def __repr__(self) -> str:
+        state = f"{self.ensemble.num_models} models of {self.config.model._target_.split('.')[-1]}"
+        return f"TrainedRun({str(self.folder)!r}, {state}, inputs {self.input_shape}, {self.num_classes} classes)"
 
-def load(run_folder: str | Path, device: torch.device | str = "cpu") -> TrainedRun:
+
+def load(run_folder: str | Path, device: torch.device | str = "cpu", plugins: Sequence[str] = ()) -> TrainedRun:
     """The models of a run as they were at its last checkpoint.
 
+    plugins: modules of one's own that the run needs, if they were not named in this process before.
     For a reservoir, ``ensemble.network`` is a ``Reservoir`` to be stepped with ``ensemble.member(index)[0]``.
     Raises UserError for a folder that is no run or has no checkpoint that can be read.
     """
     folder = Path(run_folder)
     config = read_yaml(folder, "config.yaml")
+    refuse_resolvers(config, f"{folder}/.hydra/config.yaml")
+    validate(config)
+    import_plugins(plugins, [Path.cwd()])
+    require_plugins(select(config, "plugins", []), str(folder))
     checkpoints = checkpoint_folder(folder, config.checkpointing.path)
     saved = newest_checkpoint(checkpoints, device)
     if saved is None:
@@ -52,4 +90,4 @@ def load(run_folder: str | Path, device: torch.device | str = "cpu") -> TrainedR
     if difference := layout_difference(parameters, expected, "parameters"):
         raise UserError(f"the checkpoint in {folder} is of another model: {difference}")
     ensemble = Ensemble(network, parameters, range(config.seed, config.seed + config.nmodels))
-    return TrainedRun(config, ensemble, tuple(sizes.get("input_shape", ())), sizes.get("num_classes", 0))
+    return TrainedRun(folder, config, ensemble, tuple(sizes.get("input_shape", ())), sizes.get("num_classes", 0))

@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from projectlib.errors import Interrupted, Pruned, UserError
 from projectlib.runs.checkpoint import save_checkpoint
 from projectlib.runs.files import write_text, write_whole
 from projectlib.runs.history import History, format_mean
+
+GIT = shutil.which("git")  # found once: nothing that a run sets says which program it is
 
 log = logging.getLogger(__name__)
 
@@ -202,9 +205,11 @@ def versions() -> dict[str, str]:
 def commit() -> dict[str, str]:
     """The commit of the code that runs, where it is a git checkout."""
     here = Path(__file__).resolve().parent
+    if GIT is None:
+        return {}
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+            [GIT, "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return {}

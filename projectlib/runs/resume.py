@@ -1,100 +1,128 @@
-"""Going on with a run in its own folder: which folder, which settings, and which checkpoint."""
+"""Resuming a run in its own folder: which folder, which settings, and what may be another.
+
+A run is built again from the values in its folder's ``.hydra/config.yaml`` and from what was typed to resume it;
+nothing else of the folder has a say, and nothing in it is run.
+"""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.config.compose import compose, is_choice, is_hydra, parse, quote, without_hydra
+from projectlib.config.settings import RESUMABLE, is_among, plain_settings, refuse_resolvers, select, settled
 from projectlib.errors import UserError
 from projectlib.runs.files import write_text
 
-CHANGEABLE = ("training.nepochs", "training.log_interval", "logger", "device", "checkpointing", "resume")
-"""Settings that a resumed run may change; all others come from its folder."""
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PLAIN = re.compile(r"(?!(experiment|search|sweep|data_model|data_task)=)[\w-]+=[\w-]+")
+"""A choice that leads out of no folder of configs, of a group whose choice is not one of values alone."""
 
 
-def resumed_arguments(script: str, arguments: list[str]) -> list[str]:
-    """The command line that goes on in the folder named by ``resume=``, or ``arguments`` as they are.
-
-    A sweep resumes job by job, each in its own folder, and is left alone here.  Raises UserError for a folder
-    that is no run of this script or a typed setting that differs from the run's.
-    """
-    named = [argument for argument in arguments if argument.startswith("resume=")]
+def split_resume(overrides: list[str]) -> tuple[str | None, list[str]]:
+    """What ``resume=`` names among overrides, as it was typed, and the other overrides."""
+    named = [item for item in overrides if item.startswith("resume=")]
     wanted = named[-1].removeprefix("resume=").strip("'\"") if named else "null"
-    if wanted in ("", "null") or any(argument in ("-m", "--multirun") for argument in arguments):
-        return arguments
-    typed = [argument for argument in arguments if argument not in named]
-    folder = newest_unfinished(script, typed) if wanted == "auto" else Path(wanted)
-    if folder is None:
-        print(f"no unfinished run of this config in outputs/{script}: starting a new one", file=sys.stderr)
-        return typed
-    check_unchanged(script, folder, typed)
-    saved = read_overrides(folder)
-    typed_overrides = parse(typed)
-    if is_finished(folder) and not extends(folder, typed_overrides):
-        print(f"{folder} is finished: nothing to resume")
-        sys.exit(0)
-    kept = [old.input_line for old in saved if not any(replaces(new, old) for new in typed_overrides)]
-    quoted = quote(folder)
-    return [*kept, *typed, f"resume={quoted}", f"hydra.run.dir={quoted}"]
+    return None if wanted in ("", "null") else wanted, [item for item in overrides if item not in named]
 
 
-def keep_settings(config: DictConfig, folder: Path) -> None:
-    """Write ``.hydra/`` of a new run, as Hydra does by itself: the config, Hydra's own settings and what was typed.
+def folder_to_resume(wanted: str, config_name: str, overrides: list[str], config_dir: Path | None) -> Path | None:
+    """The run folder that ``resume=wanted`` means; None where ``auto`` finds none.
 
-    Raises UserError, with nothing written, where the folder has those of a run with other settings.
+    Raises UserError for a folder that is no run of this config, or whose settings the overrides would change.
+    """
+    if wanted == "auto":
+        return newest_unfinished(config_name, overrides, config_dir)
+    check_unchanged(Path(wanted), config_name, parse(overrides))
+    return Path(wanted)
+
+
+def resumed_overrides(folder: Path, overrides: list[str], config_dir: Path | None) -> list[str]:
+    """Overrides with which Hydra makes the job that resumes a run: the run's choices, and what was typed.
+
+    The choices, plain names of groups that are here, only say which keys there are: the values of all that was not
+    typed come from the folder (``resumed_config``).
+    """
+    typed = {override.key_or_group for override in parse(overrides)}
+    choices = select(read_yaml(folder, "hydra.yaml"), "hydra.runtime.choices", {})
+    kept = [
+        f"{group}={choice}"
+        for group, choice in choices.items()
+        if group not in typed and PLAIN.fullmatch(f"{group}={choice}") and is_choice(group, choice, config_dir)
+    ]
+    if not any(override.startswith("data=") for override in [*kept, *overrides]):
+        kept.append("data=digits")  # one has to be chosen, and the run's own is not in these folders
+    return [*kept, *overrides, f"hydra.run.dir={quote(folder)}"]
+
+
+def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> DictConfig:
+    """The folder's own settings with those that were typed to resume it, of the config composed from them.
+
+    Raises UserError where a changed setting changes another that may not: the length of a schedule.
+    """
+    saved = read_yaml(folder, "config.yaml")
+    refuse_resolvers(saved, f"{folder}/.hydra/config.yaml")
+    before = comparable(saved, folder)
+    for override in parse(overrides):
+        key = override.key_or_group
+        if is_among(key, RESUMABLE):
+            OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
+    OmegaConf.update(saved, "resume", str(folder))
+    if differing := differences(comparable(saved, folder), before):
+        raise UserError(refusal(folder, differing))
+    OmegaConf.set_struct(saved, True)
+    return saved
+
+
+def keep_settings(config: DictConfig, folder: Path) -> bool:
+    """Write ``.hydra/`` of a new run, as Hydra does by itself: the config, Hydra's own settings and the overrides.
+
+    Returns False, with nothing written, where the folder has those of the same run.  Raises UserError where it has
+    those of a run with other settings.
     """
     place = folder / ".hydra"
     if (place / "config.yaml").exists():
-        if differing := differences(config, read_yaml(folder, "config.yaml")):
+        saved = comparable(read_yaml(folder, "config.yaml"), folder)
+        if differing := differences(comparable(config, folder), saved):
             raise UserError(
                 f"{folder} holds a run with other settings: {', '.join(differing)}; expected a folder of its own for "
                 "each run: choose another hydra.run.dir or hydra.sweep.dir"
             )
-        return
+        return False
     place.mkdir(parents=True, exist_ok=True)
     hydra = HydraConfig.instance().cfg
     nodes = {"config.yaml": config, "hydra.yaml": hydra, "overrides.yaml": hydra.hydra.overrides.task}
     for name, node in nodes.items():
         write_text(place / name, OmegaConf.to_yaml(node))
+    return True
 
 
-def quote(path: Path) -> str:
-    """A path as a value on Hydra's command line, whatever characters it has."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+def keep_resumed_settings(config: DictConfig, folder: Path) -> None:
+    """Write the settings of a resumed run over those of its folder, which it has from now on."""
+    kept = config.copy()
+    kept.resume = None
+    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(kept))
 
 
-def parse(arguments: list[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
-
-
-def read_yaml(folder: Path, name: str) -> Any:
+def read_yaml(folder: Path, name: str) -> DictConfig:
+    """One file of a run folder's ``.hydra/``.  Raises UserError where it is missing or no table of settings."""
     path = Path(folder) / ".hydra" / name
     try:
-        return OmegaConf.load(path)
+        found = OmegaConf.load(path)
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no run folder: it has no .hydra/{name}; expected a folder that an entry script wrote"
         ) from None
     except Exception as error:  # whatever a broken yaml makes OmegaConf raise
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def read_overrides(folder: Path) -> list[Override]:
-    """What was typed when the run in ``folder`` began; nothing of Hydra's own, which may run commands."""
-    return [override for override in parse([*read_yaml(folder, "overrides.yaml")]) if not is_hydra(override)]
-
-
-def is_hydra(override: Override) -> bool:
-    return override.key_or_group.split("/")[0].split(".")[0] == "hydra"
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if not OmegaConf.is_dict(found):
+        raise UserError(f"{path} cannot be read: expected settings, one a line, but it is {type(found).__name__}")
+    return found
 
 
 def is_finished(folder: Path) -> bool:
@@ -105,43 +133,33 @@ def is_finished(folder: Path) -> bool:
         return False
 
 
-def replaces(new: Override, old: Override) -> bool:
-    """Whether an override sets what an older one set, or the group that holds it."""
-    return f"{old.key_or_group}.".startswith(f"{new.key_or_group}.")
+def extends(folder: Path, overrides: list[str]) -> bool:
+    """Whether the overrides ask for another number of epochs than that of the run."""
+    asked = [override.value() for override in parse(overrides) if override.key_or_group == "training.nepochs"]
+    return bool(asked) and asked[-1] != select(read_yaml(folder, "config.yaml"), "training.nepochs")
 
 
-def extends(folder: Path, typed: list[Override]) -> bool:
-    """Whether the typed number of epochs is another than that of the run."""
-    asked = [override.value() for override in typed if override.key_or_group == "training.nepochs"]
-    return bool(asked) and asked[-1] != OmegaConf.select(read_yaml(folder, "config.yaml"), "training.nepochs")
-
-
-def is_changeable(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE)
-
-
-def check_unchanged(script: str, folder: Path, typed: list[str]) -> None:
-    """Raises UserError where a typed setting differs from that of the run in ``folder``."""
-    config, hydra = read_yaml(folder, "config.yaml"), read_yaml(folder, "hydra.yaml").hydra
-    if hydra.job.name != script:
-        raise UserError(f"{folder} is a run of {hydra.job.name}.py; expected one of {script}.py")
-    choices, differing = hydra.runtime.choices, []
-    for override in parse(typed):
-        key, value = override.key_or_group, override.value()
-        if is_changeable(key) or is_hydra(override):
+def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -> None:
+    """Raises UserError where an override would change a setting of the run in ``folder`` that may not change."""
+    config, hydra = read_yaml(folder, "config.yaml"), read_yaml(folder, "hydra.yaml")
+    run_of = select(hydra, "hydra.job.config_name")
+    if run_of != config_name:
+        raise UserError(f"{folder} is a run of {run_of}; expected one of {config_name}")
+    choices, differing = select(hydra, "hydra.runtime.choices", {}), []
+    before = comparable(config, folder)
+    for override in overrides:
+        key, value = override.key_or_group, None if override.is_delete() else override.value()
+        if is_hydra(override) or (is_among(key, RESUMABLE) and not override.is_delete()):
+            continue
+        if key in choices:
+            differing += [f"{key} (now {value!r}, run {choices[key]!r})"] if value != choices[key] else []
             continue
         changed = OmegaConf.create(OmegaConf.to_container(config))
         OmegaConf.update(changed, key, value)
-        now, saved = (value, choices[key]) if key in choices else (plain_value(c, key) for c in (changed, config))
-        if now != saved:
-            differing.append(f"{key} (now {now!r}, run {saved!r})")
+        own = {k: v for k, v in comparable(changed, folder).items() if is_among(k, (key,))}
+        differing += differences(own, {k: v for k, v in before.items() if is_among(k, (key,))})
     if differing:
         raise UserError(refusal(folder, differing))
-
-
-def plain_value(config: DictConfig, key: str) -> Any:
-    value = OmegaConf.select(config, key)
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def refusal(folder: Path, differing: list[str]) -> str:
@@ -151,61 +169,34 @@ def refusal(folder: Path, differing: list[str]) -> str:
     )
 
 
-def newest_unfinished(script: str, typed: list[str]) -> Path | None:
-    """The newest folder under outputs/<script>/ of the same composed config whose run has not finished."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        wanted = comparable(compose(script, [argument for argument in typed if not argument.startswith("-")]))
-    for path in sorted(Path("outputs", script).glob("*/*/.hydra/config.yaml"), reverse=True):
+def newest_unfinished(config_name: str, overrides: list[str], config_dir: Path | None) -> Path | None:
+    """The newest folder under outputs/<config>/ of the same composed config whose run has not finished."""
+    wanted = comparable(settled(without_hydra(compose(config_name, overrides, config_dir))), Path(config_name))
+    for path in sorted(Path("outputs", config_name).glob("*/*/.hydra/config.yaml"), reverse=True):
         folder = path.parent.parent
         try:
-            if not is_finished(folder) and comparable(read_yaml(folder, "config.yaml")) == wanted:
+            if not is_finished(folder) and comparable(read_yaml(folder, "config.yaml"), folder) == wanted:
                 return folder
-        except OmegaConfBaseException:
-            continue  # a config that never was whole
         except UserError as error:
             print(f"resume=auto leaves {folder} alone: {error}", file=sys.stderr)
     return None
 
 
-def comparable(config: DictConfig | dict) -> dict[str, Any]:
-    """A config's values by key, interpolations resolved, without what a resumed run may change."""
-    plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-    return {key: value for key, value in flatten(plain) if not is_changeable(key)}
+def comparable(config: DictConfig | dict, origin: Path) -> dict[str, Any]:
+    """A config's values by key without what a resumed run may change.
+
+    Raises UserError, which names ``origin``, where a reference leads nowhere.
+    """
+    try:
+        return {key: value for key, value in plain_settings(config).items() if not is_among(key, RESUMABLE)}
+    except (OmegaConfBaseException, AttributeError, ValueError) as error:
+        raise UserError(f"the settings of {origin} are damaged: {' '.join(str(error).split())}") from None
 
 
-def flatten(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """``{"a": {"b": 1}}`` -> ``[("a.b", 1)]``."""
-    return [
-        item
-        for key, value in node.items()
-        for item in (flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
-    ]
-
-
-def differences(new: DictConfig | dict, old: DictConfig | dict) -> list[str]:
-    """The settings, in words, that differ and that a resumed run may not change."""
-    new, old = comparable(new), comparable(old)
+def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """The settings, in words, in which two configs (``comparable``) differ."""
     return [
         f"{key} (now {new.get(key)!r}, run {old.get(key)!r})"
         for key in dict.fromkeys([*new, *old])
         if new.get(key) != old.get(key)
     ]
-
-
-def resumed_config(config: DictConfig, folder: Path) -> DictConfig:
-    """The folder's own settings with the changeable ones of ``config``, which the folder keeps from now on.
-
-    Raises UserError where a changed setting changes another that may not: the length of a schedule.
-    """
-    saved = read_yaml(folder, "config.yaml")
-    before = comparable(saved)
-    for key in CHANGEABLE:
-        if key != "resume" and OmegaConf.select(config, key) is not None:
-            OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
-    if differing := differences(saved, before):
-        raise UserError(refusal(folder, differing))
-    typed = [line for line in HydraConfig.get().overrides.task if not line.startswith("resume=")]
-    write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(typed))
-    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(saved))
-    OmegaConf.set_struct(saved, True)
-    return saved

@@ -22,19 +22,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from projectlib.cli.interrupts import EXIT_RESUME
+from projectlib.config.compose import CONFIGS, quote
+from projectlib.config.settings import SAME_RESULT, SIZE, flatten, is_among
 from projectlib.errors import UserError
 from projectlib.runs.folder import Run, all_runs
-from projectlib.runs.resume import flatten, quote
-from projectlib.sweeps.jobs import WITHOUT_EFFECT
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs"
+ROOT = CONFIGS.parent
 RESULTS = (ROOT / "outputs", ROOT / "multirun")  # where single runs and sweeps go
-
-MACHINE = (*WITHOUT_EFFECT, "engine", "data.root", "data.layout", "data.test_batchsize")
-"""Settings that change no result."""
-SIZE = ("nmodels", "seed", "training.nepochs", "training.log_hsic", "training.log_arrays")
-"""Settings that say how much of a result there is."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +84,11 @@ class Experiment:
             return False
         if run.experiment is not None or self.is_sweep:
             return run.experiment == self.name
-        return same_settings(run.config, self.config, free=MACHINE + SIZE)
+        return same_settings(run.config, self.config, free=SAME_RESULT + SIZE)
 
     def is_full(self, run: Run) -> bool:
         """Whether a run of this experiment has its settings and its size."""
-        return same_settings(run.config, self.config, free=(*MACHINE, *self.swept))
+        return same_settings(run.config, self.config, free=(*SAME_RESULT, *self.swept))
 
 
 def experiment_names(folder: str = "*") -> list[str]:
@@ -103,13 +97,13 @@ def experiment_names(folder: str = "*") -> list[str]:
     return [str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in paths]
 
 
-def same_settings(a: DictConfig, b: DictConfig, free: Sequence[str]) -> bool:
+def same_settings(a: DictConfig, b: DictConfig, free: tuple[str, ...]) -> bool:
     """Whether two configs agree wherever both have a setting, but for the free ones.
 
     A setting that one of them lacks came with a later version, which keeps what was there before as its default.
     """
     a, b = (dict(flatten(OmegaConf.to_container(config))) for config in (a, b))
-    shared = (key for key in a.keys() & b.keys() if not any(key == f or key.startswith(f"{f}.") for f in free))
+    shared = (key for key in a.keys() & b.keys() if not is_among(key, free))
     return all(a[key] == b[key] for key in shared)
 
 

@@ -12,25 +12,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.config.settings import WITHOUT_EFFECT, flatten, is_among
 from projectlib.errors import UserError
 from projectlib.runs.checkpoint_folder import checkpoint_folder
 from projectlib.runs.files import write_text
-from projectlib.runs.resume import flatten, is_finished, read_yaml
-
-WITHOUT_EFFECT = (
-    *("training.log_interval", "logger", "device", "checkpointing"),
-    *("resume", "evaluate", "objective", "sweep", "search"),
-)
-"""Keys, with all below them, that change no number of a run."""
+from projectlib.runs.resume import is_finished, read_yaml
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """A config's values by dotted key, without those that change no number."""
-    return {
-        key: value
-        for key, value in flatten(config)
-        if not any(key == name or key.startswith(f"{name}.") for name in WITHOUT_EFFECT)
-    }
+    return {key: value for key, value in flatten(config) if not is_among(key, WITHOUT_EFFECT)}
 
 
 def identity(config: DictConfig) -> str:

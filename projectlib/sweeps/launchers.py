@@ -6,7 +6,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
-from projectlib.runs.resume import CONFIGS
+from projectlib.config.compose import CONFIGS
 
 
 def set_launcher_defaults() -> None:

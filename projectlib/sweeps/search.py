@@ -20,9 +20,9 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from projectlib.config.settings import select
 from projectlib.errors import Diverged, Interrupted, Pruned, UserError
 from projectlib.runs.files import write_text
-from projectlib.runs.resume import plain_value
 from projectlib.sweeps.jobs import as_text, identity, resume_in_place
 
 optuna.logging.disable_default_handler()
@@ -171,7 +171,7 @@ def conclude(study: Study, folder: Path, base: DictConfig) -> float:
     best = study.best_trial
     chosen = with_values(base, best.params)
     keys = dict.fromkeys(re.sub(r"(\.\d+)+$", "", key) for key in best.params)  # a list is typed as a whole
-    typed = " ".join(f"{key}={as_text(plain_value(chosen, key))}" for key in keys)
+    typed = " ".join(f"{key}={as_text(select(chosen, key))}" for key in keys)
     log.info("%d trials in %s", len(study.trials), folder)
     log.info("best objective %.4f in %s: %s", best.value, folder_of(best, folder), typed)
     return best.value

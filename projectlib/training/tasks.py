@@ -16,6 +16,7 @@ from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
 from projectlib.models import Network, Reservoir
 from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
+from projectlib.training.memory import check_memory
 from projectlib.training.metrics import HSICMonitor
 from projectlib.training.probes import Probe
 
@@ -79,6 +80,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
         )
     dataset = load_dataset(config).to(device)
     sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
+    check_memory(lambda: make_model(config, sizes, torch.Generator()), config.nmodels, device)
     ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
     use_threads(ensemble)
     sampler = Sampler(
@@ -143,6 +145,7 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
         for part in (slice(num_samples), slice(num_samples, 2 * num_samples))
     )
     sizes = {"num_inputs": learnt.x.shape[1] + dataset.num_classes + zdim, "num_outputs": zdim}
+    check_memory(lambda: make_model(config, sizes, torch.Generator()), config.nmodels, device)
     ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
     use_threads(ensemble)
     optimizer = build_optimizer(config, [ensemble.parameters[0]["readout"]])

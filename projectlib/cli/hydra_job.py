@@ -1,0 +1,144 @@
+"""One job as Hydra calls it, in this process or in a launcher's worker: checks, plugins, and how it ends."""
+
+import json
+import logging
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from projectlib.cli.interrupts import EXIT_RESUME, ignore_signals, signal_previous_listener
+from projectlib.config.plugins import import_plugins, require_plugins
+from projectlib.config.settings import settled
+from projectlib.config.validation import refuse_additions, validate
+from projectlib.errors import Interrupted, UserError
+from projectlib.garbage import paused_collector
+from projectlib.runs.files import write_text
+from projectlib.runs.resume import keep_settings, resumed_config
+from projectlib.sweeps.jobs import finished_run, note_finished, objective, read_summary, resume_in_place
+from projectlib.sweeps.launchers import limit_threads
+
+log = logging.getLogger(__name__)
+
+
+class FailedJob(HydraException):
+    """A job that failed, told in the log: Hydra goes on with the other jobs of a sweep."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A composed config, trained or scored in the run folder that Hydra made.
+
+    What the person typed is here and not in the config, which a file may fill: it travels to a launcher's workers.
+
+    plugins: modules that the config may name.  folders: where they are looked for.
+    resumed: the overrides that a run is resumed with; None for a new one.
+    """
+
+    plugins: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    resumed: tuple[str, ...] | None = None
+
+    def __call__(self, config: DictConfig) -> float | None:
+        """The objective.  Raises UserError for a mistake, and Interrupted where a signal stopped the run."""
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        is_new = False
+        try:
+            if self.resumed is not None:
+                config = resumed_config(config, folder, list(self.resumed))
+            else:
+                with suppress(OmegaConfBaseException):  # validation says which key it is
+                    config = settled(config)
+                config.resume = None
+                is_new = keep_settings(config, folder)
+            return self.work(config, folder)
+        except Exception as error:
+            summary = folder / "summary.json"
+            if is_new and not summary.exists():
+                write_text(summary, json.dumps({"status": "failed", "error": str(error)}, indent=2) + "\n")
+            raise
+
+    def work(self, config: DictConfig, folder: Path) -> float | None:
+        hydra = HydraConfig.get()
+        refuse_additions(config, hydra)
+        validate(config)
+        with paused_collector():
+            import_plugins(self.plugins, self.folders)
+        require_plugins(config.plugins, str(folder) if self.resumed is not None else "a config file's run")
+        if hydra.mode == RunMode.MULTIRUN:
+            limit_threads(hydra.launcher)
+            if config.evaluate is None and config.search is None:
+                return sweep_job(config, folder, hydra.job)
+        with paused_collector():  # seconds of imports, for a config that is sound
+            from projectlib.cli.job import evaluate_run, train
+
+        if config.evaluate is not None:
+            return evaluate_run(config, folder)
+        if config.search is not None:
+            from projectlib.sweeps.search import work
+
+            return work(config, train)
+        return train(config, folder)
+
+
+@dataclass(frozen=True)
+class CommandLineJob(Job):
+    """A job that ends as a command does: with one line in the log, and an exit code."""
+
+    def __call__(self, config: DictConfig) -> float | None:
+        try:
+            return super().__call__(config)
+        except Interrupted as error:
+            folder = HydraConfig.get().runtime.output_dir
+            log.warning("stopped by %s after a checkpoint; resume it with resume=%s", error, folder)
+            signal_previous_listener(str(error))
+            ignore_signals()
+            sys.exit(EXIT_RESUME)
+        except Exception as error:
+            known = isinstance(error, UserError | OmegaConfBaseException)
+            log.error("%s", " ".join(str(error).split()) if known else unforeseen(error))
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise FailedJob(str(error)) from error
+            sys.exit(1)
+
+
+def unforeseen(error: Exception) -> str:
+    """One line for an error that is nobody's known mistake; its traceback goes to the log's file, or to one made."""
+    text = "".join(traceback.format_exception(error))
+    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    for handler in files:
+        handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, text, (), None))
+    if files:
+        place = files[0].baseFilename
+    else:
+        with tempfile.NamedTemporaryFile("w", prefix="biohsic-", suffix=".log", delete=False, encoding="utf-8") as file:
+            file.write(text)
+        place = file.name
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (unforeseen: its traceback is in {place})"
+
+
+def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None:
+    """One job of a sweep: begun, resumed in its own folder, or skipped because its run is finished.
+
+    job: Hydra's, with the config's name and the job's number.
+    """
+    finished = finished_run(job.name, config)
+    if finished is not None and (finished == folder or config.sweep.skip_finished):
+        log.info("skipped: finished in %s", finished)
+        if finished != folder:
+            write_text(folder / "summary.json", json.dumps({"status": "skipped", "finished_in": str(finished)}) + "\n")
+        return objective(read_summary(finished)["metrics"], config.objective)
+    from projectlib.cli.job import train
+
+    resume_in_place(config, folder)
+    value = train(config, folder, job.num)
+    note_finished(job.name, config, folder)
+    return value

@@ -1,0 +1,183 @@
+"""Composition: ``configs/`` and the folders that a person adds, into one config whose Hydra part runs no code."""
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from projectlib.config.plugins import NAMING, check_targets
+from projectlib.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CONFIGS = next(path for path in (PACKAGE.parent / "configs", PACKAGE / "configs") if (path / "common.yaml").is_file())
+"""``configs/`` of the checkout, or what an installation brings of it."""
+
+HYDRA_TARGETS = {
+    *("hydra._internal.BasicLauncher", "hydra._internal.core_plugins.basic_launcher.BasicLauncher"),
+    *("hydra._internal.BasicSweeper", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"),
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+    *(f"hydra_plugins.hydra_submitit_launcher.submitit_launcher.{name}Launcher" for name in ("Local", "Slurm")),
+    *(f"logging.{name}" for name in ("FileHandler", "Formatter", "StreamHandler")),
+    "colorlog.ColoredFormatter",
+}
+"""What Hydra itself may build from its own part of a config: launchers, sweepers and logging, and no callback."""
+
+HYDRA_PARTS = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+LOG_FILE = re.compile(r"\$\{hydra\.(runtime\.output_dir|sweep\.dir)\}/(\$\{hydra\.job\.name\}|[\w-]+)\.log")
+RESOLVED_LATE = re.compile(r"\$\{\s*[\w.]+\s*:.*\}")
+"""All of a value is what a resolver returns, which may be anything, and another thing the next time."""
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """Hydra's loader, which holds what Hydra builds for itself to what is known to be harmless.
+
+    All that Hydra composes goes through it before anything is built, in the workers of a launcher too.
+    """
+
+    def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
+        config = super().load_configuration(*args, **keywords)
+        parts = {key: known_values(config.hydra[key]) for key in HYDRA_PARTS}
+        check_targets(parts, HYDRA_TARGETS.__contains__, "a config may not run code of its own")
+        check_logging(config.hydra)
+        check_environment(config.hydra)
+        return config
+
+
+def search_path(config_dir: str | Path | None = None) -> ConfigSearchPath:
+    """Where configs are looked for.  config_dir: a folder beside ours; raises UserError where it is none."""
+    path = create_config_search_path(str(CONFIGS))
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise UserError(f"config_dir is {str(config_dir)!r}; expected a folder with configs")
+        place = f"file://{Path(config_dir).resolve()}"
+        path.prepend(provider="command-line", path=place, anchor=SearchPathQuery(provider="schema"))
+    return path
+
+
+def make_hydra(config_name: str, config_dir: str | Path | None = None) -> Hydra:
+    """Hydra for runs of one config, which is not yet its global instance."""
+    version.setbase("1.3")
+    return Hydra(config_name, CheckedLoader(search_path(config_dir)))
+
+
+def compose(config_name: str, overrides: list[str], config_dir: str | Path | None = None) -> DictConfig:
+    """A config with its Hydra part, which a run would have with these overrides; changes nothing outside."""
+    setup_globals()
+    return CheckedLoader(search_path(config_dir)).load_configuration(config_name, overrides, RunMode.RUN)
+
+
+def is_choice(group: str, name: str, config_dir: str | Path | None = None) -> bool:
+    """Whether a folder of configs has ``group/name``."""
+    return name in CheckedLoader(search_path(config_dir)).get_group_options(group)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A composed config's own settings."""
+    own = config.copy()
+    OmegaConf.set_struct(own, False)
+    own.pop("hydra")
+    OmegaConf.set_struct(own, True)
+    return own
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """Overrides as Hydra understands them.  Raises its OverrideParseException, or UserError for one without a key."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    for override in parsed:
+        if not override.key_or_group:
+            raise UserError(f"{override.input_line!r} has no key; expected key=value")
+    return parsed
+
+
+def check_choices(overrides: list[Override], config_dir: str | Path | None = None) -> None:
+    """Raises UserError where what is chosen of a group is no name: Hydra itself would fail."""
+    loader = CheckedLoader(search_path(config_dir))
+    for override in overrides:
+        if override.is_delete() or override.is_sweep_override() or "." in override.key_or_group:
+            continue
+        value, options = override.value(), loader.get_group_options(override.key_or_group)
+        names = value if isinstance(value, list) else [value]
+        if options and not isinstance(value, dict) and not all(isinstance(name, str) for name in names):
+            raise UserError(f"{override.key_or_group} is {value!r}; expected one of {', '.join(options)}")
+
+
+def is_hydra(override: Override) -> bool:
+    """Whether an override is of Hydra's own settings: ``hydra/launcher=...``, ``hydra.run.dir=...``."""
+    return override.key_or_group.split("/")[0].split(".")[0] == "hydra"
+
+
+def quote(path: Path) -> str:
+    """A path as a value on Hydra's command line, whatever characters it has."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+# What Hydra builds for itself
+
+
+def known_values(node: Any) -> Any:
+    """Plain values of a config node as far as they are known: Hydra fills in the name of a job later.
+
+    Raises UserError where a value that names code, or that may hold one that does, could become another later.
+    """
+    if not OmegaConf.is_config(node):
+        return node
+    values = {}
+    for key in node if OmegaConf.is_dict(node) else range(len(node)):
+        if OmegaConf.is_interpolation(node, key):
+            text = node._get_node(key)._value()
+            if key in NAMING or RESOLVED_LATE.fullmatch(text):
+                raise UserError(f"{node._get_full_key(key)} is {text}; expected it to be written out, as it names code")
+        with suppress(OmegaConfBaseException):
+            values[key] = known_values(node[key])
+    return values
+
+
+def check_logging(hydra: DictConfig) -> None:
+    """Raises UserError where logging would import something, or where a file would have it write elsewhere."""
+    for part in ("job_logging", "hydra_logging"):
+        raw = OmegaConf.to_container(hydra[part], resolve=False)
+        for text in texts(raw):
+            if text not in STREAMS and ("ext://" in text or "cfg://" in text):
+                raise UserError(f"hydra.{part} has {text!r}; expected {' or '.join(STREAMS)}: it would import code")
+        for name, handler in ((raw or {}).get("handlers") or {}).items():
+            file = (handler or {}).get("filename")
+            key = f"hydra.{part}.handlers.{name}"
+            if file is not None and not LOG_FILE.fullmatch(str(file)) and not is_overridden(hydra, key):
+                raise UserError(f"{key} writes {file!r}; expected a file of the run folder")
+
+
+def check_environment(hydra: DictConfig) -> None:
+    """Raises UserError for a variable of the environment that a file sets: PATH says which programs are run."""
+    for name, value in OmegaConf.to_container(hydra.job.env_set, resolve=False).items():
+        key = f"hydra.job.env_set.{name}"
+        if value != os.environ.get(name) and not is_overridden(hydra, key):
+            raise UserError(f"{key} is {value!r} in a config file; expected it on the command line, if you want it")
+
+
+def texts(value: Any) -> list[str]:
+    """Every text in plain values."""
+    if isinstance(value, dict | list):
+        children = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        return [text for child in children for text in texts(child)]
+    return [value] if isinstance(value, str) else []
+
+
+def is_overridden(hydra: DictConfig, key: str) -> bool:
+    """Whether the person set a key of Hydra's, or one above it, on the command line."""
+    named = [line.lstrip("+").split("=")[0] for line in hydra.overrides.hydra]
+    return any(f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for name in named)

@@ -1,0 +1,144 @@
+"""The table of settings: which change the numbers of a run, which may change when it is resumed, which are its size."""
+
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from projectlib.errors import UserError
+
+
+class Setting(NamedTuple):
+    """What a setting, with all below it, is to a run.
+
+    affects: its numbers, their rounding only (``machine``: how or from where it is computed), or nothing.
+    resumable: it may change when a run is resumed.  is_size: it says how much of a result there is, not which.
+    """
+
+    affects: str = "numbers"
+    resumable: bool = False
+    is_size: bool = False
+
+
+SETTINGS = {
+    "nmodels": Setting(is_size=True),
+    "seed": Setting(is_size=True),
+    "training.nepochs": Setting(resumable=True, is_size=True),
+    "training.log_hsic": Setting(is_size=True),
+    "training.log_arrays": Setting(is_size=True),
+    "training.log_interval": Setting("nothing", resumable=True),
+    "logger": Setting("nothing", resumable=True),
+    "device": Setting("nothing", resumable=True),
+    "checkpointing.path": Setting("nothing"),  # elsewhere a resumed run would find no checkpoint, and start over
+    "checkpointing.rate": Setting("nothing", resumable=True),
+    "checkpointing.minutes": Setting("nothing", resumable=True),
+    "plugins": Setting("nothing", resumable=True),
+    "resume": Setting("nothing", resumable=True),
+    "evaluate": Setting("nothing"),
+    "objective": Setting("nothing"),
+    "sweep": Setting("nothing"),
+    "search": Setting("nothing"),
+    "engine": Setting("machine"),
+    "data.root": Setting("machine"),
+    "data.layout": Setting("machine"),
+    "data.test_batchsize": Setting("machine"),
+}
+"""All that are not plain settings of the numbers: a key that is not here is ``Setting()``."""
+
+WITHOUT_EFFECT = tuple(key for key, setting in SETTINGS.items() if setting.affects == "nothing")
+SAME_RESULT = tuple(key for key, setting in SETTINGS.items() if setting.affects != "numbers")
+SIZE = tuple(key for key, setting in SETTINGS.items() if setting.is_size)
+RESUMABLE = tuple(key for key, setting in SETTINGS.items() if setting.resumable)
+
+HELD = "\ue000{"  # stands for "${" while a config is resolved: of Unicode's private use, in nobody's settings
+
+
+LASTING = ("${oc.env:BIOHSIC_DATA,data}", "${oc.select:training.time_step,1e-3}")
+"""Resolvers that a run folder may hold: where data is on this machine, and a default."""
+
+
+def is_among(key: str, names: tuple[str, ...]) -> bool:
+    """Whether a dotted key is one of ``names`` or below one."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """``{"a": {"b": 1}}`` -> ``[("a.b", 1)]``."""
+    return [
+        item
+        for key, value in node.items()
+        for item in (flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
+    ]
+
+
+def plain_settings(config: DictConfig | dict) -> dict[str, Any]:
+    """A config's values by dotted key, fit to be compared and printed.
+
+    References to other keys are resolved; what a resolver would return (``${oc.env:TOKEN}``) stays the text that it
+    is in the config: a config of somebody else must not read this machine's environment into a message or a page.
+    Raises OmegaConfBaseException where a reference leads nowhere.
+    """
+    plain = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
+    resolved = OmegaConf.to_container(OmegaConf.create(hold_resolvers(plain)), resolve=True)
+    return dict(flatten(release(resolved)))
+
+
+def hold_resolvers(value: Any) -> Any:
+    """Plain values with every text that may call a resolver put out of the reach of OmegaConf."""
+    if isinstance(value, str):
+        return value.replace("${", HELD) if "${" in value and ":" in value else value
+    return over_children(hold_resolvers, value)
+
+
+def release(value: Any) -> Any:
+    """The reverse of ``hold_resolvers``."""
+    return value.replace(HELD, "${") if isinstance(value, str) else over_children(release, value)
+
+
+def over_children(function: Any, value: Any) -> Any:
+    """``function`` of each value of a dictionary or list; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: function(child) for key, child in value.items()}
+    return [function(child) for child in value] if isinstance(value, list) else value
+
+
+def calls_resolver(value: Any) -> bool:
+    """Whether a value is a text that a resolver fills in, other than the lasting ones."""
+    return isinstance(value, str) and "${" in value and ":" in value and value not in LASTING
+
+
+def settled(config: DictConfig) -> DictConfig:
+    """A config with what its resolvers return written out (but for the lasting ones), as a run folder may keep it."""
+
+    def settle(raw: Any, value: Any) -> Any:
+        if isinstance(raw, dict):
+            return {key: settle(child, value[key]) for key, child in raw.items()}
+        if isinstance(raw, list):
+            return [settle(*pair) for pair in zip(raw, value, strict=True)]
+        if not calls_resolver(raw):
+            return raw
+        return value.replace("${", r"\${") if isinstance(value, str) else value
+
+    plain = settle(OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True))
+    result = OmegaConf.create(plain)
+    OmegaConf.set_struct(result, True)
+    return result
+
+
+def refuse_resolvers(config: DictConfig, origin: str) -> None:
+    """Raises UserError where a folder's config would read this machine's environment, or call a resolver."""
+    for key, value in flatten(OmegaConf.to_container(config)):
+        if any(map(calls_resolver, leaves(value))):
+            raise UserError(f"{key} of {origin} is {value!r}; expected a value: write it out if you trust the folder")
+
+
+def leaves(value: Any) -> list[Any]:
+    """All that is in nested lists and dictionaries."""
+    if isinstance(value, dict | list):
+        return [leaf for child in (value.values() if isinstance(value, dict) else value) for leaf in leaves(child)]
+    return [value]
+
+
+def select(config: DictConfig, key: str, default: Any = None) -> Any:
+    """The value of a dotted key as plain values, references resolved."""
+    value = OmegaConf.select(config, key, default=default)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
