@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 from projectlib.cli.job import train
 from projectlib.config.validation import validate
 from projectlib.errors import Diverged, Interrupted, UserError
+from projectlib.runs.folder import read_summary
 from projectlib.runs.loggers import PrintLogger
 from projectlib.runs.resume import CONFIGS
 from projectlib.sweeps import search
-from projectlib.sweeps.jobs import read_summary
 from projectlib.sweeps.search import work
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

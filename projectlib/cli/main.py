@@ -3,7 +3,6 @@
 Nothing heavy is imported before the arguments are known to be sound.
 """
 
-import json
 import logging
 import os
 import sys
@@ -23,9 +22,10 @@ from projectlib.config.plugins import guard_hydra
 from projectlib.config.validation import refuse_additions, validate
 from projectlib.errors import Interrupted, UserError
 from projectlib.garbage import leave_everything_at_exit, paused_collector
-from projectlib.runs.files import write_text
+from projectlib.runs.files import FolderLock
+from projectlib.runs.folder import read_summary, write_summary
 from projectlib.runs.resume import keep_settings, resumed_arguments
-from projectlib.sweeps.jobs import finished_run, note_finished, objective, read_summary, resume_in_place
+from projectlib.sweeps.jobs import finished_run, note_finished, objective, resume_in_place
 from projectlib.sweeps.launchers import limit_threads, set_launcher_defaults
 
 log = logging.getLogger(__name__)
@@ -77,16 +77,7 @@ def run(config: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     try:
-        if not config.resume:
-            keep_settings(config, folder)
-        try:
-            refuse_additions(config, hydra)
-            validate(config)
-        except UserError as error:
-            if not config.resume:
-                summary = json.dumps({"status": "failed", "error": str(error)}, indent=2)
-                write_text(folder / "summary.json", summary + "\n")
-            raise
+        check(config, folder)
         if hydra.mode == RunMode.MULTIRUN:
             limit_threads(hydra.launcher)
             if config.evaluate is None and config.search is None:
@@ -113,8 +104,27 @@ def run(config: DictConfig) -> float | None:
         sys.exit(EXIT_RESUME)
 
 
+def check(config: DictConfig, folder: Path) -> None:
+    """Raises UserError for settings that cannot be run; a new run keeps them, or says why it failed, in its folder.
+
+    Whatever is written is written by the only writer, and never over what a finished run has left.
+    """
+    if config.resume:
+        refuse_additions(config, HydraConfig.get())
+        return validate(config)
+    with FolderLock(folder):
+        keep_settings(config, folder)
+        try:
+            refuse_additions(config, HydraConfig.get())
+            validate(config)
+        except UserError as error:
+            write_summary(folder, {"status": "failed", "error": str(error)})
+            raise
+    return None
+
+
 def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None:
-    """One job of a sweep: begun, gone on with in its own folder, or skipped because its run is finished.
+    """One job of a sweep: begun, resumed in its own folder, or skipped because its run is finished.
 
     job: Hydra's, with the script's name and the job's number.
     """
@@ -122,8 +132,8 @@ def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None
     if finished is not None and (finished == folder or config.sweep.skip_finished):
         log.info("skipped: finished in %s", finished)
         if finished != folder:
-            write_text(folder / "summary.json", json.dumps({"status": "skipped", "finished_in": str(finished)}) + "\n")
-        return objective(read_summary(finished)["metrics"], config.objective)
+            write_summary(folder, {"status": "skipped", "finished_in": str(finished)})
+        return objective(read_summary(finished).get("metrics", {}), config.objective)
     from projectlib.cli.job import train
 
     resume_in_place(config, folder)

@@ -8,7 +8,8 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.runs.resume import CONFIGS, flatten
+from projectlib.runs.folder import flatten
+from projectlib.runs.resume import CONFIGS
 
 QUOTES = "; values with blanks or signs need quotes within quotes: \"key='a value'\""
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
-from projectlib.runs.resume import flatten
+from projectlib.runs.folder import flatten
 
 SMALLEST, LARGEST = 1e-15, 1e15  # bandwidths whose squares are still float32 numbers
 RULES_WITH_KERNELS = ("projectlib.rules.BioHSIC", "projectlib.rules.HSIC", "projectlib.rules.Delta")

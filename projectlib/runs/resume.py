@@ -1,6 +1,5 @@
 """Going on with a run in its own folder: which folder, which settings, and which checkpoint."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
 from projectlib.runs.files import write_text
+from projectlib.runs.folder import flatten, is_finished, read_yaml
 
 CHANGEABLE = ("training.nepochs", "training.log_interval", "logger", "device", "checkpointing", "resume")
 """Settings that a resumed run may change; all others come from its folder."""
@@ -76,18 +76,6 @@ def parse(arguments: list[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
 
 
-def read_yaml(folder: Path, name: str) -> Any:
-    path = Path(folder) / ".hydra" / name
-    try:
-        return OmegaConf.load(path)
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder} is no run folder: it has no .hydra/{name}; expected a folder that an entry script wrote"
-        ) from None
-    except Exception as error:  # whatever a broken yaml makes OmegaConf raise
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-
-
 def read_overrides(folder: Path) -> list[Override]:
     """What was typed when the run in ``folder`` began; nothing of Hydra's own, which may run commands."""
     return [override for override in parse([*read_yaml(folder, "overrides.yaml")]) if not is_hydra(override)]
@@ -95,14 +83,6 @@ def read_overrides(folder: Path) -> list[Override]:
 
 def is_hydra(override: Override) -> bool:
     return override.key_or_group.split("/")[0].split(".")[0] == "hydra"
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a run folder's summary says so; without a readable summary it is not."""
-    try:
-        return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))["status"] == "finished"
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def replaces(new: Override, old: Override) -> bool:
@@ -171,15 +151,6 @@ def comparable(config: DictConfig | dict) -> dict[str, Any]:
     """A config's values by key, interpolations resolved, without what a resumed run may change."""
     plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
     return {key: value for key, value in flatten(plain) if not is_changeable(key)}
-
-
-def flatten(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """``{"a": {"b": 1}}`` -> ``[("a.b", 1)]``."""
-    return [
-        item
-        for key, value in node.items()
-        for item in (flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
-    ]
 
 
 def differences(new: DictConfig | dict, old: DictConfig | dict) -> list[str]:

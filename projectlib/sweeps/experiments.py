@@ -23,8 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from projectlib.cli.interrupts import EXIT_RESUME
 from projectlib.errors import UserError
-from projectlib.runs.folder import Run, all_runs
-from projectlib.runs.resume import flatten, quote
+from projectlib.runs.folder import Run, all_runs, flatten
+from projectlib.runs.resume import quote
 from projectlib.sweeps.jobs import WITHOUT_EFFECT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,7 +147,7 @@ class Results:
 
     def newest(self, experiment: Experiment) -> list[Run]:
         """Its newest run, or all jobs of its newest sweep that have metrics, by number; empty where there is none."""
-        runs = [run for run in self.found if experiment.claims(run) and (run.folder / "metrics.csv").is_file()]
+        runs = [run for run in self.found if experiment.claims(run) and run.has_metrics]
         if not runs:
             return []
         best = max(runs, key=lambda run: (run.is_finished, run.experiment is not None, run.started))
