@@ -322,7 +322,7 @@ class Run:
 
     @property
     def has_metrics(self) -> bool:
-        return (self.folder / METRICS).is_file()
+        return (self.folder / METRICS).exists()
 
     @cached_property
     def history(self) -> "History":

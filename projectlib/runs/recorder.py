@@ -90,11 +90,11 @@ class Recorder:
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps; quiet where the output is not a terminal."""
-        self.history.write(self.folder / METRICS)
         self.num_epochs = num_epochs
         self.progress = tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True)
         if not self.progress.disable:
             self.open.enter_context(logging_redirect_tqdm())
+        self.history.write(self.folder / METRICS)
 
     def step(self, global_step: int, metrics: dict[str, Tensor]) -> None:
         for logger in self.loggers:
