@@ -19,6 +19,7 @@ from projectlib.runs.files import write_whole
 from projectlib.runs.folder import STACKS, is_number
 
 FORMAT = 2
+FOLDER = 0x10  # the attribute of an entry that is one
 KEPT = 2  # a torn newest file falls back to the one before
 NAME = re.compile(r"epoch-(\d{4,18})(?:-step-(\d{8,18}))?\.pt")
 KEYS = {
@@ -222,6 +223,8 @@ def check_whole(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise zipfile.BadZipFile("it is compressed, as no checkpoint is")
+        if any(entry.external_attr & FOLDER for entry in archive.infolist()):
+            raise zipfile.BadZipFile("it has folders, which torch reads as empty files")
         damaged = archive.testzip()
     if damaged:
         raise zipfile.BadZipFile(f"{damaged} is damaged")

@@ -165,8 +165,8 @@ def test_a_relative_path_of_checkpoints_stays_inside(script, run_folder, path):
     with pytest.raises(UserError, match="leads out of"):
         checkpoint_folder(run_folder, path)
     (run_folder / SUMMARY).unlink()
-    config = run_folder / CONFIG
-    config.write_text(config.read_text().replace("path: checkpoints", f"path: {path}"))
+    overrides = run_folder / ".hydra" / "overrides.yaml"
+    overrides.write_text(f"{overrides.read_text()}- checkpointing.path={path}\n")
     assert "leads out of" in script("train-biohsic", f"resume={run_folder}").error
     assert {file: file.read_bytes() for file in checkpoint_files(other / "checkpoints")} == before
 
@@ -175,7 +175,14 @@ def test_an_absolute_path_of_checkpoints_is_locked(script, tmp_path):
     folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     place = checkpoint_folder(folder, str(elsewhere))
     place.mkdir(parents=True)
-    arguments = ["data=xor", "nmodels=1", "data.limit=20", "training.nepochs=1", f"checkpointing.path={elsewhere}"]
+    arguments = [
+        "data=xor",
+        "nmodels=1",
+        "data.limit=20",
+        "data.batchsize=6",
+        "training.nepochs=1",
+        f"checkpointing.path={elsewhere}",
+    ]
     with FolderLock(place):
         assert (
             f"{place} is being written by process"
@@ -245,7 +252,7 @@ def test_under_nohup_a_run_outlives_its_terminal(script, tmp_path, monkeypatch):
     monkeypatch.setattr(Recorder, "after_chunk", stop_with(signal.SIGHUP))
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        settings = ["data=xor", "nmodels=1", "data.limit=20", "training.nepochs=1", "engine=eager"]
+        settings = ["data=xor", "nmodels=1", "data.limit=20", "data.batchsize=6", "training.nepochs=1", "engine=eager"]
         assert script("train-biohsic", *settings, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     finally:
         signal.signal(signal.SIGHUP, previous)
