@@ -3,6 +3,7 @@
 import logging
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,22 @@ def command(tmp_path):
         return Ended(process.returncode, output)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+    """A finished run of two epochs."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    settings = ("data=xor", "nmodels=1", "data.batchsize=6", "data.limit=30", "training.nepochs=2", "engine=eager")
+    with scripts_in_this_process(folder.parent) as run:
+        assert run("train-biohsic", *settings, f"hydra.run.dir={folder}") == 0
+    return folder
+
+
+@pytest.fixture
+def run_folder(trained_run, tmp_path):
+    """A copy of it that a test may spoil."""
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
 TINY = {

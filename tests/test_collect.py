@@ -1,7 +1,6 @@
 """Runs gathered into one table: values, statuses, and nothing dropped."""
 
 import csv
-import fcntl
 import json
 import subprocess
 import sys
@@ -10,7 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from projectlib.sweeps.collect import collect, find_runs, main, pool, table, to_csv
+from projectlib.runs.files import FolderLock
+from projectlib.runs.folder import find_runs
+from projectlib.sweeps.collect import collect, main, pool, table, to_csv
 
 CONFIG = {
     "seed": 0,
@@ -48,12 +49,12 @@ def rows_of(text):
     return list(csv.DictReader(text.splitlines()))
 
 
-def test_pool_is_the_mean_and_variance_of_all_members():
+def test_pool_is_the_mean_and_sd_of_all_members():
     samples = [np.array([0.1, 0.4, 0.2]), np.array([0.9]), np.array([0.5, 0.6])]
-    mean, variance = pool((len(s), s.mean(), s.std(ddof=1) if len(s) > 1 else None) for s in samples)
+    mean, sd = pool((len(s), s.mean(), s.std(ddof=1) if len(s) > 1 else None) for s in samples)
     everything = np.concatenate(samples)
     assert mean == pytest.approx(everything.mean())
-    assert variance == pytest.approx(everything.var(ddof=1))
+    assert sd == pytest.approx(everything.std(ddof=1))
     assert pool([(1, 0.5, None)]) == (0.5, None)
 
 
@@ -70,8 +71,7 @@ def test_only_settings_that_vary_are_columns(tmp_path):
 def test_table_groups_over_seeds(tmp_path):
     for seed, gamma, mean in [(0, 2, 0.8), (1, 2, 0.9), (0, 5, 0.5)]:
         make_run(tmp_path / f"{seed}-{gamma}", finished(mean), seed=seed, hsic__gamma=gamma, nmodels=1)
-    header, *lines = table(collect([tmp_path]))
-    found = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
+    found = {line["hsic.gamma"]: line for line in table(collect([tmp_path])).to_dict("records")}
     assert found["2"]["test_accuracy"] == "85.00 ± 7.07"
     assert found["2"]["runs"] == "2"
     assert found["5"]["test_accuracy"] == "50.00"
@@ -86,8 +86,7 @@ def test_every_status_is_told(tmp_path, capsys):
     (running / "metrics.csv").write_text("epoch,split,model,accuracy\n0,test,0,0.1\n1,test,0,0.25\n1,test,1,0.75\n")
     early = make_run(tmp_path / "5")
     (early / "train.log").write_text("[now][projectlib.cli.main][ERROR] - the folder is locked\n")
-    with open(running / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FolderLock(running):
         main([str(tmp_path), "-o", str(tmp_path / "runs.csv")])
     rows = rows_of((tmp_path / "runs.csv").read_text())
     assert [row["status"] for row in rows] == ["finished", "failed", "interrupted", "interrupted", "running", "failed"]
@@ -121,13 +120,14 @@ def test_damaged_folders_are_rows_too(tmp_path):
     (folder / "summary.json").write_text('{"status"')
     (folder / "metrics.csv").write_text("")
     (row,) = collect([tmp_path])
-    assert row["status"] == "interrupted"
+    assert row["status"] == "damaged"
+    assert "summary.json cannot be read" in row["error"]
 
 
 def test_runs_are_found_in_natural_order_and_hidden_folders_left_out(tmp_path):
     for name in ("10", "2", ".submitit", "a"):
         make_run(tmp_path / name)
-    assert [folder.name for folder in find_runs(tmp_path)] == ["2", "10", "a"]
+    assert [run.folder.name for run in find_runs(tmp_path)] == ["2", "10", "a"]
 
 
 def test_no_runs_is_said(tmp_path):

@@ -144,7 +144,7 @@ def test_heat_maps_show_the_traces(tiny_results):
     run = Run(run_of(tiny_results, "reservoir"))
     _, axes = new_figure(2, 3)
     plotting.reservoir.heat_maps(run.folder, axes)
-    output = run.arrays("traces.npz")["output"][1:].reshape(-1, 10)
+    output = run.arrays("traces")["output"][1:].reshape(-1, 10)
     shown = np.concatenate([axis.images[0].get_array().T for axis in axes[1]])
     assert {*map(bytes, np.ascontiguousarray(shown))} <= {*map(bytes, output)}
 

@@ -10,7 +10,7 @@ from conftest import run_tiny
 from scipy import stats
 
 from projectlib.errors import UserError
-from projectlib.plotting.report import final, main, names, paired_interval, report
+from projectlib.plotting.report import final, letters, main, paired_interval, report
 from projectlib.runs.folder import open_runs
 from projectlib.sweeps.experiments import Results
 
@@ -46,7 +46,7 @@ def test_the_page_says_what_the_runs_say(runs):
     with open(runs[0].folder / "metrics.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test" and row["epoch"] == "2"]
     accuracy = np.array([100 * float(row["accuracy"]) for row in rows])
-    assert f"{accuracy.mean():.4g}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{accuracy.std(ddof=1):.2g}" in text
+    assert f"{accuracy.mean():.2f} ± {accuracy.std(ddof=1):.2f}" in text
     assert re.search(r"<th>hsic\.form</th><td>published</td><td>exact</td><td>published</td>", text)
     assert "<th>data.batchsize</th>" in text
     assert "<th>data.test_batchsize</th>" not in text  # one for all networks and the reservoir
@@ -88,6 +88,6 @@ def test_the_command_writes_the_page(runs, tmp_path, capsys):
         main([str(tmp_path / "nowhere")])
 
 
-def test_names_of_runs():
-    assert names(28)[:2] == ["A", "B"]
-    assert names(28)[-3:] == ["Z", "AA", "AB"]
+def test_letters_of_runs():
+    assert letters(28)[:2] == ["A", "B"]
+    assert letters(28)[-3:] == ["Z", "AA", "AB"]

@@ -1,6 +1,5 @@
 """A run that was stopped and resumed ends as one that never was; what cannot be gone on with is refused."""
 
-import fcntl
 import json
 import os
 import pickle
@@ -18,10 +17,11 @@ import pytest
 import torch
 from chaos import differences
 from conftest import ROOT, scripts_in_this_process, start
+from filelock import FileLock
 
 import projectlib
 from projectlib.errors import UserError
-from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
+from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint, write_checkpoint
 from projectlib.runs.files import FolderLock, write_text
 from projectlib.runs.recorder import Recorder
 
@@ -356,7 +356,7 @@ def test_a_checkpoint_of_another_model_is_refused(script, run_folder, change):
         layer["other"] = layer.pop("affine.weight")
     else:
         del content["engine"]
-    torch.save(content, newest)
+    write_checkpoint(newest, content)
     ended = script("train-biohsic", f"resume={run_folder}")
     assert ended.code == 1
     assert {"shape": "(1, 3, 2)", "name": "other", "missing": "lacks engine"}[change] in ended.error
@@ -417,7 +417,7 @@ def test_a_checkpoint_of_a_gpu_goes_on_on_the_cpu(script, run_folder):
     content = load_checkpoint(newest)
     (group,) = content["engine"]["optimizer"]["param_groups"]
     group["capturable"] = True  # refused on a CPU
-    torch.save({**content, "device": "cuda", "engine_name": "compiled"}, newest)
+    write_checkpoint(newest, {**content, "device": "cuda", "engine_name": "compiled"})
     ended = script("train-biohsic", f"resume={run_folder}", "training.nepochs=4", "device=cpu")
     assert ended.code == 0, ended.output
     assert "engine eager" in ended.output
@@ -501,11 +501,11 @@ def test_a_folder_has_one_writer(script, run_folder):
 
 
 def test_a_look_at_a_folder_does_not_keep_its_writer_out(tmp_path):
-    """projectlib.sweeps.collect asks for a shared lock for as long as it takes to look."""
-    with open(tmp_path / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        threading.Timer(0.15, fcntl.flock, (file, fcntl.LOCK_UN)).start()
-        FolderLock(tmp_path).release()
+    """projectlib.sweeps.collect asks for the lock for as long as it takes to look."""
+    held = FileLock(tmp_path / ".lock", thread_local=False)
+    held.acquire()
+    threading.Timer(0.15, held.release).start()
+    FolderLock(tmp_path).release()
 
 
 def test_two_processes_in_one_folder(tmp_path):

@@ -15,9 +15,9 @@ from projectlib.cli.job import train
 from projectlib.config.compose import CONFIGS
 from projectlib.config.validation import validate
 from projectlib.errors import Diverged, Interrupted, UserError
+from projectlib.runs.folder import read_summary
 from projectlib.runs.loggers import PrintLogger
 from projectlib.sweeps import search
-from projectlib.sweeps.jobs import read_summary
 from projectlib.sweeps.search import work
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

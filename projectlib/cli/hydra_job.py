@@ -1,6 +1,5 @@
 """One job as Hydra calls it, in this process or in a launcher's worker: checks, plugins, and how it ends."""
 
-import json
 import logging
 import sys
 import tempfile
@@ -21,9 +20,10 @@ from projectlib.config.settings import settled
 from projectlib.config.validation import refuse_additions, validate
 from projectlib.errors import Interrupted, UserError
 from projectlib.garbage import paused_collector
-from projectlib.runs.files import write_text
+from projectlib.runs.files import FolderLock
+from projectlib.runs.folder import read_summary, write_summary
 from projectlib.runs.resume import keep_settings, resumed_config
-from projectlib.sweeps.jobs import finished_run, note_finished, objective, read_summary, resume_in_place
+from projectlib.sweeps.jobs import finished_run, note_finished, objective, resume_in_place
 from projectlib.sweeps.launchers import limit_threads
 
 log = logging.getLogger(__name__)
@@ -58,12 +58,12 @@ class Job:
                 with suppress(OmegaConfBaseException):  # validation says which key it is
                     config = settled(config)
                 config.resume = None
-                is_new = keep_settings(config, folder)
+                with FolderLock(folder):
+                    is_new = keep_settings(config, folder)
             return self.work(config, folder)
         except Exception as error:
-            summary = folder / "summary.json"
-            if is_new and not summary.exists():
-                write_text(summary, json.dumps({"status": "failed", "error": str(error)}, indent=2) + "\n")
+            if is_new and not read_summary(folder):
+                write_summary(folder, {"status": "failed", "error": str(error)})
             raise
 
     def work(self, config: DictConfig, folder: Path) -> float | None:
@@ -134,8 +134,8 @@ def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None
     if finished is not None and (finished == folder or config.sweep.skip_finished):
         log.info("skipped: finished in %s", finished)
         if finished != folder:
-            write_text(folder / "summary.json", json.dumps({"status": "skipped", "finished_in": str(finished)}) + "\n")
-        return objective(read_summary(finished)["metrics"], config.objective)
+            write_summary(folder, {"status": "skipped", "finished_in": str(finished)})
+        return objective(read_summary(finished).get("metrics", {}), config.objective)
     from projectlib.cli.job import train
 
     resume_in_place(config, folder)

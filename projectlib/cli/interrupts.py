@@ -6,11 +6,12 @@ import threading
 from projectlib.errors import Interrupted
 
 EXIT_RESUME = 75  # "temporary failure" of sysexits.h: start it again with resume=<run folder>
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)  # SIGUSR2: submitit, before a time limit
+NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGHUP")  # SIGUSR2: submitit, before a time limit
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has two of them
 
 
 class Interrupts:
-    """Listens for SIGTERM, SIGUSR1 and Ctrl-C while it is entered as a context.
+    """Listens for SIGTERM, SIGUSR1, SIGHUP and Ctrl-C while it is entered as a context.
 
     Outside the main thread signals cannot be listened to; a run there goes on until it is killed.
     """
@@ -22,7 +23,8 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            self.previous = {number: signal.signal(number, self.on_signal) for number in SIGNALS}
+            heard = [number for number in SIGNALS if not is_under_nohup(number)]
+            self.previous = {number: signal.signal(number, self.on_signal) for number in heard}
         return self
 
     def __exit__(self, *error) -> None:
@@ -37,6 +39,11 @@ class Interrupts:
     def raise_if_requested(self) -> None:
         if self.requested:
             raise Interrupted(self.signal_name)
+
+
+def is_under_nohup(number: signal.Signals) -> bool:
+    """Whether a run was started so that it outlives its terminal."""
+    return number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
 
 
 def ignore_signals() -> None:

@@ -1,6 +1,5 @@
 """One job: train in a run folder, or score a finished one."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,10 @@ from projectlib.cli.interrupts import Interrupts
 from projectlib.config.plugins import build
 from projectlib.errors import UserError
 from projectlib.garbage import paused_collector
-from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint
-from projectlib.runs.checkpoint_folder import checkpoint_folder
-from projectlib.runs.files import FolderLock, write_text
-from projectlib.runs.history import History, format_mean
+from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint, restored_threads
+from projectlib.runs.files import FolderLock
+from projectlib.runs.folder import checkpoint_folder, clean, write_summary
+from projectlib.runs.history import History, format_mean, mean_and_sd
 from projectlib.runs.load import load
 from projectlib.runs.loggers import Logger
 from projectlib.runs.recorder import Recorder
@@ -36,9 +35,8 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
     job_number: of a sweep, whose jobs share the GPUs.  loggers: beside the config's own.
     Returns ``config.objective`` of the last epoch, mean over models; None where it was not measured.
     """
-    lock = FolderLock(folder)
     try:
-        with Interrupts() as interrupts, flushed_subnormals():
+        with FolderLock(folder), Interrupts() as interrupts, flushed_subnormals():
             return train_locked(config, folder, interrupts, job_number, loggers)
     except OSError as error:
         reason = f"{error.filename or folder}: {error.strerror or error}"
@@ -46,8 +44,6 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
             f"cannot write {reason}; make room or make it writable, then go on from the last checkpoint with "
             f"resume={folder}"
         ) from error
-    finally:
-        lock.release()
 
 
 def train_locked(
@@ -57,36 +53,37 @@ def train_locked(
     resuming = bool(config.resume)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     checkpoints = checkpoint_folder(folder, config.checkpointing.path)
-    checkpoint = (
-        checkpoint_of_run(folder, checkpoints, plain) if resuming else refuse_existing_checkpoints(folder, checkpoints)
-    )
-    rate, minutes = config.checkpointing.rate, config.checkpointing.minutes
-    recorder = Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint)
-    device = resolve_device(config.device, job_number)
-    same_device = checkpoint is not None and checkpoint["device"] == device.type
-    with paused_collector():  # torch imports a compiler for its optimizers
-        task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
-    make_folder(checkpoints)
-    if checkpoint:
-        torch.set_num_threads(checkpoint["threads"])
-    logger = build(config.logger, folder=str(folder), settings=plain)
-    recorder.attach([logger, *loggers], sizes=task.sizes, device=device.type)
-    if resuming:
-        keep_resumed_settings(config, folder)
-    log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
-    with recorder:
-        fit(
-            task.engine,
-            task.evaluate,
-            task.schedule,
-            torch.Generator().manual_seed(config.data.seed),
-            recorder,
-            config.training.nepochs,
-            config.training.log_interval,
-            task.probe,
-            checkpoint,
-        )
-        return conclude(recorder, folder)
+    with lock_elsewhere(folder, checkpoints):
+        clean(folder, checkpoints)
+        find = checkpoint_of_run if resuming else refuse_existing_checkpoints
+        checkpoint = find(folder, checkpoints, plain)
+        rate, minutes = config.checkpointing.rate, config.checkpointing.minutes
+        recorder = Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint)
+        device = resolve_device(config.device, job_number)
+        same_device = checkpoint is not None and checkpoint["device"] == device.type
+        with paused_collector():  # torch imports a compiler for its optimizers
+            task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
+        make_folder(checkpoints)
+        if checkpoint:
+            torch.set_num_threads(restored_threads(checkpoint))
+        logger = build(config.logger, folder=str(folder), settings=plain)
+        recorder.attach([logger, *loggers], sizes=task.sizes, device=device.type)
+        if resuming:
+            keep_resumed_settings(config, folder)
+        log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
+        with recorder:
+            fit(
+                task.engine,
+                task.evaluate,
+                task.schedule,
+                torch.Generator().manual_seed(config.data.seed),
+                recorder,
+                config.training.nepochs,
+                config.training.log_interval,
+                task.probe,
+                checkpoint,
+            )
+            return conclude(recorder, folder)
 
 
 @contextmanager
@@ -102,6 +99,17 @@ def flushed_subnormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
+@contextmanager
+def lock_elsewhere(folder: Path, checkpoints: Path) -> Iterator[None]:
+    """Hold the folder of checkpoints that are kept outside of the run folder, whose own lock does not cover it."""
+    if checkpoints.is_relative_to(folder):
+        yield
+        return
+    make_folder(checkpoints)
+    with FolderLock(checkpoints):
+        yield
+
+
 def make_folder(checkpoints: Path) -> None:
     """Raises UserError, before anything is trained, where checkpoints could not be written."""
     try:
@@ -111,7 +119,7 @@ def make_folder(checkpoints: Path) -> None:
         raise UserError(f"cannot make {reason}; choose another checkpointing.path, or make it writable") from None
 
 
-def refuse_existing_checkpoints(folder: Path, checkpoints: Path) -> None:
+def refuse_existing_checkpoints(folder: Path, checkpoints: Path, config: dict[str, Any]) -> None:
     """Raises UserError where a new run would write over the checkpoints of another."""
     if checkpoint_files(checkpoints):
         raise UserError(
@@ -149,7 +157,7 @@ def conclude(recorder: Recorder, folder: Path) -> float | None:
     figure = save_run_figure(folder)
     accuracy = recorder.history.values(recorder.history.last_epoch, "test", "accuracy")
     if accuracy:
-        log.info("test accuracy %s over %d models", format_mean(accuracy, 100, " %"), len(accuracy))
+        log.info("test accuracy %s over %d models", format_mean(*mean_and_sd(accuracy), 100, " %"), len(accuracy))
     log.info("run folder %s (%s)", folder, figure.relative_to(folder))
     return objective(recorder.history.summary(), recorder.config["objective"])
 
@@ -174,10 +182,16 @@ def evaluate_run(config: DictConfig, folder: Path) -> float:
     for name, split in dataset.splits.items():
         scores = evaluate(trained.ensemble, split, config.data.test_batchsize)
         history.add(0, name, scores)
-        accuracy = format_mean(scores["accuracy"], 100, " %")
-        log.info("%s of %s: loss %s, accuracy %s", name, config.data.name, format_mean(scores["loss"]), accuracy)
+        accuracy = format_mean(*mean_and_sd(scores["accuracy"]), 100, " %")
+        log.info(
+            "%s of %s: loss %s, accuracy %s",
+            name,
+            config.data.name,
+            format_mean(*mean_and_sd(scores["loss"])),
+            accuracy,
+        )
     summary = {"status": "evaluated", "evaluated": str(Path(config.evaluate).resolve()), "metrics": history.summary()}
-    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_summary(folder, summary)
     return scores["accuracy"].mean().item()
 
 

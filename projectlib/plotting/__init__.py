@@ -8,7 +8,7 @@ from pathlib import Path
 
 from projectlib.plotting import curves, reservoir, signals, small
 from projectlib.plotting.page import new_figure, page, save
-from projectlib.runs.folder import Run
+from projectlib.runs.folder import FIGURES, Run
 from projectlib.sweeps.experiments import Results
 
 __all__ = ["Results", "curves", "page", "reservoir", "save_run_figure", "signals", "small"]
@@ -22,9 +22,9 @@ def save_run_figure(folder: str | Path) -> Path:
     run = Run(Path(folder))
     figure, axis = new_figure()
     (reservoir.error if run.is_reservoir else curves.learning_curve)(run.folder, axis)
-    (path,) = save(figure, run.folder / "figures", "learning-curve", types=["png"])
+    (path,) = save(figure, run.folder / FIGURES, "learning-curve", types=["png"])
     if run.is_reservoir:
         figure, axes = new_figure(2, 3, height=1.8)
         reservoir.heat_maps(run.folder, axes)
-        (path,) = save(figure, run.folder / "figures", "heat-map", types=["png"])
+        (path,) = save(figure, run.folder / FIGURES, "heat-map", types=["png"])
     return path

@@ -46,7 +46,7 @@ def show_learnt(axis: Axes) -> None:
 def learning_curve(runs: Folders | None, axis: Axes) -> None:
     """Accuracy of one run over epochs on each of its splits, mean and sd over models."""
     run = only(select_runs(runs, is_network, "run of a network"))
-    splits = dict.fromkeys(row["split"] for row in run.history.rows)
+    splits = run.history.splits
     for split, look in zip(splits, SEQUENCE, strict=False):
         epochs, values = run.curve(split, "accuracy")
         band(axis, epochs, 100 * values, split, look)
@@ -59,7 +59,7 @@ def learning_curve(runs: Folders | None, axis: Axes) -> None:
 def hsic(runs: Folders | None, axis: Axes) -> None:
     """Both parts of every layer's objective over epochs: HSIC with the labels (filled) and the inputs (open)."""
     run = only(select_runs(runs, lambda run: bool(run.get("training.log_hsic")), "run with training.log_hsic=true"))
-    num_layers = sum(name.startswith("hsic_layer") for name in {name for row in run.history.rows for name in row})
+    num_layers = sum(name.startswith("hsic_layer") for name in run.history.metrics)
     for layer in range(num_layers):
         name = "readout" if layer == num_layers - 1 else f"layer {layer + 1}"
         look = SEQUENCE[layer % len(SEQUENCE)]

@@ -8,16 +8,16 @@ with, model by model that started from the same seed.
 
 import argparse
 import base64
-import html
 import io
 import string
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jinja2 import Environment
 from matplotlib.axes import Axes
 from scipy import stats
 
@@ -26,8 +26,9 @@ from projectlib.plotting.page import new_figure
 from projectlib.plotting.style import SEQUENCE, Look, band, whole_epochs
 from projectlib.runs.files import write_text
 from projectlib.runs.folder import Run, open_runs
-from projectlib.runs.history import mean_and_sd
-from projectlib.sweeps.jobs import read_summary, settings
+from projectlib.runs.history import format_mean, mean_and_sd
+from projectlib.sweeps.collect import printable
+from projectlib.sweeps.jobs import with_effect
 
 LEVEL = 0.95  # of the intervals
 
@@ -73,107 +74,135 @@ def paired_interval(values: dict[int, float], reference: dict[int, float], level
     return Interval(len(shared), mean, mean - half, mean + half)
 
 
-def final(run: Run, metric: Metric) -> dict[int, float]:
-    """A metric after the last epoch of every model, by seed; empty where it was not measured."""
-    rows = [row for row in run.history.rows if row["split"] == metric.split and metric.name in row]
-    last = max((row["epoch"] for row in rows), default=0)
-    seed = run.get("seed", 0)
-    return {seed + row["model"]: metric.scale * row[metric.name] for row in rows if row["epoch"] == last}
+class Compared(NamedTuple):
+    """A run under the letter that stands for it."""
+
+    label: str
+    run: Run
 
 
-def names(count: int) -> list[str]:
-    """A, B, ..., Z, AA, AB, ..."""
-    letters = string.ascii_uppercase
-    return [*letters, *("".join(pair) for pair in product(letters, letters))][:count]
+class Table(NamedTuple):
+    """The first cell of each row is its head.  note: what has to be known to read it."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
 def report(runs: Sequence[Run]) -> str:
-    """The page.  Raises UserError for a run without metrics, or settings that cannot be read."""
-    labels = names(len(runs))
-    metrics = [metric for metric in METRICS if any(final(run, metric) for run in runs)]
-    body = "".join(
-        [
-            section("Runs", runs_table(runs, labels)),
-            section("Settings that differ", settings_table(runs, labels)),
-            section("After the last epoch, mean ± sd over models", final_table(runs, labels, metrics)),
-            *(
-                section(f"Difference from {labels[0]}: {metric.title}", paired_table(runs, labels, metric))
-                for metric in metrics
-                if len(runs) > 1 and metric.split != "train"
-            ),
-            section("Over epochs", "".join(picture(runs, labels, metric) for metric in metrics)),
-        ]
-    )
-    return PAGE.substitute(body=body, count=len(runs))
+    """The page.  A run that cannot be read is listed with its error, and compared with nothing."""
+    labelled = [Compared(label, run) for label, run in zip(letters(len(runs)), runs, strict=True)]
+    errors = {run.folder: problem(run) for run in runs}
+    readable = [Compared(label, run.trained()) for label, run in labelled if errors[run.folder] is None]
+    metrics = [metric for metric in METRICS if any(final(run, metric) for _, run in readable)]
+    tables = [Table("Runs", RUN_HEADS, [run_row(label, run, errors[run.folder]) for label, run in labelled])]
+    if readable:
+        tables += [settings_table(readable), final_table(readable, metrics)]
+    if len(readable) > 1:
+        tables += [paired_table(readable, metric) for metric in metrics if metric.split != "train"]
+    pictures = [(metric.title, picture(readable, metric)) for metric in metrics]
+    pages = Environment(autoescape=True, trim_blocks=True)
+    pages.filters["printable"] = printable
+    return pages.from_string(PAGE).render(tables=tables, pictures=pictures, count=len(runs))
 
 
-def runs_table(runs: Sequence[Run], labels: Sequence[str]) -> str:
+def problem(run: Run) -> str | None:
+    """Why a run cannot be compared; None where all that the page needs of it can be read."""
+    try:
+        trained = run.trained()
+        run_row("", run, None), trained.settings, [trained.curve(*m[:2]) for m in METRICS if final(trained, m)]
+    except (UserError, RecursionError) as error:
+        return str(error)
+    return None
+
+
+def final(run: Run, metric: Metric) -> dict[int, float]:
+    """A metric after the last epoch of every model, by seed; empty where it was not measured."""
+    frame = run.history.frame
+    if metric.name not in frame:
+        return {}
+    rows = frame[frame["split"] == metric.split].dropna(subset=metric.name)
+    rows = rows[rows["epoch"] == rows["epoch"].max()]
+    return dict(zip(run.seed + rows["model"], metric.scale * rows[metric.name], strict=True))
+
+
+def letters(count: int) -> list[str]:
+    """A, B, ..., Z, AA, AB, ..."""
+    alphabet = string.ascii_uppercase
+    sizes = (product(alphabet, repeat=size) for size in range(1, 8))
+    return ["".join(word) for _, word in zip(range(count), (word for words in sizes for word in words), strict=False)]
+
+
+RUN_HEADS = (
+    *("run", "script", "overridden", "status", "epochs", "models", "seconds", "steps/s", "device", "folder", "error"),
+)
+
+
+def run_row(label: str, run: Run, error: str | None) -> list[str]:
+    if error is not None:
+        return [label, "", "", "damaged", "", "", "", "", "", str(run.folder), error]
+    trained = run.trained()
+    summary, (status, ended_by) = trained.summary, trained.status
+    speed, seconds = summary.get("steps_per_second"), summary.get("wall_seconds")
+    return [
+        label,
+        f"{trained.script}.py",
+        " ".join(trained.overrides) or "defaults",
+        status,
+        f"{trained.history.last_epoch} of {trained.get('training.nepochs', '?')}",
+        str(trained.num_models),
+        "" if seconds is None else f"{seconds:.0f}",
+        "" if speed is None else f"{speed:.0f}",
+        summary.get("device", ""),
+        str(trained.folder),
+        ended_by,
+    ]
+
+
+def settings_table(runs: Sequence[Compared]) -> Table:
+    settings = [{"script": run.script, **with_effect(run.settings)} for _, run in runs]
+    rows = [[key, *(str(s.get(key, "—")) for s in settings)] for key in dict.fromkeys(k for s in settings for k in s)]
+    differing = [row for row in rows if len({*row[1:]}) > 1]
+    heads = ["setting", *(label for label, _ in runs)] if differing else []
+    return Table("Settings that differ", heads, differing, "" if differing else "None.")
+
+
+def final_table(runs: Sequence[Compared], metrics: Sequence[Metric]) -> Table:
     rows = []
-    for label, run in zip(labels, runs, strict=True):
-        summary = read_summary(run.folder)
-        speed, seconds = summary.get("steps_per_second"), summary.get("wall_seconds")
-        rows.append(
-            [
-                label,
-                f"{run.script}.py",
-                " ".join(run.overrides) or "defaults",
-                str(summary.get("status", "not ended")),
-                f"{run.history.last_epoch} of {run.get('training.nepochs', '?')}",
-                str(run.get("nmodels", "?")),
-                "" if seconds is None else f"{seconds:.0f}",
-                "" if speed is None else f"{speed:.0f}",
-                str(summary.get("device", "")),
-                str(run.folder),
-            ]
-        )
-    heads = "run,script,typed,status,epochs,models,seconds,steps/s,device,folder"
-    return table(heads.split(","), rows)
-
-
-def settings_table(runs: Sequence[Run], labels: Sequence[str]) -> str:
-    all_settings = [{"script": run.script, **settings(run.settings)} for run in runs]
-    keys = dict.fromkeys(key for values in all_settings for key in values)
-    rows = [[key, *(str(values.get(key, "—")) for values in all_settings)] for key in keys]
-    differing = [row for row in rows if len(set(row[1:])) > 1]
-    return table(["setting", *labels], differing) if differing else "<p>None.</p>"
-
-
-def final_table(runs: Sequence[Run], labels: Sequence[str], metrics: Sequence[Metric]) -> str:
-    rows = []
-    for label, run in zip(labels, runs, strict=True):
+    for label, run in runs:
         values = [[*final(run, metric).values()] for metric in metrics]
-        rows.append([label, *(show(*mean_and_sd(v)) if v else "—" for v in values)])
-    return table(["run", *(metric.title for metric in metrics)], rows)
+        rows.append([label, *(format_mean(*mean_and_sd(v)) if v else "—" for v in values)])
+    return Table("After the last epoch, mean ± sd over models", ["run", *(m.title for m in metrics)], rows)
 
 
-def show(mean: float, sd: float | None) -> str:
-    return f"{mean:.4g}" if sd is None else f"{mean:.4g}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{sd:.2g}"
-
-
-def paired_table(runs: Sequence[Run], labels: Sequence[str], metric: Metric) -> str:
-    reference, rows = final(runs[0], metric), []
-    for label, run in zip(labels[1:], runs[1:], strict=True):
-        pairs, mean, low, high = paired_interval(final(run, metric), reference)
+def paired_table(runs: Sequence[Compared], metric: Metric) -> Table:
+    (first, reference), rows = runs[0], []
+    for label, run in runs[1:]:
+        pairs, mean, low, high = paired_interval(final(run, metric), final(reference, metric))
         interval = "needs two shared seeds" if low is None else f"{low:+.3g} to {high:+.3g}"
         verdict = "" if low is None else "differs" if low > 0 or high < 0 else "0 lies within"
         difference = "—" if mean is None else f"{mean:+.3g}"
-        rows.append([f"{label} minus {labels[0]}", str(pairs), difference, interval, verdict])
-    explained = "<p>Student's t over the differences between models that started from the same seed.</p>"
-    return table(["difference", "shared seeds", "mean", f"{LEVEL:.0%} interval", ""], rows) + explained
+        rows.append([f"{label} minus {first}", str(pairs), difference, interval, verdict])
+    return Table(
+        f"Difference from {first}: {metric.title}",
+        ["difference", "shared seeds", "mean", f"{LEVEL:.0%} interval", ""],
+        rows,
+        "Student's t over the differences between models that started from the same seed.",
+    )
 
 
-def picture(runs: Sequence[Run], labels: Sequence[str], metric: Metric) -> str:
-    """A metric over epochs as an image within the page."""
+def picture(runs: Sequence[Compared], metric: Metric) -> str:
+    """A metric over epochs, as the address of an image that holds it."""
     figure, axis = new_figure()
-    for index, (label, run) in enumerate(zip(labels, runs, strict=True)):
+    for index, (label, run) in enumerate(runs):
         if final(run, metric):
             epochs, values = run.curve(metric.split, metric.name)
             band(axis, epochs, metric.scale * values, label, look(index))
     finish(axis, metric.title)
     file = io.BytesIO()
     figure.savefig(file, format="svg")
-    encoded = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{html.escape(metric.title)} over epochs" src="data:image/svg+xml;base64,{encoded}">'
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def look(index: int) -> Look:
@@ -188,27 +217,11 @@ def finish(axis: Axes, title: str) -> None:
     axis.legend(fontsize="x-small", ncols=1 + len(axis.lines) // 8)
 
 
-def section(title: str, content: str) -> str:
-    return f"<h2>{html.escape(title)}</h2>\n{content}\n"
-
-
-def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """An HTML table; all text is escaped.  The first cell of a row is its head."""
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
-    body = "".join(table_row(row) for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</thead><tbody>{body}</tbody></table></div>'
-
-
-def table_row(cells: Iterable[str]) -> str:
-    first, *others = map(html.escape, cells)
-    return f"<tr><th>{first}</th>{''.join(f'<td>{text}</td>' for text in others)}</tr>"
-
-
-PAGE = string.Template("""<!doctype html>
+PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>Comparison of $count runs</title>
+<title>Comparison of {{ count }} runs</title>
 <style>
   body { font: 15px/1.45 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222; }
   h1 { font-size: 1.5em; } h2 { font-size: 1.1em; margin: 2em 0 .5em; }
@@ -218,10 +231,26 @@ PAGE = string.Template("""<!doctype html>
   thead th { border-bottom: 2px solid #888; }
   img { width: 360px; max-width: 100%; margin: 0 1em 1em 0; }
 </style>
-<h1>Comparison of $count runs</h1>
-$body
+<h1>Comparison of {{ count }} runs</h1>
+{% for table in tables %}
+<h2>{{ table.title }}</h2>
+{% if table.rows %}
+<div class="wide"><table>
+<thead><tr>{% for head in table.heads %}<th>{{ head }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr><th>{{ row[0] | printable }}</th>{% for cell in row[1:] %}<td>{{ cell | printable }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% endif %}
+{% if table.note %}<p>{{ table.note }}</p>{% endif %}
+{% endfor %}
+<h2>Over epochs</h2>
+{% for title, address in pictures %}
+<img alt="{{ title }} over epochs" src="{{ address }}">
+{% endfor %}
 </html>
-""")
+"""
 
 
 def main(words: Sequence[str]) -> None:

@@ -46,7 +46,7 @@ def heat_maps(runs: Folders | None, axes: np.ndarray) -> None:
 def error_over_time(runs: Folders | None, axis: Axes) -> None:
     """Squared error of the output while it learns over simulation time, relative to the target's variance."""
     run = opened(runs)
-    arrays = run.arrays("traces.npz")
+    arrays = run.arrays("traces")
     target, output = checked(run, arrays)
     windows = target.shape[1]
     errors = (output[1:] - target[1:]).astype(float) ** 2
@@ -71,7 +71,7 @@ def error(runs: Folders | None, axis: Axes) -> None:
         ("train", "nmse_before", "before learning the window", Look(ORANGE, "--", "s")),
         ("test", "nmse_before", "samples never learnt", Look(VERMILION, "-.", "^")),
     )
-    splits = {row["split"] for row in run.history.rows}
+    splits = run.history.splits
     for split, name, label, look in (curve for curve in curves if curve[0] in splits):
         epochs, values = run.curve(split, name)
         band(axis, epochs, 100 * values, label, look)
@@ -88,7 +88,7 @@ def opened(runs: Folders | None) -> Run:
 
 def simulation(run: Run) -> tuple[np.ndarray, np.ndarray, float]:
     """Target and output (time steps, zdim) of all epochs of training in turn, and the time step in seconds."""
-    target, output = (a[1:].reshape(-1, a.shape[-1]) for a in checked(run, run.arrays("traces.npz")))
+    target, output = (a[1:].reshape(-1, a.shape[-1]) for a in checked(run, run.arrays("traces")))
     return target, output, run.get("training.time_step")
 
 

@@ -17,7 +17,7 @@ MOST_SIZES = 4  # window sizes whose curves are drawn
 
 def logged(run: Run, *names: str) -> list[np.ndarray]:
     """Arrays of ``arrays.npz``, epochs first, and before them their epochs (E,)."""
-    arrays = run.arrays("arrays.npz")
+    arrays = run.arrays()
     lacking = [name for name in ("epoch", *names) if name not in arrays]
     if lacking:
         raise UserError(
@@ -117,7 +117,7 @@ def kernel_matrices(runs: Folders | None, axes: np.ndarray) -> None:
     for axis in axes[:, len(runs) :].flat:
         axis.axis("off")
     for column, run, (name, _) in zip(axes.T, runs, names_and_looks(runs), strict=False):
-        layers = [name for name in run.arrays("arrays.npz") if name.startswith("kernel_layer")]
+        layers = [name for name in run.arrays() if name.startswith("kernel_layer")]
         last = max(layers, key=lambda name: int(name.removeprefix("kernel_layer")), default="kernel_layer0")
         epochs, kernels, labels = logged(run, last, "labels")
         for axis, index in zip(column, (0, -1), strict=True):

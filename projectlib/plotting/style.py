@@ -45,13 +45,13 @@ def kind(run: Run) -> str | None:
 
 
 def names_and_looks(runs: Sequence[Run]) -> list[tuple[str, Look]]:
-    """A name for each run and a look of its own; runs of one kind are told apart by what was typed."""
+    """A name for each run and a look of its own; runs of one kind are told apart by what was overridden."""
     kinds = [kind(run) for run in runs]
-    typed = [{word for word in run.overrides if not word.startswith("experiment=")} for run in runs]
-    common = set.intersection(*typed)
+    overridden = [{word for word in run.overrides if not word.startswith("experiment=")} for run in runs]
+    common = set.intersection(*overridden)
     free = [look for look in SEQUENCE if look not in {KINDS[name][1] for name in kinds if name}]
     result, taken = [], set()
-    for run, name, words in zip(runs, kinds, typed, strict=True):
+    for run, name, words in zip(runs, kinds, overridden, strict=True):
         title, look = KINDS[name] if name else (str(run.get("rule._target_")), None)
         if Counter(kinds)[name] > 1:
             title += f" ({' '.join(sorted(words - common)) or run.folder.name})"

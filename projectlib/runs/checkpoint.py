@@ -1,7 +1,9 @@
 """Checkpoints: tensors and plain values in one file, written whole, read back without running code."""
 
+import hashlib
 import io
 import logging
+import os
 import pickle
 import re
 import zipfile
@@ -10,13 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from projectlib.errors import UserError
 from projectlib.runs.files import write_whole
+from projectlib.runs.folder import STACKS, is_number
 
-FORMAT = 1
+FORMAT = 2
+FOLDER = 0x10  # the attribute of an entry that is one
 KEPT = 2  # a torn newest file falls back to the one before
-NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{8,}))?\.pt")
+NAME = re.compile(r"epoch-(\d{4,18})(?:-step-(\d{8,18}))?\.pt")
 KEYS = {
     *("epoch", "step", "engine", "schedule", "random"),  # where training is
     *("history", "arrays", "seconds", "steps"),  # what was recorded until then
@@ -52,14 +57,47 @@ def save_checkpoint(folder: Path, content: dict[str, Any]) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, content["epoch"], content["step"])
-    data = io.BytesIO()  # torch's writer, given the file itself, hides a full disk behind an error of its own
-    torch.save({"format": FORMAT, **content}, data)
-    write_whole(path, lambda file: file.write(data.getbuffer()))
+    write_checkpoint(path, content)
     files = checkpoint_files(folder)
     newest = files.index(path) + 1  # what comes after it was torn, or this run would have gone on from there
     for stale in {*files} - {*files[max(newest - KEPT, 0) : newest]}:
         stale.unlink()
     return path
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """One file, with the digest of its content."""
+    content = {name: value for name, value in content.items() if name not in ("format", "digest")}
+    data = io.BytesIO()  # torch's writer, given the file itself, hides a full disk behind an error of its own
+    content = tree_map_only(Tensor, Tensor.contiguous, content)
+    torch.save({"format": FORMAT, "digest": digest(content), **content}, data)
+    write_whole(path, lambda file: file.write(data.getbuffer()))
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of nested dictionaries, lists, tensors and plain values: of all their types, names, shapes and bytes.
+
+    Checksums of an archive protect the bytes of its entries, but not what says where and of what kind these are.
+    Raises TypeError for anything else.
+    """
+    sha = hashlib.sha256()
+
+    def add(node: Any) -> None:
+        if isinstance(node, Tensor):
+            sha.update(f"{node.dtype}{tuple(node.shape)}".encode())
+            sha.update(node.detach().cpu().flatten().view(torch.uint8).numpy())
+        elif isinstance(node, dict | list | tuple):
+            sha.update(f"{'dict' if isinstance(node, dict) else 'list'}{len(node)}".encode())
+            for item in node.items() if isinstance(node, dict) else node:
+                add(item)
+        elif node is None or isinstance(node, bool | int | float | str):
+            text = repr(node).encode(errors="surrogatepass")
+            sha.update(f"{type(node).__name__}{len(text)}:".encode() + text)
+        else:
+            raise TypeError(f"a checkpoint holds {type(node).__name__}; expected tensors and plain values")
+
+    add(content)
+    return sha.hexdigest()
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -83,10 +121,98 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise TornCheckpoint(f"checkpoint {path} is torn or not a checkpoint ({reason})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"checkpoint {path} has format {found}; expected {FORMAT}, as this version writes it")
+        raise UserError(f"checkpoint {path} has format {found!r:.50}; expected {FORMAT}, as this version writes it")
+    del content["format"]
+    try:
+        check_memory(content, Path(path).stat().st_size)
+        damaged = content.pop("digest", None) != digest(content)
+    except (TypeError, RuntimeError) as error:  # also what nests deeper than Python does
+        raise UserError(f"checkpoint {path} is refused: {error}") from None
+    if damaged:
+        raise TornCheckpoint(f"checkpoint {path} is damaged: its content is not what its digest says")
     if missing := KEYS - content.keys():
         raise UserError(f"checkpoint {path} lacks {', '.join(sorted(missing))}; expected a checkpoint of a run")
+    if problem := content_problem(content):
+        raise UserError(f"checkpoint {path} is not what a run writes: {problem}")
     return content
+
+
+def content_problem(content: dict[str, Any]) -> str | None:
+    """What of a checkpoint, its engine and schedule left to those who load them, cannot be used, in words."""
+    epoch, step = content["epoch"], content["step"]
+    for name, value, least in (
+        ("epoch", epoch, 0),
+        ("step", 0 if step is None else step, 0),
+        ("steps", content["steps"], 0),
+        ("threads", content["threads"], 1),
+    ):
+        if type(value) is not int or not least <= value < 2**62:
+            return f"{name} is {value!r:.50}, expected a whole number of at least {least}"
+    for name in ("engine", "schedule", "arrays", "seconds", "config", "sizes"):
+        if not isinstance(content[name], dict):
+            return f"{name} is {type(content[name]).__name__}, expected names and values"
+    for name in ("engine_name", "device"):
+        if not isinstance(content[name], str):
+            return f"{name} is {content[name]!r:.50}, expected text"
+    if {*content["seconds"]} != {"training", "compile", "wall"} or not all(
+        value is not None and is_number(value) and value >= 0 for value in content["seconds"].values()
+    ):
+        return f"seconds are {content['seconds']!r:.80}, expected those of training, compile and wall"
+    if not isinstance(content["history"], list) or not all(is_row(row, epoch) for row in content["history"]):
+        return f"history has rows that are none of the epochs up to {epoch}"
+    if not all(name in STACKS and is_stacks(stacks) for name, stacks in content["arrays"].items()):
+        return f"arrays are not {' and '.join(STACKS)} of one shape a name"
+    return None
+
+
+def is_row(row: Any, last_epoch: int) -> bool:
+    """Whether this is what ``History.add`` makes of one model in an epoch that has been recorded."""
+    keys = ("epoch", "split", "model")
+    if not isinstance(row, dict) or [type(row.get(key)) for key in keys] != [int, str, int]:
+        return False
+    metrics = [value for name, value in row.items() if name not in keys]
+    return (
+        0 <= row["epoch"] <= last_epoch and row["model"] >= 0 and None not in metrics and all(map(is_number, metrics))
+    )
+
+
+def is_stacks(stacks: Any) -> bool:
+    """Whether these are lists of tensors by name, of one shape and type each."""
+    return isinstance(stacks, dict) and all(
+        isinstance(name, str)
+        and isinstance(stack, list)
+        and all(isinstance(tensor, Tensor) for tensor in stack)
+        and len({(tensor.shape, tensor.dtype) for tensor in stack}) == 1
+        for name, stack in stacks.items()
+    )
+
+
+def check_memory(content: Any, size: int) -> None:
+    """Raises TypeError unless all of a file's values lie in memory as they did in the file, of ``size`` bytes.
+
+    References let a small file stand for more values than can be counted, and strides for larger tensors.
+    """
+    nodes, count = [content], 0
+    while nodes:
+        node, count = nodes.pop(), count + 1
+        if count > size:
+            raise TypeError("it has more values than bytes")
+        if isinstance(node, Tensor):
+            dense = node.layout == torch.strided and not node.is_quantized and node.device.type != "meta"
+            if not dense or not node.is_contiguous() or node.numel() * node.element_size() > size:
+                raise TypeError(f"a tensor {tuple(node.shape)} is not contiguous")
+        elif isinstance(node, dict):
+            nodes += [*node.keys(), *node.values()]
+        elif isinstance(node, list | tuple):
+            nodes += node
+
+
+def restored_threads(content: dict[str, Any]) -> int:
+    """The threads that a resumed run has: as many as it had, and no more than this machine has cores."""
+    available = os.cpu_count() or 1
+    if content["threads"] > available:
+        log.warning("the run had %d threads; resumed with the %d of this machine", content["threads"], available)
+    return min(content["threads"], available)
 
 
 def check_whole(path: Path) -> None:
@@ -95,6 +221,10 @@ def check_whole(path: Path) -> None:
         if file.read(1) == b"\x80":
             raise pickle.UnpicklingError("a bare pickle")
     with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise zipfile.BadZipFile("it is compressed, as no checkpoint is")
+        if any(entry.external_attr & FOLDER for entry in archive.infolist()):
+            raise zipfile.BadZipFile("it has folders, which torch reads as empty files")
         damaged = archive.testzip()
     if damaged:
         raise zipfile.BadZipFile(f"{damaged} is damaged")

@@ -1,16 +1,17 @@
 """Files that appear whole or not at all, and folders that only one process writes."""
 
-import fcntl
 import os
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from projectlib.errors import UserError
 
-LOOKS = 10  # at a lock that is held, in half a second
+LOCK, OWNER = ".lock", ".owner"
+PATIENCE = 0.5  # seconds for which a lock may be held by one who only looks whether it is
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -37,41 +38,71 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-class FolderLock:
-    """Only one process at a time writes a folder: an advisory lock on its ``.lock``, freed when the owner dies.
+def remove_partial_files(*folders: Path) -> None:
+    """Delete what writers that were killed have left in folders that nobody else writes."""
+    for folder in folders:
+        for path in Path(folder).glob(".*.partial"):
+            if path.is_file() and not path.is_symlink():
+                path.unlink()
 
-    Raises UserError, naming the owner, where another process holds it, or where it cannot be written.
+
+class FolderLock:
+    """Only one process at a time writes a folder: a lock on its ``.lock``, freed when the owner dies.
+
+    ``.owner`` says who that is.  Raises UserError, naming the owner, where another process holds the lock, or where it
+    cannot be written.
     """
 
     def __init__(self, folder: Path):
-        path = Path(folder) / ".lock"
+        folder = Path(folder)
+        self.owner, self.lock = folder / OWNER, FileLock(folder / LOCK, fallback_to_soft=False)
         try:
-            self.file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held for as long as the run goes on)
+            self.lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            raise UserError(f"{folder} is being written by {owner_of(folder)}; wait for it or stop it") from None
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; make the folder writable") from None
+            raise UserError(
+                f"cannot lock {folder / LOCK}: {error.strerror}; make the folder writable, or move the run to another "
+                "file system"
+            ) from None
         try:
-            self.acquire()
-        except BlockingIOError:
-            self.file.seek(0)
-            owner = self.file.read().strip() or "another process"
-            self.file.close()
-            raise UserError(f"{folder} is being written by {owner}; wait for it or stop it") from None
+            self.owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         except OSError as error:
-            self.file.close()
-            raise UserError(f"cannot lock {path}: {error.strerror}; move the run to another file system") from None
-        self.file.truncate(0)
-        self.file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self.file.flush()
+            self.lock.release()
+            raise UserError(f"cannot write {self.owner}: {error.strerror}; make the folder writable") from None
 
-    def acquire(self) -> None:
-        """Raises BlockingIOError where another process holds it for longer than one that only looks does."""
-        for _ in range(LOOKS):
-            try:
-                return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(0.05)
-        return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.release()
 
     def release(self) -> None:
-        """Let others write; the file stays, and its name of an owner means nothing without the lock."""
-        self.file.close()
+        """Let others write.  ``.lock`` stays: to delete it would let two processes lock two files of its name."""
+        self.owner.unlink(missing_ok=True)
+        self.lock.release()
+
+
+def owner_of(folder: Path) -> str:
+    """Who wrote a folder last, as it said itself."""
+    try:
+        return (Path(folder) / OWNER).read_text(encoding="utf-8", errors="replace").strip() or "another process"
+    except OSError:
+        return "another process"
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process writes a folder.
+
+    Where the lock may not be looked at (a folder of somebody else) a file that names an owner is believed.
+    """
+    folder = Path(folder)
+    if not ((folder / OWNER).is_file() and (folder / LOCK).is_file()):
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0.02, poll_interval=0.005, fallback_to_soft=False):
+            return False
+    except (Timeout, PermissionError):
+        return True
+    except OSError:
+        return False

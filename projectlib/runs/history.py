@@ -1,19 +1,129 @@
-"""The history of a run: metrics.csv, and what is said of its models."""
+"""The history of a run: the table in metrics.csv, and what it says of the run's models."""
 
-import csv
-import io
 import math
-from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch import Tensor
+import pandas as pd
 
 from projectlib.errors import UserError
 from projectlib.runs.files import write_text
 
 KEYS = ("epoch", "split", "model")
+LARGEST = 1e150  # has a square that is a number too; a run with larger metrics ends as one that diverged
 DIRECTION = {"accuracy": 1, "loss": -1, "nmse_after": -1}  # more is better, or less
+
+Statistics = dict[str, dict[str, dict[str, float | None]]]
+"""``{split: {metric: {"mean", "sd"}}}`` over models; sd with n - 1, None for one model."""
+
+
+class History:
+    """Tidy metrics: one row per epoch, split and model, ``{"epoch", "split", "model", metric: value, ...}``.
+
+    A row lacks the metrics that were not measured.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]] | None = None):
+        self.rows = rows or []
+
+    def add(self, epoch: int, split: str, metrics: dict) -> None:
+        """metrics: tensors (num_models,) by name."""
+        by_model = zip(*(values.tolist() for values in metrics.values()), strict=True)
+        self.rows += [
+            {"epoch": epoch, "split": split, "model": model, **dict(zip(metrics, values, strict=True))}
+            for model, values in enumerate(by_model)
+        ]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The table, NaN where a metric was not measured."""
+        return pd.DataFrame(self.rows, columns=[*dict.fromkeys([*KEYS, *(name for row in self.rows for name in row)])])
+
+    @property
+    def last_epoch(self) -> int:
+        return max((row["epoch"] for row in self.rows), default=0)
+
+    @property
+    def splits(self) -> list[str]:
+        return [*dict.fromkeys(row["split"] for row in self.rows)]
+
+    @property
+    def metrics(self) -> list[str]:
+        return [name for name in self.frame if name not in KEYS]
+
+    def values(self, epoch: int, split: str, metric: str) -> list[float]:
+        """One metric of every model; empty where it was not measured."""
+        return [row[metric] for row in self.rows if row["epoch"] == epoch and row["split"] == split and metric in row]
+
+    def statistics(self) -> pd.DataFrame:
+        """Mean and sd over models (columns) by epoch, split and metric (index), in the order of the file."""
+        measured = self.frame.melt([*KEYS], var_name="metric").dropna()
+        return measured.groupby(["epoch", "split", "metric"], sort=False)["value"].agg(mean="mean", sd="std")
+
+    def summary(self) -> Statistics:
+        """What the models have reached in the last epoch."""
+        statistics = self.statistics()
+        return nested(statistics[statistics.index.get_level_values("epoch") == self.last_epoch])
+
+    def best(self) -> Statistics:
+        """Where the mean over models is best, by split and metric, and in which ``epoch``: the first of equals."""
+        statistics = self.statistics()
+        metric = statistics.index.get_level_values("metric")
+        judged = statistics[metric.isin([*DIRECTION])]
+        score = judged["mean"] * judged.index.get_level_values("metric").map(DIRECTION).to_numpy(dtype=float)
+        best = judged.loc[score.groupby(["split", "metric"], sort=False).idxmax()]
+        return nested(best.assign(epoch=best.index.get_level_values("epoch")))
+
+    def to_csv(self) -> str:
+        return self.frame.to_csv(index=False, lineterminator="\n")
+
+    def write(self, path: Path) -> None:
+        write_text(path, self.to_csv())
+
+    @classmethod
+    def read(cls, path: Path) -> "History":
+        """Raises UserError where the file is missing or not what ``write`` writes."""
+        if not Path(path).is_file():
+            raise UserError(f"{path} does not exist; expected the metrics.csv of a run folder")
+        try:
+            frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+            return cls(rows_of(frame))
+        except pd.errors.EmptyDataError:
+            return cls()
+        except (OSError, KeyError, TypeError, ValueError, OverflowError, pd.errors.ParserError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{path} cannot be read ({reason}); expected columns {', '.join(KEYS)} and one number a metric"
+            ) from None
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table that was read from a file.  Raises ValueError where it is none of metrics."""
+    if [*frame.columns[:3]] != [*KEYS] or not isinstance(frame.index, pd.RangeIndex):
+        raise ValueError(f"its columns are {', '.join(map(str, frame.columns))}")
+    if frame[[*KEYS]].isna().any(axis=None):
+        raise ValueError("a row is cut short")
+    kinds = {name: int if name in ("epoch", "model") else str if name == "split" else float for name in frame}
+    for name in (name for name, kind in kinds.items() if kind is not str and len(frame)):
+        if frame[name].dtype.kind not in ("i" if kinds[name] is int else "if"):
+            raise ValueError(f"{name} is not a number in every row")
+        if not (frame[name].dropna().abs() < LARGEST).all():
+            raise ValueError(f"{name} is not finite in every row")
+    names = [*frame]
+    return [
+        {name: kinds[name](value) for name, value in zip(names, row, strict=True) if value == value}
+        for row in frame.itertuples(index=False, name=None)
+    ]
+
+
+def nested(statistics: pd.DataFrame) -> Statistics:
+    """A table by split and metric as nested dictionaries, None for the sd of a single model."""
+    result: Statistics = {}
+    for (_, split, metric), row in zip(statistics.index, statistics.to_dict("records"), strict=True):
+        sd = None if math.isnan(row["sd"]) else row["sd"]
+        result.setdefault(split, {})[metric] = {**row, "sd": sd}
+    return result
 
 
 def mean_and_sd(values) -> tuple[float, float | None]:
@@ -22,87 +132,8 @@ def mean_and_sd(values) -> tuple[float, float | None]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-class History:
-    """Tidy metrics: one row per epoch, split and model, ``{"epoch", "split", "model", name: value, ...}``."""
-
-    def __init__(self, rows: list[dict] | None = None):
-        self.rows = rows or []
-
-    def add(self, epoch: int, split: str, metrics: dict[str, Tensor]) -> None:
-        """metrics: (num_models,) by name."""
-        columns = {name: values.tolist() for name, values in metrics.items()}
-        num_models = len(next(iter(columns.values())))
-        for model in range(num_models):
-            values = {name: column[model] for name, column in columns.items()}
-            self.rows.append({"epoch": epoch, "split": split, "model": model, **values})
-
-    def values(self, epoch: int, split: str, name: str) -> list[float]:
-        """One metric of every model; empty where it was not measured."""
-        return [row[name] for row in self.rows if row["epoch"] == epoch and row["split"] == split and name in row]
-
-    @property
-    def last_epoch(self) -> int:
-        return max((row["epoch"] for row in self.rows), default=0)
-
-    def summary(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """``{split: {name: {"mean", "sd"}}}`` of the last epoch."""
-        return over_models([row for row in self.rows if row["epoch"] == self.last_epoch])
-
-    def best(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """``{split: {name: {"mean", "sd", "epoch"}}}`` of the epoch with the best mean, by split and metric."""
-        result: dict = {}
-        for epoch, rows in groupby(self.rows, key=lambda row: row["epoch"]):
-            for split, metrics in over_models([*rows]).items():
-                for name in (name for name in metrics if name in DIRECTION):
-                    best = result.setdefault(split, {}).setdefault(name, {"mean": -math.inf * DIRECTION[name]})
-                    if DIRECTION[name] * (metrics[name]["mean"] - best["mean"]) > 0:
-                        best.update(metrics[name], epoch=epoch)
-        return result
-
-    def to_csv(self) -> str:
-        names = dict.fromkeys(name for row in self.rows for name in row)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [*names], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
-
-    def write(self, path: Path) -> None:
-        write_text(path, self.to_csv())
-
-    @classmethod
-    def read(cls, path: Path) -> "History":
-        """Raises UserError where the file is missing or not what ``write`` writes."""
-        try:
-            with open(path, newline="", encoding="utf-8") as file:
-                return cls([parse_row(row) for row in csv.DictReader(file, strict=True)])
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist; expected the metrics.csv of a run folder") from None
-        except (OSError, UnicodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error}); expected columns {', '.join(KEYS)} and one number a metric"
-            ) from None
-
-
-def over_models(rows: list[dict]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """``{split: {name: {"mean", "sd"}}}`` of the rows of one epoch."""
-    result: dict = {}
-    for split in dict.fromkeys(row["split"] for row in rows):
-        of_split = [row for row in rows if row["split"] == split]
-        for name in (name for name in of_split[0] if name not in KEYS):
-            mean, sd = mean_and_sd([row[name] for row in of_split])
-            result.setdefault(split, {})[name] = {"mean": mean, "sd": sd}
-    return result
-
-
-def parse_row(row: dict[str, str]) -> dict:
-    values = {name: float(text) for name, text in row.items() if name not in KEYS and text != ""}
-    return {"epoch": int(row["epoch"]), "split": row["split"], "model": int(row["model"]), **values}
-
-
-def format_mean(values, scale: float = 1.0, unit: str = "") -> str:
+def format_mean(mean: float, sd: float | None, scale: float = 1.0, unit: str = "") -> str:
     """``mean ± sd`` with two decimals, or the mean alone for one model; small numbers with three digits."""
-    mean, sd = mean_and_sd(values)
     style = ".2f" if abs(mean * scale) >= 0.01 or mean == 0 else ".2e"
     spread = "" if sd is None or math.isnan(sd) else f" ± {sd * scale:{style}}"
     return f"{mean * scale:{style}}{spread}{unit}"

@@ -18,8 +18,7 @@ from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.models import Network
 from projectlib.runs.checkpoint import layout_difference, newest_checkpoint
-from projectlib.runs.checkpoint_folder import checkpoint_folder
-from projectlib.runs.resume import read_yaml
+from projectlib.runs.folder import checkpoint_folder, read_yaml
 from projectlib.training.tasks import make_model
 
 

@@ -1,26 +1,25 @@
 """The run folder while a run goes on: metrics, traces, checkpoints, progress and the summary."""
 
-import json
 import logging
 import platform
 import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from projectlib.cli.interrupts import Interrupts
 from projectlib.errors import Interrupted, Pruned, UserError
 from projectlib.runs.checkpoint import save_checkpoint
-from projectlib.runs.files import write_text, write_whole
-from projectlib.runs.history import History, format_mean
+from projectlib.runs.folder import METRICS, write_arrays, write_summary
+from projectlib.runs.history import History, format_mean, mean_and_sd
 
 GIT = shutil.which("git")  # found once: nothing that a run sets says which program it is
 
@@ -33,7 +32,7 @@ class Recorder:
     folder: the run folder.  config: the run's settings as plain values.
     checkpoints: folder of the checkpoints, one each ``rate`` epochs, at the end, and after ``minutes`` (None:
     never) inside an epoch.  interrupts: asked after every chunk of steps.
-    checkpoint: what a resumed run goes on from.  Raises UserError where metrics.csv is not what it recorded.
+    checkpoint: what a resumed run begins with.  Raises UserError where metrics.csv is not what it recorded.
 
     A context: when it is left, summary.json says how the run ended.
     """
@@ -54,20 +53,20 @@ class Recorder:
         self.seconds = {"training": 0.0, "compile": 0.0, "wall": 0.0}
         self.steps = 0
         self.started = self.saved_at = time.monotonic()
-        self.num_epochs, self.progress = 0, None
+        self.num_epochs, self.progress, self.open = 0, None, ExitStack()  # open: until the run ends
         self.about: dict[str, Any] = {}
         self.code = commit()  # as it is now: a checkout may move on while a run goes on
         if checkpoint:
             self.restore(checkpoint)
 
     def restore(self, checkpoint: dict) -> None:
-        """Go on with the history of a checkpoint."""
+        """Resume the history of a checkpoint."""
         self.history = History(checkpoint["history"])
         self.arrays = {
             file: {name: list(stack) for name, stack in stacks.items()} for file, stacks in checkpoint["arrays"].items()
         }
         self.seconds, self.steps = dict(checkpoint["seconds"]), checkpoint["steps"]
-        path = self.folder / "metrics.csv"
+        path = self.folder / METRICS
         # a killed run may have recorded more than its last checkpoint knows: these epochs will be trained again
         if path.exists() and History.read(path).rows[: len(self.history.rows)] != self.history.rows:
             raise UserError(
@@ -94,9 +93,11 @@ class Recorder:
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps; quiet where the output is not a terminal."""
-        self.history.write(self.folder / "metrics.csv")
         self.num_epochs = num_epochs
         self.progress = tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True)
+        if not self.progress.disable:
+            self.open.enter_context(logging_redirect_tqdm())
+        self.history.write(self.folder / METRICS)
 
     def step(self, global_step: int, metrics: dict[str, Tensor]) -> None:
         for logger in self.loggers:
@@ -112,7 +113,7 @@ class Recorder:
         """
         for split, metrics in results.items():
             self.history.add(epoch, split, metrics)
-        self.history.write(self.folder / "metrics.csv")
+        self.history.write(self.folder / METRICS)
         for file, named in arrays.items():
             if named:
                 self.add_arrays(file, named)
@@ -126,7 +127,7 @@ class Recorder:
         for name, array in named.items():
             stacks.setdefault(name, []).append(array.cpu())
         stacked = {name: torch.stack(stack).numpy() for name, stack in stacks.items()}
-        write_whole(self.folder / f"{file}.npz", lambda target: np.savez(target, **stacked))
+        write_arrays(self.folder, file, stacked)
 
     def after_chunk(self, num_steps: int) -> bool:
         """Advance the progress bar; True where a checkpoint is due at once."""
@@ -167,6 +168,7 @@ class Recorder:
         """End the run: close what is open and write summary.json."""
         if self.progress is not None:
             self.progress.close()
+        self.open.close()
         for logger in self.loggers:
             logger.close()
         training = self.seconds["training"]
@@ -184,17 +186,15 @@ class Recorder:
             "nmodels": self.config["nmodels"],
             **self.code,
         }
-        write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_summary(self.folder, summary, trained=self.progress is not None)
 
 
 def describe(split: str, metrics: dict[str, Tensor]) -> str:
     """One split of the line an epoch prints: loss and accuracy, or whatever there is, as mean ± sd over models."""
     percent = {"accuracy", "nmse_after", "nmse_before"}
     shown = [name for name in metrics if name == "loss" or name in percent]
-    values = (
-        f"{name} {format_mean(metrics[name], 100, ' %') if name in percent else format_mean(metrics[name])}"
-        for name in shown
-    )
+    scales = {name: (100, " %") if name in percent else () for name in shown}
+    values = (f"{name} {format_mean(*mean_and_sd(metrics[name]), *scale)}" for name, scale in scales.items())
     return f"{split}: {', '.join(values)}"
 
 

@@ -4,7 +4,6 @@ A run is built again from the values in its folder's ``.hydra/config.yaml`` and 
 nothing else of the folder has a say, and nothing in it is run.
 """
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from projectlib.config.compose import compose, is_choice, is_hydra, parse, quote, without_hydra
 from projectlib.config.settings import RESUMABLE, is_among, plain_settings, refuse_resolvers, select, settled
 from projectlib.errors import UserError
-from projectlib.runs.files import write_text
+from projectlib.runs.folder import SETTINGS, find_runs, is_finished, read_yaml, write_settings
 
 PLAIN = re.compile(r"(?!(experiment|search|sweep|data_model|data_task)=)[\w-]+=[\w-]+")
 """A choice that leads out of no folder of configs, of a group whose choice is not one of values alone."""
@@ -85,8 +84,7 @@ def keep_settings(config: DictConfig, folder: Path) -> bool:
     Returns False, with nothing written, where the folder has those of the same run.  Raises UserError where it has
     those of a run with other settings.
     """
-    place = folder / ".hydra"
-    if (place / "config.yaml").exists():
+    if (folder / SETTINGS / "config.yaml").exists():
         saved = comparable(read_yaml(folder, "config.yaml"), folder)
         if differing := differences(comparable(config, folder), saved):
             raise UserError(
@@ -94,11 +92,8 @@ def keep_settings(config: DictConfig, folder: Path) -> bool:
                 "each run: choose another hydra.run.dir or hydra.sweep.dir"
             )
         return False
-    place.mkdir(parents=True, exist_ok=True)
     hydra = HydraConfig.instance().cfg
-    nodes = {"config.yaml": config, "hydra.yaml": hydra, "overrides.yaml": hydra.hydra.overrides.task}
-    for name, node in nodes.items():
-        write_text(place / name, OmegaConf.to_yaml(node))
+    write_settings(folder, config=config, hydra=hydra, overrides=hydra.hydra.overrides.task)
     return True
 
 
@@ -106,31 +101,7 @@ def keep_resumed_settings(config: DictConfig, folder: Path) -> None:
     """Write the settings of a resumed run over those of its folder, which it has from now on."""
     kept = config.copy()
     kept.resume = None
-    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(kept))
-
-
-def read_yaml(folder: Path, name: str) -> DictConfig:
-    """One file of a run folder's ``.hydra/``.  Raises UserError where it is missing or no table of settings."""
-    path = Path(folder) / ".hydra" / name
-    try:
-        found = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder} is no run folder: it has no .hydra/{name}; expected a folder that an entry script wrote"
-        ) from None
-    except Exception as error:  # whatever a broken yaml makes OmegaConf raise
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-    if not OmegaConf.is_dict(found):
-        raise UserError(f"{path} cannot be read: expected settings, one a line, but it is {type(found).__name__}")
-    return found
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a run folder's summary says so; without a readable summary it is not."""
-    try:
-        return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))["status"] == "finished"
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    write_settings(folder, config=kept)
 
 
 def extends(folder: Path, overrides: list[str]) -> bool:
@@ -172,8 +143,7 @@ def refusal(folder: Path, differing: list[str]) -> str:
 def newest_unfinished(config_name: str, overrides: list[str], config_dir: Path | None) -> Path | None:
     """The newest folder under outputs/<config>/ of the same composed config whose run has not finished."""
     wanted = comparable(settled(without_hydra(compose(config_name, overrides, config_dir))), Path(config_name))
-    for path in sorted(Path("outputs", config_name).glob("*/*/.hydra/config.yaml"), reverse=True):
-        folder = path.parent.parent
+    for folder in reversed([run.folder for run in find_runs(Path("outputs", config_name))]):
         try:
             if not is_finished(folder) and comparable(read_yaml(folder, "config.yaml"), folder) == wanted:
                 return folder

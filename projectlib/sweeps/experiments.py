@@ -141,7 +141,7 @@ class Results:
 
     def newest(self, experiment: Experiment) -> list[Run]:
         """Its newest run, or all jobs of its newest sweep that have metrics, by number; empty where there is none."""
-        runs = [run for run in self.found if experiment.claims(run) and (run.folder / "metrics.csv").is_file()]
+        runs = [run for run in self.found if experiment.claims(run) and run.has_metrics]
         if not runs:
             return []
         best = max(runs, key=lambda run: (run.is_finished, run.experiment is not None, run.started))

@@ -14,19 +14,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.config.settings import WITHOUT_EFFECT, flatten, is_among
 from projectlib.errors import UserError
-from projectlib.runs.checkpoint_folder import checkpoint_folder
 from projectlib.runs.files import write_text
-from projectlib.runs.resume import is_finished, read_yaml
+from projectlib.runs.folder import has_checkpoint, is_finished, read_yaml
 
 
-def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """A config's values by dotted key, without those that change no number."""
-    return {key: value for key, value in flatten(config) if not is_among(key, WITHOUT_EFFECT)}
+def with_effect(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key without those that change no number."""
+    return {key: value for key, value in settings.items() if not is_among(key, WITHOUT_EFFECT)}
 
 
 def identity(config: DictConfig) -> str:
     """The same for two configs only if their runs give the same numbers (with the same code)."""
-    text = json.dumps(settings(OmegaConf.to_container(config, resolve=True)), sort_keys=True)
+    settings = dict(flatten(OmegaConf.to_container(config, resolve=True)))
+    text = json.dumps(with_effect(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -47,18 +47,15 @@ def finished_run(script: str, config: DictConfig) -> Path | None:
     """The folder of a finished run of the same settings by any sweep of this script; None where there is none."""
     try:
         folder = Path(index_entry(script, config).read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    try:
         same = identity(read_yaml(folder, "config.yaml")) == identity(config)  # a folder may have been used again
-    except (UserError, OmegaConfBaseException):
+    except (OSError, ValueError, UserError, OmegaConfBaseException):
         return None
     return folder if same and is_finished(folder) else None
 
 
 def resume_in_place(config: DictConfig, folder: Path) -> None:
-    """Have a run go on in its own folder where that has a checkpoint: it was queued, or issued, again."""
-    if any(checkpoint_folder(folder, config.checkpointing.path).glob("epoch-*.pt")):
+    """Have a run resume in its own folder where that has a checkpoint: it was queued, or issued, again."""
+    if has_checkpoint(folder, config.checkpointing.path):
         config.resume = str(folder)
 
 
@@ -68,17 +65,10 @@ def objective(metrics: dict[str, Any], name: str) -> float | None:
     return metrics.get(split, {}).get(metric, {}).get("mean")
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """What summary.json of a run folder says; empty where there is none that can be read."""
-    try:
-        summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
-
-
 def as_text(value: Any) -> str:
-    """A plain value as it is typed on the command line; empty for None."""
+    """A plain value as the command line takes it; empty for None."""
     if value is None:
         return ""
-    return json.dumps(value, separators=(",", ":")) if isinstance(value, list | dict | bool) else str(value)
+    if isinstance(value, list | dict | bool):
+        return json.dumps(value, separators=(",", ":"), default=str, skipkeys=True)
+    return str(value)

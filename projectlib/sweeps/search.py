@@ -1,10 +1,9 @@
 """Search for settings: Optuna proposes, a run each says what they are worth, and bad ones end early.
 
 A worker is a job like any other, on any launcher; workers share one study in a SQLite file.  Each trial is a run
-folder of its own, so that one whose worker was killed goes on from its checkpoint in the hands of another.
+folder of its own, so that one whose worker was killed is resumed from its checkpoint by another.
 """
 
-import fcntl
 import json
 import logging
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import ExperimentalWarning, TrialPruned
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from projectlib.config.settings import select
 from projectlib.errors import Diverged, Interrupted, Pruned, UserError
-from projectlib.runs.files import write_text
+from projectlib.runs.folder import write_settings
 from projectlib.sweeps.jobs import as_text, identity, resume_in_place
 
 optuna.logging.disable_default_handler()
@@ -80,7 +80,7 @@ def work(config: DictConfig, train: Train) -> float | None:
     def run_trial(trial: Trial) -> float:
         trial_folder = folder_of(study.get_trials(deepcopy=False)[trial.number], folder)
         chosen = with_values(base, {key: suggest(trial, key, bounds) for key, bounds in space.items()})
-        prepare_folder(trial_folder, chosen)
+        write_settings(trial_folder, config=chosen)  # makes it a run folder, as Hydra does for a job
         resume_in_place(chosen, trial_folder)
         try:
             value = train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])
@@ -105,8 +105,7 @@ def open_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study
     about: what its trials have in common.  Raises UserError where the study's own is another.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".study-lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers that both find no file would both make its tables
+    with FileLock(folder / ".study-lock"):  # two workers that both find no file would both make its tables
         storage = RDBStorage(
             f"sqlite:///{(folder / 'study.db').absolute()}",
             engine_kwargs={"connect_args": {"timeout": 60}},  # seconds to wait while another worker writes
@@ -158,20 +157,17 @@ def with_values(config: DictConfig, values: dict[str, Any]) -> DictConfig:
     return changed
 
 
-def prepare_folder(folder: Path, config: DictConfig) -> None:
-    """Make a trial's folder a run folder, as Hydra does for a job."""
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(config))
-
-
 def conclude(study: Study, folder: Path, base: DictConfig) -> float:
-    """Print the best trial as it would be typed, and return its objective.  Raises UserError where none finished."""
+    """Print the best trial as the overrides that repeat it; returns its objective.
+
+    Raises UserError where none finished.
+    """
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise UserError(f"no trial of {len(study.trials)} in {folder} finished; expected one: narrow search.space")
     best = study.best_trial
     chosen = with_values(base, best.params)
-    keys = dict.fromkeys(re.sub(r"(\.\d+)+$", "", key) for key in best.params)  # a list is typed as a whole
-    typed = " ".join(f"{key}={as_text(select(chosen, key))}" for key in keys)
+    keys = dict.fromkeys(re.sub(r"(\.\d+)+$", "", key) for key in best.params)  # a list is overridden as a whole
+    overrides = " ".join(f"{key}={as_text(select(chosen, key))}" for key in keys)
     log.info("%d trials in %s", len(study.trials), folder)
-    log.info("best objective %.4f in %s: %s", best.value, folder_of(best, folder), typed)
+    log.info("best objective %.4f in %s: %s", best.value, folder_of(best, folder), overrides)
     return best.value

@@ -135,15 +135,19 @@ def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: 
     saved, own = checkpoint["engine"], engine.state_dict()
     own.pop("optimizer")  # has no state before the first step
     difference = layout_difference({name: saved.get(name) for name in own}, own)
+    epoch, step = checkpoint["epoch"], checkpoint["step"]
     try:
         if difference:
             raise ValueError(difference)
+        if step is not None and step >= engine.sampler.steps:
+            raise ValueError(f"step is {step} of {engine.sampler.steps}")
+        if checkpoint["schedule"].keys() != schedule.state_dict().keys():
+            raise ValueError(f"schedule has {', '.join(map(str, checkpoint['schedule']))}")
         engine.load_state_dict(saved)
         schedule.load_state_dict(checkpoint["schedule"])
         generator.set_state(checkpoint["random"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"the checkpoint is of another model ({error}); expected one that this run wrote") from error
-    epoch, step = checkpoint["epoch"], checkpoint["step"]
     return (epoch + 1, 0) if step is None else (epoch, step)
 
 
