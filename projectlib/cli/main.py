@@ -18,13 +18,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.cli.interrupts import EXIT_RESUME, ignore_signals, signal_previous_listener
+from projectlib.config.experiments import with_size
 from projectlib.config.messages import one_line
 from projectlib.config.plugins import guard_hydra
 from projectlib.config.validation import refuse_additions, validate
 from projectlib.errors import Interrupted, UserError
 from projectlib.garbage import leave_everything_at_exit, paused_collector
 from projectlib.runs.files import write_text
-from projectlib.runs.resume import keep_settings, resumed_arguments
+from projectlib.runs.resume import CONFIGS, keep_settings, resumed_arguments
 from projectlib.sweeps.jobs import finished_run, note_finished, objective, read_summary, resume_in_place
 from projectlib.sweeps.launchers import limit_threads, set_launcher_defaults
 
@@ -48,6 +49,7 @@ def launch(main: Callable) -> None:
     leave_everything_at_exit()
     try:
         script, arguments = Path(sys.argv[0]).stem, sys.argv[1:]
+        arguments = with_size(arguments, [CONFIGS])
         sys.argv[1:] = [*resumed_arguments(script, arguments), *chosen_for_help(arguments)]
         # Hydra copies every config twice to list them
         with paused_collector() if asks_for_help(arguments) else nullcontext():

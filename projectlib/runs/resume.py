@@ -15,7 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 from projectlib.errors import UserError
 from projectlib.runs.files import write_text
 
-CHANGEABLE = ("training.nepochs", "training.log_interval", "logger", "device", "checkpointing", "resume")
+CHANGEABLE = (
+    *("training.nepochs", "training.log_interval", "logger", "device", "checkpointing", "resume"),
+    *("size", "figure"),  # names for settings that are checked themselves
+)
 """Settings that a resumed run may change; all others come from its folder."""
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

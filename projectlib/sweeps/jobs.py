@@ -19,7 +19,7 @@ from projectlib.runs.resume import flatten, is_finished, read_yaml
 
 WITHOUT_EFFECT = (
     *("training.log_interval", "logger", "device", "checkpointing"),
-    *("resume", "evaluate", "objective", "sweep", "search"),
+    *("resume", "evaluate", "objective", "sweep", "search", "size", "figure"),
 )
 """Keys, with all below them, that change no number of a run."""
 
