@@ -24,7 +24,7 @@ def save_run_figure(folder: str | Path) -> Path:
     (reservoir.error if run.is_reservoir else curves.learning_curve)(run.folder, axis)
     (path,) = save(figure, run.folder / "figures", "learning-curve", types=["png"])
     if run.is_reservoir:
-        figure, axes = new_figure(2, 3, height=1.8)
+        figure, axes = new_figure(2, 3, width=3.6, height=1.8)
         reservoir.heat_maps(run.folder, axes)
         (path,) = save(figure, run.folder / "figures", "heat-map", types=["png"])
     return path

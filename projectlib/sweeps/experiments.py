@@ -190,7 +190,7 @@ def jobs_beside(job: Run, runs: Sequence[Run]) -> list[Run]:
 
 
 def is_there(planned: PlannedRun, runs: Sequence[Run]) -> bool:
-    """Whether a finished run, or a sweep with all its jobs finished, has the settings and the extent that are planned."""
+    """Whether a finished run, or a sweep whose jobs are all finished, has the settings and the extent of a plan."""
     full = [run for run in runs if planned.claims(run) and run.is_finished and planned.is_full(run)]
     wanted = math.prod(planned.swept.values())
     return any(not planned.swept or len(jobs_beside(run, full)) >= wanted for run in full)
