@@ -8,12 +8,14 @@ from pathlib import Path
 
 from projectlib.plotting import curves, reservoir, signals, small
 from projectlib.plotting.page import new_figure, page, save
+from projectlib.plotting.style import styled
 from projectlib.runs.folder import Run
 from projectlib.sweeps.experiments import Results
 
 __all__ = ["Results", "curves", "page", "reservoir", "save_run_figure", "signals", "small"]
 
 
+@styled()
 def save_run_figure(folder: str | Path) -> Path:
     """Draw ``figures/learning-curve.png`` of a run folder, and for a reservoir its ``figures/heat-map.png``.
 

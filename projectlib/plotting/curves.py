@@ -33,8 +33,9 @@ def accuracy(runs: Folders | None, axis: Axes) -> None:
         band(axis, epochs, 100 * values, name, look, PERCENT)
     drawn = dict.fromkeys((run.get("data.name"), kind(run)) for run in runs)
     for data, name in (key for key in drawn if key in published.FINAL):
-        value, label = published.FINAL[data, name], f"published, {KINDS[name].title}"
-        axis.axhline(value, color=KINDS[name].look.color, linewidth=0.9, linestyle=(0, (8, 4)), label=label)
+        label = f"published, {KINDS[name].title}: {published.FINAL[data, name]} %"
+        color = KINDS[name].look.color
+        axis.axhline(published.FINAL[data, name], color=color, linewidth=0.9, linestyle=(0, (8, 4)), label=label)
     axis.set_title(f"Test accuracy\n{extent(runs)}")
     axis.set_ylabel("test accuracy (%)")
     leave_out_epoch_0(axis)

@@ -5,13 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from projectlib.errors import UserError
-from projectlib.plotting.style import STYLE
+from projectlib.plotting.style import styled
 from projectlib.runs.folder import Folders, Run, all_runs, open_runs
 from projectlib.sweeps.experiments import RESULTS
 
@@ -31,10 +30,9 @@ def page(
     from matplotlib import pyplot
 
     figure = pyplot.figure(name, figsize=(width * columns, height * rows), layout="constrained", clear=True)
-    with rc_context(STYLE):  # not around the figure, which may be the first, and make a notebook interactive
-        axes = figure.subplots(rows, columns)
     try:
-        yield axes
+        with styled():  # not around the figure: a notebook turns interactive with its first, which is to stay so
+            yield figure.subplots(rows, columns)
     except UserError as error:
         pyplot.close(figure)
         print(f"no figure {name}: {error}")
@@ -46,7 +44,7 @@ def save(figure: Figure, folder: Path, name: str, types: Sequence[str] = TYPES) 
     """Write ``<folder>/<name>.<type>`` for each type."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in types]
-    with rc_context(STYLE):
+    with styled():
         for path in paths:
             figure.savefig(path, dpi=150)
     return paths
@@ -55,8 +53,11 @@ def save(figure: Figure, folder: Path, name: str, types: Sequence[str] = TYPES) 
 def new_figure(
     rows: int = 1, columns: int = 1, width: float = WIDTH, height: float = HEIGHT, **options
 ) -> tuple[Figure, Axes | np.ndarray]:
-    """A figure that no window or notebook shows, and its axes.  options: further ones of ``Figure.subplots``."""
-    with rc_context(STYLE):
+    """A figure that no window or notebook shows, and its axes, to be drawn on under ``styled``.
+
+    width, height: of one panel, in inches.  options: further ones of ``Figure.subplots``.
+    """
+    with styled():
         figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         FigureCanvasAgg(figure)
         return figure, figure.subplots(rows, columns, **options)

@@ -48,7 +48,8 @@ def heat_maps(runs: Folders | None, axes: np.ndarray) -> None:
                 extent=(start, stop, part.shape[1] - 0.5, -0.5),
             )
             axis.set_yticks([0, part.shape[1] - 1])
-            axis.set_title(f"{name}, {start:.1f} to {stop:.1f} s")
+            axis.locator_params("x", nbins=4)
+            axis.set_title(f"{name}, {start:.2g} to {stop:.2g} s")
         column[1].set_xlabel("simulation time (s)")
     for axis in axes[:, 0]:
         axis.set_ylabel("neuron")

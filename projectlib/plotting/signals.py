@@ -15,6 +15,7 @@ from projectlib.plotting.style import (
     SEQUENTIAL,
     band,
     extent,
+    figure_title,
     legend,
     names_and_looks,
     whole_epochs,
@@ -64,7 +65,7 @@ def three_factors(runs: Folders | None, axes: np.ndarray) -> None:
         above.set_title(f"epoch {epochs[index]}\nlargest change {np.abs(changes[index]).max():.1e}")
         above.set_ylabel("input", rotation=0, ha="right", va="center")
         axis.set_xlabel("weight change")
-    axes[0].figure.suptitle(f"Three factors of the last hidden layer, {extent([run])}", ha="left", x=0.01, fontsize=10)
+    figure_title(axes[0].figure, f"Three factors of the last hidden layer, {extent([run])}")
     axes[0].figure.colorbar(image, ax=axes, label="relative to the largest", shrink=0.8)
 
 

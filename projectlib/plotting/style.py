@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from projectlib.runs.folder import Run
 
@@ -20,9 +22,15 @@ DIVERGING = "RdBu_r"  # of signed values: white is 0
 STYLE = {
     **{"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8},
     **{"axes.titlelocation": "left", "axes.titlepad": 8, "axes.spines.top": False, "axes.spines.right": False},
+    **{"legend.frameon": False, "legend.fontsize": 8, "figure.titlesize": 10},
     **{"lines.markersize": 4, "lines.linewidth": 1.4, "pdf.fonttype": 42},  # 42: text stays text
 }
-"""matplotlib's settings under which every figure is made (``page.new_figure``)."""
+"""matplotlib's settings under which every figure is made."""
+
+
+def styled():
+    """A context, or a decorator of what draws, in which matplotlib has ``STYLE``."""
+    return rc_context(STYLE)
 
 
 class Look(NamedTuple):
@@ -131,7 +139,11 @@ def whole_epochs(axis: Axes) -> None:
 
 def legend(axis: Axes, **options) -> None:
     """What the lines are, beside them and not on them."""
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, fontsize=8, **options)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), **options)
+
+
+def figure_title(figure: Figure, text: str) -> None:
+    figure.suptitle(text, x=0.01, ha="left")
 
 
 def window_ticks(axis: Axes, windows: Sequence[int]) -> None:
