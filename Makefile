@@ -20,13 +20,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(PY) train-biohsic.py data=digits nmodels=5
 
-# Run every experiment of the set that has no finished run, then execute plotting.ipynb: build/ has the result.
+# Run what has no finished run of every experiment, quick or as the paper has it, then execute plotting.ipynb: build/ has the result.
 # SETTINGS="nmodels=5" changes all of them.
 figures: setup
-	$(PY) -m projectlib.experiments quick --draw $(SETTINGS)
+	$(PY) -m projectlib.sweeps.experiments --size quick --draw $(SETTINGS)
 
 paper: setup
-	$(PY) -m projectlib.experiments paper --draw $(SETTINGS)
+	$(PY) -m projectlib.sweeps.experiments --draw $(SETTINGS)
 
 test: setup
 	$(PY) -m pytest -n 2 --dist loadfile

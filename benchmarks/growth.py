@@ -162,26 +162,31 @@ def section(curves: dict[str, list[Point]], figure: str) -> str:
 
 def draw(curves: dict[str, list[Point]], path: Path) -> None:
     """Time a step against each axis, both scales logarithmic."""
-    from matplotlib.figure import Figure
+    from projectlib.plotting.page import new_figure
+    from projectlib.plotting.style import BLACK, BLUE, VERMILION, Look, legend, styled
 
     labels = {"nmodels": "models", "window": "samples in a window", "width": "neurons of the first layer"}
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    for axes, (axis, points) in zip(figure.subplots(1, len(curves), sharey=True), curves.items(), strict=True):
-        values = [point.value for point in points]
-        for name, style in (("eager", "C1.-"), ("compiled", "C0.-"), ("floor", "k--")):
-            times = [getattr(point, name) for point in points]
-            if all(times):
-                axes.plot(values, [median(t) for t in times], style, label=name)
-                axes.fill_between(values, list(map(min, times)), list(map(max, times)), color=style[:-2], alpha=0.2)
-        left = leaves(points)
-        if left is not None:
-            axes.axvline(left, color="0.6", lw=1, ls=":")
-        axes.set(xscale="log", yscale="log", xlabel=labels[axis])
-        axes.set_xticks(values, [str(value) for value in values])
-        axes.minorticks_off()
-    figure.axes[0].set_ylabel("µs a step")
-    figure.axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    looks = {"eager": Look(VERMILION, "--", "^"), "compiled": Look(BLUE, "-", "o"), "floor": Look(BLACK, "-.", "D")}
+    with styled():
+        figure, panels = new_figure(1, len(curves), width=3.6, sharey=True)
+        for axes, (axis, points) in zip(panels, curves.items(), strict=True):
+            values = [point.value for point in points]
+            for name, look in looks.items():
+                times = [getattr(point, name) for point in points]
+                if all(times):
+                    axes.plot(values, [median(t) for t in times], **look._asdict(), label=name)
+                    axes.fill_between(
+                        values, list(map(min, times)), list(map(max, times)), color=look.color, alpha=0.2, linewidth=0
+                    )
+            left = leaves(points)
+            if left is not None:
+                axes.axvline(left, color="0.6", lw=1, ls=":")
+            axes.set(xscale="log", yscale="log", xlabel=labels[axis], title=f"A step by {labels[axis]}")
+            axes.set_xticks(values, [str(value) for value in values])
+            axes.minorticks_off()
+        panels[0].set_ylabel("µs a step")
+        legend(panels[-1])
+        figure.savefig(path, dpi=150)
 
 
 def plain(curves: dict[str, list[Point]]) -> dict:

@@ -17,7 +17,9 @@ import torch
 from hydra._internal import hydra as hydra_internals
 
 from projectlib.cli.interrupts import SIGNALS
-from projectlib.sweeps.experiments import Experiment, experiment_names
+from projectlib.config.experiments import experiment_names
+from projectlib.runs.resume import CONFIGS
+from projectlib.sweeps.experiments import plan
 
 REFERENCE = Path(__file__).parent / "reference"
 ROOT = Path(__file__).parents[1]
@@ -143,12 +145,13 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny_results(tmp_path_factory):
-    """A folder with every experiment of the quick set in ``outputs`` and ``multirun``, made far smaller."""
-    return run_tiny(tmp_path_factory.mktemp("results"), experiment_names("quick"))
+    """A folder with the quick runs of every experiment in ``outputs`` and ``multirun``, made far smaller."""
+    names = experiment_names([CONFIGS])
+    return run_tiny(tmp_path_factory.mktemp("results"), [run for name in names for run in plan(name, "quick")])
 
 
-def run_tiny(folder, names):
+def run_tiny(folder, planned):
     with scripts_in_this_process(folder) as run:
-        for experiment in map(Experiment, names):
-            assert run(experiment.script, *experiment.command.split()[2:], *TINY[experiment.script]) == 0
+        for one in planned:
+            assert run(one.script, *one.words[1:], *TINY[one.script]) == 0
     return folder

@@ -1,6 +1,5 @@
 """Every config composes, says what was published, and builds only what is registered."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from projectlib.config.experiments import SIZES, experiment_names, with_size
 from projectlib.config.plugins import TARGETS, named_targets
 from projectlib.config.validation import validate
+from projectlib.errors import UserError
+from projectlib.sweeps.experiments import plan
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCRIPTS = {
@@ -53,13 +55,67 @@ def test_every_choice(script, group):
         assert config[group]._target_ in TARGETS
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/**/*.yaml")), ids=lambda path: path.stem)
-def test_every_experiment_opens_with_the_command_that_runs_it(path):
-    name = str(path.relative_to(CONFIGS / "experiment").with_suffix(""))
-    command = re.search(r"python (train-[\w-]+)\.py.* experiment=(\S+)", path.read_text())
-    script, named = command.groups()
-    assert named.rstrip(":") == name
-    validate(composed(script, f"experiment={name}"))
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", experiment_names([CONFIGS]))
+def test_every_run_of_every_experiment_composes(name, size):
+    for run in plan(name, size):
+        validate(run.config)
+        assert (run.config.size, run.script in SCRIPTS) == (size, True)
+
+
+@pytest.mark.parametrize("name", experiment_names([CONFIGS]))
+def test_an_experiment_opens_with_a_command_that_runs_it(name):
+    """For people: nothing reads it."""
+    lines = (CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert any(lines[1].startswith(f"# {run.command}: ") for run in plan(name))
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Write an experiment of one's own; the folder of configs that has it."""
+    (tmp_path / "experiment").mkdir()
+
+    def write(text):
+        (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}")
+        return tmp_path
+
+    return write
+
+
+def test_quick_overrides_come_before_ones_own(mine):
+    folder = mine("figure: {quick: [data=digits, nmodels=2]}")
+    typed = ["--multirun", "experiment=mine", "size=quick", "nmodels=9"]
+    assert with_size(typed, [CONFIGS, folder]) == ["--multirun", "data=digits", "nmodels=2", *typed[1:]]
+    for same in (["experiment=mine"], ["experiment=mine", "size=paper"], ["size=quick", "size=paper"], []):
+        assert with_size(same, [CONFIGS, folder]) == same
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("", ["size=small", "experiment=mine"], "expected paper or quick"),
+        ("", ["size=quick"], "expected one experiment"),
+        ("", ["size=quick", "experiment=mine,mnist"], "expected one experiment"),
+        ("", ["size=quick", "experiment=nobody"], "does not exist; expected one of .*mine.*mnist"),
+        ("", ["size=quick", "experiment=mine"], "has no quick size"),
+        ("figure: {quick: [hydra.run.dir=/]}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
+        ("figure: {quick: [hydra/launcher=x]}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
+        ("figure: {quick: [+data@hydra.job=x]}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
+        ("figure: {quick: ['plugins=[x]']}", ["size=quick", "experiment=mine"], "or plugins"),
+        ("figure: {runs: {a: [train-bp, ~hydra.job]}}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused(mine, text, arguments, message):
+    with pytest.raises(UserError, match=message):
+        with_size(arguments, [CONFIGS, mine(text)])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_sweep_and_a_search_are_choices_like_any_other(script):
+    plain = composed(script, "data=mnist")
+    assert (plain.search, plain.sweep.skip_finished) == (None, False)
+    chosen = composed(script, "search=digits", "sweep=window")
+    assert (chosen.search.trials, chosen.data.validation, chosen.sweep.skip_finished) == (20, 0.2, False)
 
 
 def test_the_groups_are_those_that_are_tested():

@@ -12,12 +12,15 @@ from matplotlib.container import ErrorbarContainer
 from nbclient import NotebookClient
 
 from projectlib import plotting
+from projectlib.config.experiments import experiment_names
 from projectlib.errors import UserError
 from projectlib.plotting.page import new_figure
-from projectlib.plotting.style import KINDS, SEQUENCE, kind, names_and_looks
+from projectlib.plotting.style import KINDS, SEQUENCE, extent, kind, names_and_looks
 from projectlib.runs.folder import Run, all_runs, open_runs
-from projectlib.sweeps.experiments import Experiment, Results, arguments, experiment_names, is_there, run_missing
+from projectlib.runs.resume import CONFIGS
+from projectlib.sweeps.experiments import Results, arguments, is_there, plan, run_missing
 
+NAMES = experiment_names([CONFIGS])
 NOTEBOOK = Path(__file__).parents[1] / "plotting.ipynb"
 DRAWN = {  # lines and images in the axes of every figure, at least
     "reservoir": [(0, 1)] * 6,
@@ -26,11 +29,11 @@ DRAWN = {  # lines and images in the axes of every figure, at least
     "xor": [(0, 0), (0, 0), (3, 0), (6, 0)],
     "mnist": [(4, 0)],
     "cifar10": [(4, 0)],
-    "memory-mnist": [(4, 0)],
-    "memory-cifar10": [(4, 0)],
+    "window-mnist": [(4, 0)],
+    "window-cifar10": [(4, 0)],
     "three-factors": [(0, 1)] * 3,
     "signal-cosine": [(5, 0), (5, 0)],
-    "signal-cosine-memory": [(3, 0)],
+    "signal-cosine-windows": [(3, 0)],
     "representations": [(0, 1)] * 8,
 }
 
@@ -42,7 +45,7 @@ def cells():
 @pytest.fixture
 def environment(monkeypatch, tmp_path):
     """The notebook's paths."""
-    monkeypatch.setenv("SET", "quick")
+    monkeypatch.setenv("SIZE", "quick")
     monkeypatch.setenv("FIGURES", str(tmp_path / "figures"))
 
     def results(folder):
@@ -54,9 +57,10 @@ def environment(monkeypatch, tmp_path):
 
 
 @cache
-def run_of(results, name):
-    """The folder of a run, or of a sweep."""
-    folders = Results([results / "outputs", results / "multirun"], "quick").runs(name)
+def run_of(results, experiment, name=None):
+    """The folder of a run, the one that learns by the local rule unless it is named, or of a sweep."""
+    name = name or ("reservoir" if experiment == "reservoir" else "local")
+    folders = Results([results / "outputs", results / "multirun"], "quick").runs(experiment, name)
     return folders[0] if len(folders) == 1 else folders[0].parent
 
 
@@ -103,8 +107,7 @@ def test_without_runs_the_notebook_names_the_commands_and_goes_on(environment, t
         exec(cell, names)
     printed = capsys.readouterr().out
     assert not pyplot.get_figlabels()
-    for name in experiment_names("quick"):
-        assert name.endswith("-frozen") or Experiment(name).command in printed
+    assert all(one.name == "frozen" or one.command in printed for name in NAMES for one in plan(name, "quick"))
     assert all(f"no figure {name}: " in printed for name in DRAWN)
 
 
@@ -124,17 +127,17 @@ def test_accuracy_draws_mean_and_published_value(tiny_results):
     assert "published" in axis.get_legend_handles_labels()[1][1]
 
 
-def test_memory_refuses_several_runs_of_one_window(tiny_results):
-    jobs = run_of(tiny_results, "memory-mnist")
+def test_window_size_refuses_several_runs_of_one_window(tiny_results):
+    jobs = run_of(tiny_results, "window-mnist")
     with pytest.raises(UserError, match="several runs have the same window"):
-        plotting.curves.memory(
-            [jobs, *(run_of(tiny_results, name) for name in ("mnist", "mnist-exact"))], new_figure()[1]
+        plotting.curves.window_size(
+            [jobs, *(run_of(tiny_results, "mnist", name) for name in ("local", "exact"))], new_figure()[1]
         )
 
 
-def test_memory_draws_every_window(tiny_results):
+def test_window_size_draws_every_window(tiny_results):
     _, axis = new_figure()
-    plotting.curves.memory(run_of(tiny_results, "memory-mnist"), axis)
+    plotting.curves.window_size(run_of(tiny_results, "window-mnist"), axis)
     bars = [c for c in axis.containers if isinstance(c, ErrorbarContainer)]
     assert [bar.get_label() for bar in bars] == [f"epoch {e}, {split}" for e in (1, 2) for split in ("test", "train")]
     assert all([*bar.lines[0].get_xdata()] == [2, 4, 8, 16, 32] for bar in bars)
@@ -160,12 +163,13 @@ def test_a_run_draws_its_own_figures(damaged, name):
 
 
 def test_runs_are_told_apart(tiny_results):
-    runs = open_runs([run_of(tiny_results, name) for name in ("mnist", "mnist-exact", "mnist-frozen", "mnist-bp")])
-    assert [kind(run) for run in runs] == ["local", "exact", "frozen", "backprop"]
-    sweep = open_runs(run_of(tiny_results, "memory-mnist"))
+    runs = open_runs([run_of(tiny_results, "mnist", name) for name in ("local", "exact", "frozen", "backprop")])
+    assert [kind(run) for run in runs] == ["biohsic", "exact", "frozen", "backprop"]
+    assert extent(runs) == "digits (40 samples), 2 models, 2 epochs"
+    sweep = open_runs(run_of(tiny_results, "window-mnist"))
     named = names_and_looks([*runs, *sweep[:2]])
     assert len({name for name, _ in named}) == len({look for _, look in named}) == 6
-    for looks in (SEQUENCE, [look for _, look in KINDS.values()]):
+    for looks in (SEQUENCE, [known.look for known in KINDS.values()]):
         assert len({look.color for look in looks}) == len({look.marker for look in looks}) == len(looks)
 
 
@@ -211,65 +215,108 @@ def test_what_a_figure_does_not_draw_is_refused(tiny_results, tmp_path):
     with pytest.raises(UserError, match="draws one run"):
         plotting.curves.hsic([run_of(tiny_results, "xor"), run_of(tiny_results, "linear")], axis)
     with pytest.raises(UserError, match="expected a sweep"):
-        plotting.curves.memory(run_of(tiny_results, "mnist"), axis)
+        plotting.curves.window_size(run_of(tiny_results, "mnist"), axis)
     with pytest.raises(UserError, match="has no input, signal, weight_change"):
-        plotting.signals.three_factors(run_of(tiny_results, "mnist-bp"), [axis])
+        plotting.signals.three_factors(run_of(tiny_results, "mnist", "backprop"), [axis])
     with pytest.raises(UserError, match="does not exist"):
         open_runs(tmp_path / "nowhere*")
     with pytest.raises(UserError, match="holds no run"):
         open_runs(tmp_path)
 
 
+def test_a_rule_of_ones_own_is_drawn_by_its_name(damaged):
+    folder = damaged("mnist")
+    hydra = folder / ".hydra" / "hydra.yaml"
+    hydra.write_text(hydra.read_text().replace("rule: biohsic", "rule: my_rule"))
+    _, axis = new_figure()
+    plotting.curves.accuracy(folder, axis)
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["my_rule"]
+
+
+def test_bands_and_bars_end_at_100_percent(tiny_results):
+    for draw, experiment in ((plotting.curves.accuracy, "xor"), (plotting.curves.window_size, "window-mnist")):
+        _, axis = new_figure()
+        draw(run_of(tiny_results, experiment), axis)
+        ends = [path.vertices[:, 1].max() for drawn in axis.collections for path in drawn.get_paths()]
+        assert ends
+        assert max(ends) <= 100
+
+
 def test_the_newest_finished_run_of_an_experiment_is_drawn(tiny_results, damaged):
-    results = tiny_results / "outputs"
-    run = Results([results], "quick").newest(Experiment("quick/mnist"))[0]
+    results, run = tiny_results / "outputs", Run(run_of(tiny_results, "mnist"))
     again = damaged("mnist")
-    both = Results([results, again], "quick")
-    assert both.newest(Experiment("quick/mnist"))[0].folder in (run.folder, again)
+    local = {one.name: one for one in plan("mnist", "quick")}["local"]
+    assert Results([results, again], "quick").newest(local)[0].folder in (run.folder, again)
     (again / ".hydra" / "hydra.yaml").touch()
-    assert Results([results, again], "quick").newest(Experiment("quick/mnist"))[0].folder == again
+    assert Results([results, again], "quick").newest(local)[0].folder == again
     (again / "summary.json").unlink()
-    assert Results([results, again], "quick").newest(Experiment("quick/mnist"))[0].folder == run.folder
+    assert Results([results, again], "quick").newest(local)[0].folder == run.folder
 
 
-def test_every_experiment_composes_and_has_a_twin():
-    paper, quick = (experiment_names(name) for name in ("paper", "quick"))
-    assert [name.split("/")[1] for name in paper] == [name.split("/")[1] for name in quick]
-    for name in (*paper, *quick):
-        experiment = Experiment(name)
-        assert experiment.command.split()[-1] == f"experiment={name}"
-        assert (NOTEBOOK.parent / experiment.command.split()[1]).is_file()
-        assert experiment.config.data.name
-    with pytest.raises(UserError, match="paper/mnist"):
-        Experiment("paper/minst")
+def test_the_exact_settings_go_before_ones_own(tiny_results, damaged):
+    """Of two finished runs of an experiment, the older one with the settings that are asked for is drawn."""
+    own, asked = damaged("mnist"), Run(run_of(tiny_results, "mnist"))
+    for name in ("config.yaml", "hydra.yaml"):
+        path = own / ".hydra" / name
+        path.write_text(path.read_text().replace("  limit: 40", "  limit: 39"))
+    results = Results([tiny_results / "outputs", own], "quick", ["data.limit=40"])
+    assert results.runs("mnist", "local") == [asked.folder]
+    assert Results([own], "quick", ["data.limit=40"]).runs("mnist", "local") == [own]
+
+
+def test_the_runs_of_a_figure_are_told_apart(tiny_results):
+    runs = all_runs([tiny_results / "outputs", tiny_results / "multirun"])
+    for planned in (one for name in NAMES for one in plan(name, "quick")):
+        claimed = [run for run in runs if planned.claims(run)]
+        assert len(claimed) == max(1, sum(planned.swept.values())), planned.title
+    for planned in (one for name in NAMES for one in plan(name)):
+        assert not any(planned.claims(run) for run in runs), planned.title
+
+
+def test_runs_that_are_not_there_are_refused():
+    with pytest.raises(UserError, match="expected one of cifar10, linear, mnist"):
+        plan("minst")
+    with pytest.raises(UserError, match="expected backprop or local or exact or frozen"):
+        Results().runs("mnist", "bp")
+    with pytest.raises(UserError, match="expected paper or quick"):
+        Results(size="small")
 
 
 def test_an_experiment_is_what_is_typed():
-    typed = Experiment("paper/cifar10")
-    assert typed.config.data.name == "cifar10"
-    assert typed.config.model.features == [128, 256]
-    assert (typed.config.hsic.gamma, typed.config.optimizer.lr, typed.config.training.nepochs) == (50, 5e-5, 50)
-    backprop = Experiment("paper/cifar10-bp").config
-    assert (backprop.data.batchsize, backprop.optimizer.lr) == (16, 5e-4)
-    assert Experiment("paper/memory-mnist").swept == {"data.batchsize": ["2", "4", "8", "16", "32", "64"]}
+    backprop, local, exact, frozen = plan("cifar10")
+    assert local.config.data.name == "cifar10"
+    assert local.config.model.features == [128, 256]
+    assert (local.config.hsic.gamma, local.config.optimizer.lr, local.config.training.nepochs) == (50, 5e-5, 50)
+    assert (backprop.config.data.batchsize, backprop.config.optimizer.lr) == (16, 5e-4)
+    assert (exact.config.hsic.form, frozen.config.rule._target_) == ("exact", "projectlib.rules.Frozen")
+    assert backprop.command == "python train-bp.py experiment=cifar10"
+    assert plan("cifar10", "quick", ["nmodels=3"])[3].words[1:] == [
+        *("experiment=cifar10", "size=quick", "rule=frozen", "nmodels=3")
+    ]
+    (sweep,), (quick,), (fixed,) = (
+        plan("window-mnist", *more) for more in ([], ["quick"], ["paper", ["data.batchsize=2", "seed=1,2"]])
+    )
+    assert (sweep.swept, quick.swept, fixed.swept) == ({"data.batchsize": 6}, {"data.batchsize": 5}, {"seed": 2})
+    assert sweep.command == "python train-biohsic.py --multirun experiment=window-mnist"
 
 
 def test_only_what_is_missing_is_run(tiny_results, damaged):
-    typed = ("nmodels=2", "data.limit=40", "training.nepochs=2")
-    run, sweep = (Experiment(f"quick/{name}", typed) for name in ("mnist", "memory-mnist"))
+    settings = ("nmodels=2", "data.limit=40", "training.nepochs=2")
+    (backprop, run, *_), (sweep,) = plan("mnist", "quick", settings), plan("window-mnist", "quick", settings)
     roots = [tiny_results / "outputs", tiny_results / "multirun"]
     assert is_there(run, all_runs(roots))
     assert is_there(sweep, all_runs(roots))
     called = []
-    full, longer = Experiment("quick/mnist-bp"), Experiment("quick/mnist", (*typed[:2], "training.nepochs=9"))
-    failed = run_missing([run, sweep, full, longer], roots, lambda words: called.append(words) or len(called) - 1)
-    assert called == [full.command.split()[1:], longer.command.split()[1:]]
-    assert failed == ["quick/mnist"]
+    full, longer = plan("mnist", "quick")[0], plan("mnist", "quick", (*settings[:2], "training.nepochs=9"))[1]
+    planned = [run, sweep, backprop, full, longer]
+    failed = run_missing(planned, roots, lambda words: called.append(words) or len(called) - 1)
+    assert called == [full.words, longer.words]
+    assert failed == ["mnist local"]
 
     cut = damaged("mnist")
     (cut / "summary.json").unlink()
     assert arguments(run, all_runs([cut])) == ["train-biohsic.py", f"resume={cut}"]
-    cut = damaged("memory-mnist")
+    cut = damaged("window-mnist")
     (cut / "3" / "summary.json").unlink()
     assert not is_there(sweep, all_runs([cut]))
     assert arguments(sweep, all_runs([cut]))[-1] == f"hydra.sweep.dir='{cut}'"

@@ -12,14 +12,15 @@ from scipy import stats
 from projectlib.errors import UserError
 from projectlib.plotting.report import final, letters, main, paired_interval, report
 from projectlib.runs.folder import open_runs
-from projectlib.sweeps.experiments import Results
+from projectlib.sweeps.experiments import Results, plan
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    names = ("mnist", "mnist-exact", "mnist-bp", "reservoir")
-    folder = run_tiny(tmp_path_factory.mktemp("results"), (f"quick/{name}" for name in names))
-    return open_runs(Results([folder / "outputs"], "quick").runs(*names))
+    backprop, local, exact, _ = plan("mnist", "quick")
+    folder = run_tiny(tmp_path_factory.mktemp("results"), [local, exact, backprop, *plan("reservoir", "quick")])
+    results = Results([folder / "outputs"], "quick")
+    return open_runs([*results.runs("mnist", "local", "exact", "backprop"), *results.runs("reservoir")])
 
 
 def test_paired_interval_against_scipy():

@@ -186,7 +186,7 @@ def test_no_search_without_a_validation_split_or_on_the_test_set(tmp_path):
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "search").glob("*.yaml") if p.stem[0] != "_"))
 def test_searches_hold_out_validation_samples(name):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train-biohsic", [f"+search={name}"])
+        config = compose("train-biohsic", [f"search={name}"])
     assert config.data.validation > 0
     assert config.data.name == name
     for key, bounds in config.search.space.items():
@@ -196,7 +196,7 @@ def test_searches_hold_out_validation_samples(name):
 def test_a_real_search_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     tiny = ["data.limit=60", "training.nepochs=2", "nmodels=1", "engine=eager", "search.trials=2"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        launched = compose("train-biohsic", ["+search=digits", *tiny], return_hydra_config=True)
+        launched = compose("train-biohsic", ["search=digits", *tiny], return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(launched)
     config = OmegaConf.masked_copy(launched, [key for key in launched if key != "hydra"])

@@ -73,7 +73,7 @@ def test_a_job_has_the_threads_its_launcher_asked_for(monkeypatch):
 def test_launchers_start_from_our_values(name):
     launchers.set_launcher_defaults()
     launcher = compose_config(f"hydra/launcher={name}", hydra=True).hydra.launcher
-    ours = OmegaConf.load(CONFIGS / "launcher" / f"{name}.yaml")
+    ours = OmegaConf.load(CONFIGS / "launchers.yaml")[name]
     for key, value in ours.items():
         assert str(launcher[key]) == str(value), key
     assert launcher._target_.startswith("hydra_plugins.")
@@ -82,7 +82,7 @@ def test_launchers_start_from_our_values(name):
 @pytest.mark.parametrize("script", ["train-biohsic", "train-bp"])
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml")))
 def test_sweeps_compose(script, name):
-    config = compose_config(f"+sweep={name}", script=script, hydra=True)
+    config = compose_config(f"sweep={name}", script=script, hydra=True)
     assert config.hydra.sweeper.params
 
 

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, unforeseen
 from projectlib.config.compose import CONFIGS, CheckedLoader, check_choices, parse
+from projectlib.config.experiments import with_size
 from projectlib.config.messages import one_line
 from projectlib.errors import UserError
 from projectlib.garbage import leave_everything_at_exit, paused_collector
@@ -103,6 +104,7 @@ def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], c
     Raises UserError, or an exception of Hydra's, where they are no overrides or the run cannot be resumed with them.
     """
     wanted, overrides = split_resume(overrides)
+    overrides = with_size(overrides, [*([config_dir] if config_dir else []), CONFIGS])
     check_choices(parse(overrides), config_dir)
     folders = (str(Path.cwd()), *([str(Path(config_dir).resolve().parent)] if config_dir else []))
     job = partial(make_job, typed_plugins(overrides), folders)

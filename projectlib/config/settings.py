@@ -11,20 +11,20 @@ class Setting(NamedTuple):
     """What a setting, with all below it, is to a run.
 
     affects: its numbers, their rounding only (``machine``: how or from where it is computed), or nothing.
-    resumable: it may change when a run is resumed.  is_size: it says how much of a result there is, not which.
+    resumable: it may change when a run is resumed.  is_extent: it says how much of a result there is, not which.
     """
 
     affects: str = "numbers"
     resumable: bool = False
-    is_size: bool = False
+    is_extent: bool = False
 
 
 SETTINGS = {
-    "nmodels": Setting(is_size=True),
-    "seed": Setting(is_size=True),
-    "training.nepochs": Setting(resumable=True, is_size=True),
-    "training.log_hsic": Setting(is_size=True),
-    "training.log_arrays": Setting(is_size=True),
+    "nmodels": Setting(is_extent=True),
+    "seed": Setting(is_extent=True),
+    "training.nepochs": Setting(resumable=True, is_extent=True),
+    "training.log_hsic": Setting(is_extent=True),
+    "training.log_arrays": Setting(is_extent=True),
     "training.log_interval": Setting("nothing", resumable=True),
     "logger": Setting("nothing", resumable=True),
     "device": Setting("nothing", resumable=True),
@@ -37,16 +37,17 @@ SETTINGS = {
     "objective": Setting("nothing"),
     "sweep": Setting("nothing"),
     "search": Setting("nothing"),
+    "size": Setting("nothing", resumable=True),  # these two are names for settings that are checked themselves
+    "figure": Setting("nothing", resumable=True),
     "engine": Setting("machine"),
     "data.root": Setting("machine"),
-    "data.layout": Setting("machine"),
     "data.test_batchsize": Setting("machine"),
 }
 """All that are not plain settings of the numbers: a key that is not here is ``Setting()``."""
 
 WITHOUT_EFFECT = tuple(key for key, setting in SETTINGS.items() if setting.affects == "nothing")
 SAME_RESULT = tuple(key for key, setting in SETTINGS.items() if setting.affects != "numbers")
-SIZE = tuple(key for key, setting in SETTINGS.items() if setting.is_size)
+EXTENT = tuple(key for key, setting in SETTINGS.items() if setting.is_extent)
 RESUMABLE = tuple(key for key, setting in SETTINGS.items() if setting.resumable)
 
 HELD = "\ue000{"  # stands for "${" while a config is resolved: of Unicode's private use, in nobody's settings

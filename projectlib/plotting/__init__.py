@@ -8,12 +8,14 @@ from pathlib import Path
 
 from projectlib.plotting import curves, reservoir, signals, small
 from projectlib.plotting.page import new_figure, page, save
+from projectlib.plotting.style import styled
 from projectlib.runs.folder import FIGURES, Run
 from projectlib.sweeps.experiments import Results
 
 __all__ = ["Results", "curves", "page", "reservoir", "save_run_figure", "signals", "small"]
 
 
+@styled()
 def save_run_figure(folder: str | Path) -> Path:
     """Draw ``figures/learning-curve.png`` of a run folder, and for a reservoir its ``figures/heat-map.png``.
 
@@ -24,7 +26,7 @@ def save_run_figure(folder: str | Path) -> Path:
     (reservoir.error if run.is_reservoir else curves.learning_curve)(run.folder, axis)
     (path,) = save(figure, run.folder / FIGURES, "learning-curve", types=["png"])
     if run.is_reservoir:
-        figure, axes = new_figure(2, 3, height=1.8)
+        figure, axes = new_figure(2, 3, width=3.6, height=1.8)
         reservoir.heat_maps(run.folder, axes)
         (path,) = save(figure, run.folder / FIGURES, "heat-map", types=["png"])
     return path

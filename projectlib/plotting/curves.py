@@ -6,11 +6,23 @@ from matplotlib.axes import Axes
 from projectlib.errors import UserError
 from projectlib.plotting import published
 from projectlib.plotting.page import is_network, only, select_runs
-from projectlib.plotting.style import BLACK, KINDS, SEQUENCE, band, kind, names_and_looks, whole_epochs
+from projectlib.plotting.style import (
+    BLACK,
+    KINDS,
+    PERCENT,
+    SEQUENCE,
+    band,
+    extent,
+    kind,
+    legend,
+    names_and_looks,
+    whole_epochs,
+    window_ticks,
+)
 from projectlib.runs.folder import Folders, all_runs
 from projectlib.sweeps.experiments import RESULTS, jobs_beside
 
-NUM_EPOCHS = 3  # drawn of a sweep
+MOST_EPOCHS = 3  # drawn of a sweep
 
 
 def accuracy(runs: Folders | None, axis: Axes) -> None:
@@ -18,28 +30,27 @@ def accuracy(runs: Folders | None, axis: Axes) -> None:
     runs = select_runs(runs, is_network, "run of a network")
     for run, (name, look) in zip(runs, names_and_looks(runs), strict=True):
         epochs, values = run.curve("test", "accuracy")
-        band(axis, epochs, 100 * values, name, look)
+        band(axis, epochs, 100 * values, name, look, PERCENT)
     drawn = dict.fromkeys((run.get("data.name"), kind(run)) for run in runs)
     for data, name in (key for key in drawn if key in published.FINAL):
-        title, look = KINDS[name]
-        value = published.FINAL[data, name]
-        axis.axhline(
-            value, color=look.color, linewidth=0.9, linestyle=(0, (8, 4)), label=f"published, {title}: {value} %"
-        )
+        label = f"published, {KINDS[name].title}: {published.FINAL[data, name]} %"
+        color = KINDS[name].look.color
+        axis.axhline(published.FINAL[data, name], color=color, linewidth=0.9, linestyle=(0, (8, 4)), label=label)
+    axis.set_title(f"Test accuracy\n{extent(runs)}")
     axis.set_ylabel("test accuracy (%)")
-    show_learnt(axis)
+    leave_out_epoch_0(axis)
     whole_epochs(axis)
-    axis.legend(fontsize="x-small")
+    legend(axis)
 
 
-def show_learnt(axis: Axes) -> None:
-    """Leave out epoch 0, whose accuracy at chance would press the rest into a narrow strip."""
+def leave_out_epoch_0(axis: Axes) -> None:
+    """Zoom in past epoch 0, whose accuracy at chance would press the rest into a narrow strip."""
     bands = [path.vertices for filled in axis.collections for path in filled.get_paths()]
     drawn = [*(line.get_xydata() for line in axis.lines), *bands]
     learnt = np.concatenate([xy[xy[:, 0] >= 1] for xy in drawn])[:, 1]
     if len(learnt):
         margin = 0.05 * max(np.ptp(learnt), 2)
-        axis.set_ylim(learnt.min() - margin, min(learnt.max(), 100) + margin)
+        axis.set_ylim(learnt.min() - margin, min(learnt.max() + margin, 101))
         axis.set_xlim(left=0.5)
 
 
@@ -49,11 +60,12 @@ def learning_curve(runs: Folders | None, axis: Axes) -> None:
     splits = run.history.splits
     for split, look in zip(splits, SEQUENCE, strict=False):
         epochs, values = run.curve(split, "accuracy")
-        band(axis, epochs, 100 * values, split, look)
+        band(axis, epochs, 100 * values, split, look, PERCENT)
+    axis.set_title(f"Accuracy, {names_and_looks([run])[0][0]}\n{extent([run])}")
     axis.set_ylabel("accuracy (%)")
-    show_learnt(axis)
+    leave_out_epoch_0(axis)
     whole_epochs(axis)
-    axis.legend(fontsize="small")
+    legend(axis)
 
 
 def hsic(runs: Folders | None, axis: Axes) -> None:
@@ -66,17 +78,18 @@ def hsic(runs: Folders | None, axis: Axes) -> None:
         band(axis, *run.curve("train", f"hsicy_layer{layer}"), f"{name}, labels", look)
         band(axis, *run.curve("train", f"hsicx_layer{layer}"), f"{name}, inputs", look)
         axis.lines[-1].set(markerfacecolor="white", linewidth=0.9)
+    axis.set_title(f"HSIC of every layer\n{extent([run])}")
     axis.set_ylabel("HSIC")
     whole_epochs(axis)
-    axis.legend(fontsize="x-small", ncols=2)
+    legend(axis)
 
 
-def memory(runs: Folders | None, axis: Axes) -> None:
+def window_size(runs: Folders | None, axis: Axes) -> None:
     """Test (filled) and training accuracy (open) against the window size, at the first, a middle and the last epoch.
 
     runs: the jobs of a sweep over ``data.batchsize``, or its folder.
     """
-    jobs = select_runs(newest_sweep() if runs is None else runs, is_network, "run of a network")
+    jobs = select_runs(newest_window_sweep() if runs is None else runs, is_network, "run of a network")
     by_window = {run.get("data.batchsize"): run for run in jobs}
     if len(by_window) < 2:
         raise UserError(
@@ -89,25 +102,16 @@ def memory(runs: Folders | None, axis: Axes) -> None:
         )
     windows = sorted(by_window)
     last = min(run.history.last_epoch for run in jobs)
-    for epoch, look in zip(evenly_chosen(1, last, NUM_EPOCHS), SEQUENCE, strict=False):
+    for epoch, look in zip(evenly_spaced(1, last, MOST_EPOCHS), SEQUENCE, strict=False):
         for split in ("test", "train"):
             values = [100 * np.array(by_window[window].history.values(epoch, split, "accuracy")) for window in windows]
             if not all(map(len, values)):
                 raise UserError(f"{jobs[0].folder.parent}: not all jobs have the {split} accuracy of epoch {epoch}")
             means = [v.mean() for v in values]
             spread = [v.std(ddof=1) if len(v) > 1 else 0 for v in values]
-            (line, *_) = axis.errorbar(
-                windows,
-                means,
-                spread,
-                color=look.color,
-                linestyle=look.linestyle,
-                marker=look.marker,
-                markersize=5,
-                capsize=2,
-                elinewidth=0.8,
-                label=f"epoch {epoch}, {split}",
-            )
+            above = np.minimum(spread, PERCENT[1] - np.array(means))
+            label, look_of_bars = f"epoch {epoch}, {split}", {"capsize": 2, "elinewidth": 0.8}
+            (line, *_) = axis.errorbar(windows, means, (spread, above), **look._asdict(), **look_of_bars, label=label)
             if split == "train":
                 line.set(markerfacecolor="white", linewidth=0.9)
     reference = published.BY_WINDOW.get(jobs[0].get("data.name"))
@@ -115,13 +119,13 @@ def memory(runs: Folders | None, axis: Axes) -> None:
         axis.plot(
             [*reference], [*reference.values()], color=BLACK, linestyle=(0, (8, 4)), marker="x", label="published, test"
         )
-    axis.set(xscale="log", xlabel="samples in a window", ylabel="accuracy (%)")
-    axis.set_xticks(windows, labels=map(str, windows))
-    axis.minorticks_off()
-    axis.legend(fontsize="x-small", ncols=2)
+    axis.set_title(f"Accuracy by window size\n{extent(jobs)}")
+    axis.set_ylabel("accuracy (%)")
+    window_ticks(axis, windows)
+    legend(axis)
 
 
-def newest_sweep() -> list:
+def newest_window_sweep() -> list:
     """The folders of the newest sweep over windows."""
     runs = [run for run in all_runs(RESULTS) if run.is_sweep_job and run.is_finished]
     for run in runs:
@@ -131,6 +135,6 @@ def newest_sweep() -> list:
     raise UserError("no finished sweep over data.batchsize; name its folder")
 
 
-def evenly_chosen(first: int, last: int, count: int) -> list[int]:
+def evenly_spaced(first: int, last: int, count: int) -> list[int]:
     """At most ``count`` whole numbers from first to last, evenly spaced."""
     return sorted({round(value) for value in np.linspace(min(first, last), last, count)})

@@ -10,27 +10,29 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from projectlib.errors import UserError
+from projectlib.plotting.style import styled
 from projectlib.runs.folder import Folders, Run, all_runs, open_runs
 from projectlib.sweeps.experiments import RESULTS
 
-WIDTH, HEIGHT = 3.6, 2.9  # of one axis, in inches
+WIDTH, HEIGHT = 4.8, 2.7  # of one panel with the legend beside it, in inches
 TYPES = ("pdf", "png")
 
 
 @contextmanager
-def page(folder: str | Path, name: str, rows: int = 1, columns: int = 1, height: float = HEIGHT) -> Iterator:
+def page(
+    folder: str | Path, name: str, rows: int = 1, columns: int = 1, width: float = WIDTH, height: float = HEIGHT
+) -> Iterator:
     """Axes to draw on, shown by a notebook and saved as ``<folder>/<name>.pdf`` and ``.png``.
 
     Yields one axis, or an array of them.  A figure whose runs are missing or damaged is left out: its message is
-    printed and the notebook goes on.  height: of one row, in inches.
+    printed and the notebook goes on.  width, height: of one panel, in inches.
     """
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(WIDTH * columns, height * rows), layout="constrained", num=name, clear=True
-    )
+    figure = pyplot.figure(name, figsize=(width * columns, height * rows), layout="constrained", clear=True)
     try:
-        yield axes
+        with styled():  # not around the figure: a notebook turns interactive with its first, which is to stay so
+            yield figure.subplots(rows, columns)
     except UserError as error:
         pyplot.close(figure)
         print(f"no figure {name}: {error}")
@@ -39,22 +41,26 @@ def page(folder: str | Path, name: str, rows: int = 1, columns: int = 1, height:
 
 
 def save(figure: Figure, folder: Path, name: str, types: Sequence[str] = TYPES) -> list[Path]:
-    """Write ``<folder>/<name>.<type>`` for each type; fonts stay text in a PDF."""
-    from matplotlib import rc_context
-
+    """Write ``<folder>/<name>.<type>`` for each type."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in types]
-    with rc_context({"pdf.fonttype": 42}):
+    with styled():
         for path in paths:
             figure.savefig(path, dpi=150)
     return paths
 
 
-def new_figure(rows: int = 1, columns: int = 1, height: float = HEIGHT) -> tuple[Figure, Axes | np.ndarray]:
-    """A figure that no window or notebook shows, and its axes."""
-    figure = Figure(figsize=(WIDTH * columns, height * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns)
+def new_figure(
+    rows: int = 1, columns: int = 1, width: float = WIDTH, height: float = HEIGHT, **options
+) -> tuple[Figure, Axes | np.ndarray]:
+    """A figure that no window or notebook shows, and its axes, to be drawn on under ``styled``.
+
+    width, height: of one panel, in inches.  options: further ones of ``Figure.subplots``.
+    """
+    with styled():
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure, figure.subplots(rows, columns, **options)
 
 
 def select_runs(runs: Folders | None, suits: Callable[[Run], bool], what: str) -> list[Run]:

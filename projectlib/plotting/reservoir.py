@@ -6,7 +6,18 @@ from matplotlib.axes import Axes
 from projectlib.errors import UserError
 from projectlib.plotting.page import only, select_runs
 from projectlib.plotting.published import STRETCHES
-from projectlib.plotting.style import BLACK, BLUE, HEAT, ORANGE, VERMILION, Look, band, whole_epochs
+from projectlib.plotting.style import (
+    BLACK,
+    BLUE,
+    DIVERGING,
+    ORANGE,
+    VERMILION,
+    Look,
+    band,
+    extent,
+    legend,
+    whole_epochs,
+)
 from projectlib.runs.folder import Folders, Run
 
 WHAT = "run of train-reservoir.py"
@@ -18,36 +29,38 @@ def heat_maps(runs: Folders | None, axes: np.ndarray) -> None:
     The output is that of the first model while it learns.  The stretches are the published ones; of a run that
     is shorter, the same fractions.
     """
-    run = opened(runs)
+    run = reservoir_run(runs)
     target, output, dt = simulation(run)
     total = len(target) * dt
     scale = min(1.0, total / STRETCHES[-1][1])
     limit = np.percentile(np.abs(target), 99) or 1.0
     for column, stretch in zip(axes.T, STRETCHES, strict=True):
         start, stop = (scale * time for time in stretch)
-        for axis, values in zip(column, (target, output), strict=True):
+        for axis, values, name in zip(column, (target, output), ("target", "output"), strict=True):
             part = values[round(start / dt) : max(round(stop / dt), round(start / dt) + 1)]
             image = axis.imshow(
                 part.T,
                 aspect="auto",
                 interpolation="nearest",
-                cmap=HEAT,
+                cmap=DIVERGING,
                 vmin=-limit,
                 vmax=limit,
                 extent=(start, stop, part.shape[1] - 0.5, -0.5),
             )
             axis.set_yticks([0, part.shape[1] - 1])
+            axis.locator_params("x", nbins=4)
+            axis.set_title(f"{name}, {start:.2g} to {stop:.2g} s")
         column[1].set_xlabel("simulation time (s)")
-    for axis, name in zip(axes[:, 0], ("target", "output"), strict=True):
-        axis.set_ylabel(f"{name}\nneuron")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("neuron")
     axes[0, 0].figure.colorbar(image, ax=axes, label="modulatory signal", shrink=0.8, extend="both")
 
 
 def error_over_time(runs: Folders | None, axis: Axes) -> None:
     """Squared error of the output while it learns over simulation time, relative to the target's variance."""
-    run = opened(runs)
+    run = reservoir_run(runs)
     arrays = run.arrays("traces")
-    target, output = checked(run, arrays)
+    target, output = traces(run, arrays)
     windows = target.shape[1]
     errors = (output[1:] - target[1:]).astype(float) ** 2
     percent = 100 * errors.mean((2, 3)) / target[1:].astype(float).var((1, 2, 3))[:, None]
@@ -55,17 +68,17 @@ def error_over_time(runs: Folders | None, axis: Axes) -> None:
     times = dt * (np.arange(percent.size) + 1)
     axis.plot(times, percent.ravel(), color=BLUE, linewidth=0.8, label="each window")
     ends = times.reshape(percent.shape)[:, -1]
-    axis.plot(
-        ends - dt * windows / 2, percent.mean(1), color=BLACK, marker="o", linestyle="--", label="mean of an epoch"
-    )
-    axis.set(xlabel="simulation time (s)", ylabel="error while learning (%\nof the target's variance)", yscale="log")
+    middles = ends - dt * windows / 2
+    axis.plot(middles, percent.mean(1), color=BLACK, marker="o", linestyle="--", label="mean of an epoch")
+    axis.set_title(f"Error of the output while it learns\n{extent([run])}")
+    axis.set(xlabel="simulation time (s)", ylabel="error (% of the target's variance)", yscale="log")
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.legend(fontsize="x-small")
+    legend(axis)
 
 
 def error(runs: Folders | None, axis: Axes) -> None:
     """Error of the output over epochs: after and before the updates on a window, and on samples never learnt."""
-    run = opened(runs)
+    run = reservoir_run(runs)
     curves = (
         ("train", "nmse_after", "right after learning the window", Look(BLUE, "-", "o")),
         ("train", "nmse_before", "before learning the window", Look(ORANGE, "--", "s")),
@@ -76,23 +89,24 @@ def error(runs: Folders | None, axis: Axes) -> None:
         epochs, values = run.curve(split, name)
         band(axis, epochs, 100 * values, label, look)
     axis.axhline(100, color=BLACK, linewidth=0.8, linestyle=":", label="a constant output")
+    axis.set_title(f"Error of the output before and after it learns\n{extent([run])}")
     axis.set(ylabel="error (% of the target's variance)", yscale="log")
     axis.yaxis.set_major_formatter("{x:g}")
     whole_epochs(axis)
-    axis.legend(fontsize="x-small")
+    legend(axis)
 
 
-def opened(runs: Folders | None) -> Run:
+def reservoir_run(runs: Folders | None) -> Run:
     return only(select_runs(runs, lambda run: run.is_reservoir, WHAT))
 
 
 def simulation(run: Run) -> tuple[np.ndarray, np.ndarray, float]:
     """Target and output (time steps, zdim) of all epochs of training in turn, and the time step in seconds."""
-    target, output = (a[1:].reshape(-1, a.shape[-1]) for a in checked(run, run.arrays("traces")))
+    target, output = (a[1:].reshape(-1, a.shape[-1]) for a in traces(run, run.arrays("traces")))
     return target, output, run.get("training.time_step")
 
 
-def checked(run: Run, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def traces(run: Run, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Target and output (epochs, windows, time steps, zdim), the epoch before training first."""
     target, output = arrays.get("target"), arrays.get("output")
     if target is None or output is None or target.ndim != 4 or target.shape != output.shape:

@@ -7,9 +7,20 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
-from projectlib.plotting.curves import evenly_chosen
+from projectlib.plotting.curves import evenly_spaced
 from projectlib.plotting.page import is_network, only, select_runs
-from projectlib.plotting.style import HEAT, SEQUENCE, band, names_and_looks, whole_epochs
+from projectlib.plotting.style import (
+    DIVERGING,
+    SEQUENCE,
+    SEQUENTIAL,
+    band,
+    extent,
+    figure_title,
+    legend,
+    names_and_looks,
+    whole_epochs,
+    window_ticks,
+)
 from projectlib.runs.folder import Folders, Run
 
 MOST_SIZES = 4  # window sizes whose curves are drawn
@@ -36,7 +47,7 @@ def three_factors(runs: Folders | None, axes: np.ndarray) -> None:
     run = only(select_runs(runs, is_network, "run of a network"))
     epochs, inputs, signals, changes = logged(run, "input", "signal", "weight_change")
     axes = np.atleast_1d(axes)
-    indices = evenly_chosen(0, len(epochs) - 1, len(axes))
+    indices = evenly_spaced(0, len(epochs) - 1, len(axes))
     for axis in axes[len(indices) :]:
         axis.axis("off")
     for axis, index in zip(axes, indices, strict=False):
@@ -45,12 +56,17 @@ def three_factors(runs: Folders | None, axes: np.ndarray) -> None:
         parts = ((axis, changes[index]), (above, inputs[index][None]), (beside, signals[index][:, None]))
         for place, values in parts:
             limit = np.abs(values).max() or 1.0
-            place.imshow(values, aspect="auto", interpolation="nearest", cmap=HEAT, vmin=-limit, vmax=limit)
+            image = place.imshow(
+                values / limit, aspect="auto", interpolation="nearest", cmap=DIVERGING, vmin=-1, vmax=1
+            )
             place.set(xticks=[], yticks=[])
+            place.spines[:].set_visible(True)
         beside.set_ylabel("signal")
-        above.set_title(f"epoch {epochs[index]}, largest change {np.abs(changes[index]).max():.1e}", fontsize="small")
+        above.set_title(f"epoch {epochs[index]}\nlargest change {np.abs(changes[index]).max():.1e}")
         above.set_ylabel("input", rotation=0, ha="right", va="center")
         axis.set_xlabel("weight change")
+    figure_title(axes[0].figure, f"Three factors of the last hidden layer, {extent([run])}")
+    axes[0].figure.colorbar(image, ax=axes, label="relative to the largest", shrink=0.8)
 
 
 def cosine_over_epochs(runs: Folders | None, axis: Axes) -> None:
@@ -61,12 +77,12 @@ def cosine_over_epochs(runs: Folders | None, axis: Axes) -> None:
     run = only(select_runs(runs, is_network, "run of a network"))
     epochs, cosine, sizes = logged(run, "cosine", "window_sizes")
     own = run.get("data.batchsize")
-    shown = [sizes[0][index] for index in evenly_chosen(0, sizes.shape[1] - 1, MOST_SIZES)]
+    shown = [sizes[0][index] for index in evenly_spaced(0, sizes.shape[1] - 1, MOST_SIZES)]
     shown = sorted({*shown, own} & {*sizes[0].tolist()})
     for size, look in zip(shown, SEQUENCE, strict=False):
         values = cosine.mean(2)[:, :, list(sizes[0]).index(size)]
         band(axis, epochs, values, f"window {size}{' (its own)' if size == own else ''}", look)
-    finish_cosine(axis)
+    finish_cosine(axis, f"Signal and exact gradient over epochs\n{extent([run])}")
     whole_epochs(axis)
 
 
@@ -94,17 +110,16 @@ def cosine_by_window(runs: Folders | None, axis: Axes) -> None:
                 epochs, cosine, sizes = logged(run, "cosine", "window_sizes")
                 points.append(cosine.mean(2)[index][:, list(sizes[0]).index(window)])
             band(axis, np.array(windows), np.array(points), f"epoch {epochs[index]}, at its own window", look)
-    axis.set(xscale="log", xlabel="samples in a window")
-    axis.set_xticks(windows, labels=map(str, windows))
-    axis.minorticks_off()
-    finish_cosine(axis)
+    window_ticks(axis, windows)
+    finish_cosine(axis, f"Signal and exact gradient by window size\n{extent(runs)}")
 
 
-def finish_cosine(axis: Axes) -> None:
+def finish_cosine(axis: Axes, title: str) -> None:
     axis.axhline(0, color="0.6", linewidth=0.8)
-    axis.set_ylabel("cosine of signal\nand exact gradient")
+    axis.set_title(title)
+    axis.set_ylabel("cosine of the angle")
     axis.set_ylim(top=1.05)
-    axis.legend(fontsize="x-small")
+    legend(axis)
 
 
 def kernel_matrices(runs: Folders | None, axes: np.ndarray) -> None:
@@ -121,13 +136,15 @@ def kernel_matrices(runs: Folders | None, axes: np.ndarray) -> None:
         last = max(layers, key=lambda name: int(name.removeprefix("kernel_layer")), default="kernel_layer0")
         epochs, kernels, labels = logged(run, last, "labels")
         for axis, index in zip(column, (0, -1), strict=True):
-            image = axis.imshow(kernels[index], cmap=HEAT, vmin=0, vmax=1, interpolation="nearest")
+            image = axis.imshow(kernels[index], cmap=SEQUENTIAL, vmin=0, vmax=1, interpolation="nearest")
             for edge in np.flatnonzero(np.diff(labels[0])) + 0.5:
                 axis.axhline(edge, color="white", linewidth=0.4)
                 axis.axvline(edge, color="white", linewidth=0.4)
-            axis.set(xticks=[], yticks=[])
-            axis.set_xlabel(f"epoch {epochs[index]}", fontsize="small")
-        column[0].set_title(name, fontsize="small")
-    axes[0, 0].set_ylabel("samples by class")
-    axes[1, 0].set_ylabel("samples by class")
+            axis.set(xticks=[], yticks=[], title=f"{name}\nepoch {epochs[index]}")
+            axis.spines[:].set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("samples by class")
+    axes[0, 0].figure.suptitle(
+        f"Kernel matrices of the last hidden layer, {extent(runs)}", ha="left", x=0.01, fontsize=10
+    )
     axes[0, 0].figure.colorbar(image, ax=axes, label="kernel of the last hidden layer", shrink=0.8, aspect=30)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
 from projectlib.plotting.page import is_network, only, select_runs
-from projectlib.plotting.style import BLACK, BLUE, ORANGE, SEQUENCE
+from projectlib.plotting.style import BLACK, BLUE, KINDS, ORANGE, SEQUENCE, kind, legend
 from projectlib.runs.folder import Folders
 
 MOST_DRAWN = 12  # neurons of one layer
@@ -28,8 +28,8 @@ def points(runs: Folders | None, axis: Axes) -> None:
         x, y = train.inputs[train.labels == label].T.numpy()
         axis.scatter(x, y, s=8, color=color, marker=marker, linewidths=0, label=f"class {label}")
     axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
-    title = f"data {run.get('data.name')}"
-    axis.legend(title=title, fontsize="small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    axis.set_title(f"Training samples\n{run.get('data.name')}, {len(train.labels)} points")
+    legend(axis, markerscale=2)
 
 
 def network(runs: Folders | None, axis: Axes) -> None:
@@ -39,20 +39,20 @@ def network(runs: Folders | None, axis: Axes) -> None:
     run = only(select_runs(runs, is_network, "run of a network"))
     dataset = load_dataset(run.config)
     widths = [int(np.prod(dataset.input_shape)), *run.get("model.features", []), dataset.num_classes]
-    columns = [places(width) for width in widths]
+    columns = [neuron_heights(width) for width in widths]
     for index, (left, right) in enumerate(pairwise(columns)):
         for a in left:
             axis.plot(
                 [[index] * len(right), [index + 1] * len(right)], [[a] * len(right), right], color="0.75", linewidth=0.5
             )
-    signals = run.get("rule._target_", "").endswith(("BioHSIC", "HSIC"))
+    has_signal = kind(run) in KINDS and KINDS[kind(run)].has_signal
     for index, (width, column) in enumerate(zip(widths, columns, strict=True)):
         hidden = 0 < index < len(widths) - 1
         name = "input" if index == 0 else f"layer {index}" if hidden else "readout"
         color = SEQUENCE[0].color if hidden else "white"
         axis.scatter([index] * len(column), column, s=70, color=color, edgecolors=BLACK, linewidths=0.8, zorder=3)
         axis.text(index, -1.25, f"{name}\n{width}", ha="center", va="top", fontsize="small")
-        if index and (signals or not hidden):
+        if index and (has_signal or not hidden):
             text = "own signal" if hidden else "cross-entropy"
             axis.annotate(
                 text,
@@ -62,11 +62,12 @@ def network(runs: Folders | None, axis: Axes) -> None:
                 fontsize="x-small",
                 arrowprops={"arrowstyle": "->"},
             )
+    axis.set_title("Network")
     axis.set(xlim=(-0.5, len(widths) - 0.5), ylim=(-1.9, 1.8))
     axis.axis("off")
 
 
-def places(width: int) -> Sequence[float]:
+def neuron_heights(width: int) -> Sequence[float]:
     """Heights of a layer's neurons in [-1, 1]; a wide layer is drawn with fewer."""
     count = min(width, MOST_DRAWN)
     half = min(1.0, 0.15 * (count - 1))

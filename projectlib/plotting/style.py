@@ -1,17 +1,36 @@
-"""How runs look: one colour, line and marker for each kind, told apart in grey and by colour-blind readers."""
+"""How figures look: the one style of all of them, and a colour, line and marker for each kind of run.
+
+Kinds are told apart in grey and by colour-blind readers.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from projectlib.runs.folder import Run
 
 # Okabe and Ito's colours in an order of growing lightness
 BLACK, BLUE, VERMILION, GREEN, ORANGE, SKY = "#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
-HEAT = "cividis"  # lightness grows with the value
+SEQUENTIAL = "cividis"  # of values from 0: lightness grows with the value
+DIVERGING = "RdBu_r"  # of signed values: white is 0
+
+STYLE = {
+    **{"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8},
+    **{"axes.titlelocation": "left", "axes.titlepad": 8, "axes.spines.top": False, "axes.spines.right": False},
+    **{"legend.frameon": False, "legend.fontsize": 8, "figure.titlesize": 10},
+    **{"lines.markersize": 4, "lines.linewidth": 1.4, "pdf.fonttype": 42},  # 42: text stays text
+}
+"""matplotlib's settings under which every figure is made."""
+
+
+def styled():
+    """A context, or a decorator of what draws, in which matplotlib has ``STYLE``."""
+    return rc_context(STYLE)
 
 
 class Look(NamedTuple):
@@ -20,13 +39,23 @@ class Look(NamedTuple):
     marker: str
 
 
+class Kind(NamedTuple):
+    """A kind of run.  has_signal: whether every hidden layer learns from a signal of its own."""
+
+    title: str
+    look: Look
+    has_signal: bool = False
+
+
 KINDS = {
-    "local": ("local rule", Look(BLUE, "-", "o")),
-    "exact": ("local rule, exact signal", Look(VERMILION, "--", "^")),
-    "frozen": ("frozen hidden layers", Look(ORANGE, ":", "s")),
-    "backprop": ("back-propagation", Look(BLACK, "-.", "D")),
-    "batch": ("batch HSIC", Look(GREEN, (0, (3, 1, 1, 1, 1, 1)), "v")),
+    "biohsic": Kind("local rule", Look(BLUE, "-", "o"), has_signal=True),
+    "exact": Kind("local rule, exact signal", Look(VERMILION, "--", "^"), has_signal=True),
+    "frozen": Kind("frozen hidden layers", Look(ORANGE, ":", "s")),
+    "backprop": Kind("back-propagation", Look(BLACK, "-.", "D")),
+    "hsic": Kind("batch HSIC", Look(GREEN, (0, (3, 1, 1, 1, 1, 1)), "v"), has_signal=True),
 }
+"""By ``kind``; a rule that is not here has its own name as title, and a look that is free."""
+
 SEQUENCE = (
     Look(BLUE, "-", "o"),
     Look(VERMILION, "--", "^"),
@@ -35,24 +64,23 @@ SEQUENCE = (
     Look(GREEN, (0, (3, 1, 1, 1, 1, 1)), "v"),
     Look(SKY, (0, (5, 1)), "P"),
 )
-RULES = {"BioHSIC": "local", "Frozen": "frozen", "Backprop": "backprop", "HSIC": "batch"}
 
 
-def kind(run: Run) -> str | None:
-    """Which of ``KINDS`` a run's rule is, if any."""
-    name = RULES.get(str(run.get("rule._target_")).rsplit(".", 1)[-1])
-    return "exact" if name == "local" and run.get("rule.form") == "exact" else name
+def kind(run: Run) -> str:
+    """What was chosen as ``rule=``; ``exact`` for biohsic with ``hsic.form=exact``."""
+    rule = str(run.choice("rule"))
+    return "exact" if rule == "biohsic" and run.get("hsic.form") == "exact" else rule
 
 
 def names_and_looks(runs: Sequence[Run]) -> list[tuple[str, Look]]:
-    """A name for each run and a look of its own; runs of one kind are told apart by what was overridden."""
+    """A name for each run and a look of its own; runs of one kind are told apart by their overrides."""
     kinds = [kind(run) for run in runs]
-    overridden = [{word for word in run.overrides if not word.startswith("experiment=")} for run in runs]
-    common = set.intersection(*overridden)
-    free = [look for look in SEQUENCE if look not in {KINDS[name][1] for name in kinds if name}]
+    overrides = [{word for word in run.overrides if not word.startswith(("experiment=", "size="))} for run in runs]
+    common = set.intersection(*overrides)
+    free = [look for look in SEQUENCE if look not in {KINDS[name].look for name in kinds if name in KINDS}]
     result, taken = [], set()
-    for run, name, words in zip(runs, kinds, overridden, strict=True):
-        title, look = KINDS[name] if name else (str(run.get("rule._target_")), None)
+    for run, name, words in zip(runs, kinds, overrides, strict=True):
+        title, look = KINDS[name][:2] if name in KINDS else (name, None)
         if Counter(kinds)[name] > 1:
             title += f" ({' '.join(sorted(words - common)) or run.folder.name})"
         if look is None or look in taken:
@@ -68,24 +96,58 @@ def progress(run: Run) -> str:
     return "" if last is None or reached >= last else f", epoch {reached} of {last}"
 
 
-def band(axis: Axes, x: np.ndarray, values: np.ndarray, label: str | None, look: Look) -> None:
-    """Mean over models as a line, and one standard deviation around it.  x: (n,).  values: (n, num_models)."""
-    mean = values.mean(1)
-    axis.plot(
-        x,
-        mean,
-        label=label,
-        color=look.color,
-        linestyle=look.linestyle,
-        marker=look.marker,
-        markersize=4,
-        markevery=max(1, len(x) // 10),
+def extent(runs: Sequence[Run]) -> str:
+    """On which data runs were trained, how many models and how long, e.g. ``mnist, 5 models, 25 epochs``."""
+    data, models, epochs = (
+        " and ".join(map(str, sorted(set(values))))
+        for values in (map(data_of, runs), (run.get("nmodels") for run in runs), (r.history.last_epoch for r in runs))
     )
+    return f"{data}, {models} {plural('model', models)}, {epochs} {plural('epoch', epochs)}"
+
+
+def data_of(run: Run) -> str:
+    limit = run.get("data.limit")
+    return f"{run.get('data.name')}{'' if limit is None else f' ({limit} samples)'}"
+
+
+def plural(word: str, count: str) -> str:
+    return word if count == "1" else f"{word}s"
+
+
+def band(
+    axis: Axes, x: np.ndarray, values: np.ndarray, label: str | None, look: Look, limits: tuple = (-np.inf, np.inf)
+) -> None:
+    """Mean over models as a line, and one standard deviation around it, within the limits of what can be.
+
+    x: (n,).  values: (n, num_models).
+    """
+    mean = values.mean(1)
+    color, linestyle, marker = look
+    axis.plot(x, mean, label=label, color=color, linestyle=linestyle, marker=marker, markevery=max(1, len(x) // 10))
     if values.shape[1] > 1:
         sd = values.std(1, ddof=1)
-        axis.fill_between(x, mean - sd, mean + sd, color=look.color, alpha=0.2, linewidth=0)
+        axis.fill_between(x, *np.clip([mean - sd, mean + sd], *limits), color=color, alpha=0.2, linewidth=0)
+
+
+PERCENT = (0, 100)  # limits of an accuracy
 
 
 def whole_epochs(axis: Axes) -> None:
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("epoch")
+
+
+def legend(axis: Axes, **options) -> None:
+    """What the lines are, beside them and not on them."""
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), **options)
+
+
+def figure_title(figure: Figure, text: str) -> None:
+    figure.suptitle(text, x=0.01, ha="left")
+
+
+def window_ticks(axis: Axes, windows: Sequence[int]) -> None:
+    """A logarithmic axis of window sizes with a tick at each."""
+    axis.set(xscale="log", xlabel="samples in a window")
+    axis.set_xticks(windows, labels=map(str, windows))
+    axis.minorticks_off()

@@ -235,10 +235,14 @@ class Run:
     def script(self) -> str:
         return self.hydra["job"]["config_name"]
 
+    def choice(self, group: str) -> str | None:
+        """What was chosen of a group of configs, e.g. ``choice("rule")``."""
+        return self.hydra["runtime"]["choices"].get(group)
+
     @property
     def experiment(self) -> str | None:
         """The experiment it was started as."""
-        return self.hydra["runtime"]["choices"].get("experiment")
+        return self.choice("experiment")
 
     @property
     def is_sweep_job(self) -> bool:

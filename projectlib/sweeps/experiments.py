@@ -1,8 +1,8 @@
-"""The named experiments of ``configs/experiment/``: which runs belong to one, and running those that are missing.
+"""The experiments of ``configs/experiment/``: which runs belong to a figure, and running those that are missing.
 
-    python -m projectlib.sweeps.experiments quick                      a set: each experiment that has no finished run
-    python -m projectlib.sweeps.experiments paper/mnist nmodels=5      one or several, with settings of one's own
-    python -m projectlib.sweeps.experiments quick --draw               and then execute the notebook
+    python -m projectlib.sweeps.experiments                                 all, in the paper's size
+    python -m projectlib.sweeps.experiments mnist xor --size quick          some, as make figures has them
+    python -m projectlib.sweeps.experiments mnist --draw nmodels=5          with settings of one's own; then the figures
 
 What a signal cut is gone on with.
 """
@@ -14,16 +14,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from projectlib.cli.interrupts import EXIT_RESUME
-from projectlib.config.compose import CONFIGS, quote
-from projectlib.config.settings import SAME_RESULT, SIZE, flatten, is_among
+from projectlib.config.compose import CONFIGS, compose, parse, quote, without_hydra
+from projectlib.config.experiments import SIZES, Experiment, experiment_names, read_experiment, with_size
+from projectlib.config.settings import EXTENT, SAME_RESULT, flatten, is_among
 from projectlib.errors import UserError
 from projectlib.runs.folder import Run, all_runs
 
@@ -32,120 +32,148 @@ RESULTS = (ROOT / "outputs", ROOT / "multirun")  # where single runs and sweeps 
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """One file of ``configs/experiment/``, such as ``paper/mnist``.  Raises UserError where there is none.
+class PlannedRun:
+    """One run, or one sweep, that the figure of an experiment consists of.
 
-    typed: further settings, as on a command line.
+    settings: further overrides, as on a command line.
     """
 
+    experiment: Experiment
     name: str
-    typed: tuple[str, ...] = field(default=())
-
-    def __post_init__(self):
-        if not self.path.is_file():
-            raise UserError(f"experiment {self.name!r} does not exist; expected one of {', '.join(experiment_names())}")
+    size: str = "paper"
+    settings: tuple[str, ...] = ()
 
     @property
-    def path(self) -> Path:
-        return CONFIGS / "experiment" / f"{self.name}.yaml"
-
-    @property
-    def command(self) -> str:
-        """What makes its runs, as its file says in the second line."""
-        return shlex.join(self.words)
-
-    @property
-    def words(self) -> list[str]:
-        return [*self.path.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ").split(), *self.typed]
+    def title(self) -> str:
+        return f"{self.experiment.name} {self.name}"
 
     @property
     def script(self) -> str:
-        return Path(self.words[1]).stem
+        return self.experiment.runs[self.name][0]
 
     @property
-    def is_sweep(self) -> bool:
-        return "--multirun" in self.words
+    def overrides(self) -> list[str]:
+        size = [] if self.size == "paper" else [f"size={self.size}"]
+        return [f"experiment={self.experiment.name}", *size, *self.experiment.runs[self.name][1:], *self.settings]
+
+    @property
+    def words(self) -> list[str]:
+        """What makes it, but for the interpreter."""
+        return [f"{self.script}.py", *(["--multirun"] if self.swept else []), *self.overrides]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["python", *self.words])
 
     @cached_property
-    def swept(self) -> dict[str, list[str]]:
-        """Values of each setting that a sweep goes through."""
-        values = OmegaConf.select(OmegaConf.load(self.path), "hydra.sweeper.params") or {}
-        return {key: str(text).split(",") for key, text in values.items()}
+    def swept(self) -> dict[str, int]:
+        """How many values a sweep goes through, by key; empty for a single run."""
+        overrides = parse([*self.experiment.sweep, *with_size(self.overrides, [CONFIGS])])
+        last = {override.key_or_group: override for override in overrides}
+        return {key: len([*last[key].sweep_iterator()]) for key in last if last[key].is_sweep_override()}
 
     @cached_property
     def config(self) -> DictConfig:
         """Its settings, but for those that a sweep goes through."""
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose(self.script, [f"experiment={self.name}", *self.typed])
+        overrides = parse(with_size(self.overrides, [CONFIGS]))
+        return composed(self.script, *(o.input_line for o in overrides if not o.is_sweep_override()))
+
+    @cached_property
+    def distinctive(self) -> dict[str, object]:
+        """The settings in which the runs of a figure by one script differ."""
+        own, siblings = settings_of(self.config), [replace(self, name=name) for name in self.experiment.runs]
+        others = [settings_of(sibling.config) for sibling in siblings if sibling.script == self.script]
+        return {key: own[key] for key in own if any(other.get(key) != own[key] for other in others)}
 
     def claims(self, run: Run) -> bool:
-        """Whether a run is one of this experiment: started as such, or a single run typed with its settings."""
-        if run.script != self.script or run.is_sweep_job != self.is_sweep:
+        """Whether a run is this one: started as such, or a single run of the same settings."""
+        if run.script != self.script or run.is_sweep_job != bool(self.swept):
             return False
-        if run.experiment is not None or self.is_sweep:
-            return run.experiment == self.name
-        return same_settings(run.config, self.config, free=SAME_RESULT + SIZE)
+        if run.experiment is None:
+            return not self.swept and self.has_settings(run)
+        if (run.experiment, run.get("size")) != (self.experiment.name, self.size):
+            return False
+        found = settings_of(run.config)
+        return all(found.get(key) == value for key, value in self.distinctive.items())
+
+    def has_settings(self, run: Run, free: Sequence[str] = EXTENT) -> bool:
+        """Whether a run has these settings but for the free ones, those of the machine and those that are swept."""
+        return same_settings(run.config, self.config, (*SAME_RESULT, *self.swept, *free))
 
     def is_full(self, run: Run) -> bool:
-        """Whether a run of this experiment has its settings and its size."""
-        return same_settings(run.config, self.config, free=(*SAME_RESULT, *self.swept))
+        """Whether a run has its settings and its extent."""
+        return self.has_settings(run, free=())
 
 
-def experiment_names(folder: str = "*") -> list[str]:
-    """All experiments, or those of one folder such as ``quick``."""
-    paths = sorted((CONFIGS / "experiment").glob(f"{folder}/*.yaml"))
-    return [str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in paths]
+def plan(name: str, size: str = "paper", settings: Sequence[str] = ()) -> list[PlannedRun]:
+    """The runs of an experiment's figure.  Raises UserError where there is no such experiment."""
+    experiment = read_experiment(name, [CONFIGS])
+    return [PlannedRun(experiment, run, size, tuple(settings)) for run in experiment.runs]
 
 
-def same_settings(a: DictConfig, b: DictConfig, free: tuple[str, ...]) -> bool:
+@cache
+def composed(script: str, *overrides: str) -> DictConfig:
+    return without_hydra(compose(script, [*overrides]))
+
+
+def settings_of(config: DictConfig) -> dict[str, object]:
+    return dict(flatten(OmegaConf.to_container(config)))
+
+
+def same_settings(a: DictConfig, b: DictConfig, free: Sequence[str]) -> bool:
     """Whether two configs agree wherever both have a setting, but for the free ones.
 
     A setting that one of them lacks came with a later version, which keeps what was there before as its default.
     """
-    a, b = (dict(flatten(OmegaConf.to_container(config))) for config in (a, b))
-    shared = (key for key in a.keys() & b.keys() if not is_among(key, free))
+    a, b = settings_of(a), settings_of(b)
+    shared = (key for key in a.keys() & b.keys() if not is_among(key, tuple(free)))
     return all(a[key] == b[key] for key in shared)
 
 
 class Results:
     """The runs below folders of results, looked through once.
 
-    roots: e.g. outputs and multirun.  name: the set of experiments, ``paper`` or ``quick``.
+    roots: e.g. outputs and multirun.  size: of the experiments, ``paper`` or ``quick``.  settings: further overrides
+    that they were run with.
     """
 
-    def __init__(self, roots: Sequence[str | Path] = RESULTS, name: str = "paper"):
-        if not experiment_names(name):
-            raise UserError(f"there is no set of experiments {name!r}; expected paper or quick")
-        self.roots, self.name = list(roots), name
+    def __init__(self, roots: Sequence[str | Path] = RESULTS, size: str = "paper", settings: Sequence[str] = ()):
+        if size not in SIZES:
+            raise UserError(f"size is {size!r}; expected {' or '.join(SIZES)}")
+        self.roots, self.size, self.settings = list(roots), size, tuple(settings)
 
     @cached_property
     def found(self) -> list[Run]:
         return all_runs(self.roots)
 
-    def runs(self, *names: str) -> list[Path]:
-        """The folders of the newest run, or of all jobs of the newest sweep, of each experiment, e.g. ``"mnist-bp"``.
+    def runs(self, experiment: str, *names: str) -> list[Path]:
+        """The folders of an experiment's runs, all or those named, e.g. ``runs("mnist", "local", "backprop")``.
 
-        A finished run goes before one that is not, and one that was started as the experiment before another of
-        the same settings.  Prints the command for each that has none.  Raises UserError where none has one.
+        Of each the newest run, or all jobs of the newest sweep.  A finished run goes before one that is not, and one
+        with exactly the experiment's settings before one with some of its own.  Prints the command for each that has
+        none.  Raises UserError where none has one.
         """
-        experiments = [Experiment(f"{self.name}/{name}") for name in names]
-        found = {experiment: self.newest(experiment) for experiment in experiments}
-        missing = [f"no run of {e.name} yet: {e.command}" for e in experiments if not found[e]]
-        if len(missing) == len(experiments):
+        by_name = {run.name: run for run in plan(experiment, self.size, self.settings)}
+        if unknown := [name for name in names if name not in by_name]:
+            raise UserError(f"experiment {experiment!r} has no run {unknown[0]!r}; expected {' or '.join(by_name)}")
+        planned = [by_name[name] for name in names or by_name]
+        found = [self.newest(run) for run in planned]
+        missing = [f"no run of {p.title} yet: {p.command}" for p, runs in zip(planned, found, strict=True) if not runs]
+        if len(missing) == len(planned):
             raise UserError("\n".join(missing))
         for line in missing:
             print(line)
-        for run in (run for runs in found.values() for run in runs):
+        for run in (run for runs in found for run in runs):
             print(f"drawn from {run}")
-        return [run.folder for runs in found.values() for run in runs]
+        return [run.folder for runs in found for run in runs]
 
-    def newest(self, experiment: Experiment) -> list[Run]:
+    def newest(self, planned: PlannedRun) -> list[Run]:
         """Its newest run, or all jobs of its newest sweep that have metrics, by number; empty where there is none."""
-        runs = [run for run in self.found if experiment.claims(run) and run.has_metrics]
+        runs = [run for run in self.found if planned.claims(run) and run.has_metrics]
         if not runs:
             return []
-        best = max(runs, key=lambda run: (run.is_finished, run.experiment is not None, run.started))
-        return jobs_beside(best, runs) if experiment.is_sweep else [best]
+        best = max(runs, key=lambda run: (run.is_finished, planned.has_settings(run), run.started))
+        return jobs_beside(best, runs) if planned.swept else [best]
 
 
 def jobs_beside(job: Run, runs: Sequence[Run]) -> list[Run]:
@@ -154,59 +182,57 @@ def jobs_beside(job: Run, runs: Sequence[Run]) -> list[Run]:
     return sorted(jobs, key=lambda run: int(run.folder.name) if run.folder.name.isdigit() else math.inf)
 
 
-def is_there(experiment: Experiment, runs: Sequence[Run]) -> bool:
-    """Whether a finished run, or a sweep with all its jobs finished, has the experiment's settings and size."""
-    full = [run for run in runs if experiment.claims(run) and run.is_finished and experiment.is_full(run)]
-    if not experiment.is_sweep:
-        return bool(full)
-    wanted = math.prod(len(values) for values in experiment.swept.values())
-    return any(len(jobs_beside(run, full)) >= wanted for run in full)
+def is_there(planned: PlannedRun, runs: Sequence[Run]) -> bool:
+    """Whether a finished run, or a sweep whose jobs are all finished, has the settings and the extent of a plan."""
+    full = [run for run in runs if planned.claims(run) and run.is_finished and planned.is_full(run)]
+    wanted = math.prod(planned.swept.values())
+    return any(not planned.swept or len(jobs_beside(run, full)) >= wanted for run in full)
 
 
-def arguments(experiment: Experiment, runs: Sequence[Run]) -> list[str]:
-    """The command line that makes what is missing of an experiment: a run or a sweep that was cut is gone on with."""
-    command = experiment.words[1:]
-    cut = [run for run in runs if experiment.claims(run) and experiment.is_full(run)]
+def arguments(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
+    """The command line that makes what is missing: a run or a sweep that was cut is gone on with."""
+    cut = [run for run in runs if planned.claims(run) and planned.is_full(run)]
     if not cut:
-        return command
-    if experiment.is_sweep:
-        return [*command, f"hydra.sweep.dir={quote(cut[0].folder.parent)}"]
-    return [command[0], f"resume={cut[0].folder}"]
+        return planned.words
+    if planned.swept:
+        return [*planned.words, f"hydra.sweep.dir={quote(cut[0].folder.parent)}"]
+    return [planned.words[0], f"resume={cut[0].folder}"]
 
 
 def run_missing(
-    experiments: Sequence[Experiment],
+    planned: Sequence[PlannedRun],
     roots: Sequence[str | Path] = RESULTS,
     call: Callable[[list[str]], int] = lambda words: subprocess.call([sys.executable, *words], cwd=ROOT),
 ) -> list[str]:
-    """Run what has no finished run, one experiment after the other; returns the names of those that failed.
+    """Make what has no finished run, one after the other; returns the titles of those that failed.
 
     call: runs a script with arguments, returns its exit code.  A run that a signal stopped stops all.
     """
     runs, failed = all_runs(roots), []
-    for experiment in experiments:
-        if is_there(experiment, runs):
-            print(f"{experiment.name}: there already", flush=True)
+    for one in planned:
+        if is_there(one, runs):
+            print(f"{one.title}: there already", flush=True)
             continue
-        words = arguments(experiment, runs)
-        print(f"{experiment.name}: python {shlex.join(words)}", flush=True)
+        words = arguments(one, runs)
+        print(f"{one.title}: python {shlex.join(words)}", flush=True)
         code = call(words)
         if code == EXIT_RESUME:
-            raise UserError(f"{experiment.name} was stopped; the same command goes on with it")
+            raise UserError(f"{one.title} was stopped; the same command goes on with it")
         if code:
-            failed.append(experiment.name)
+            failed.append(one.title)
     return failed
 
 
-def draw(name: str) -> Path:
-    """Execute ``plotting.ipynb`` on a set of experiments; returns where it is, beside its figures in ``build/``."""
+def draw(size: str, settings: Sequence[str]) -> Path:
+    """Execute ``plotting.ipynb`` on runs of one size; returns where it is, beside its figures in ``build/``."""
     import nbformat
     from nbclient import NotebookClient
 
-    path = ROOT / "build" / f"plotting-{name}.ipynb"
+    path = ROOT / "build" / f"plotting-{size}.ipynb"
     path.parent.mkdir(exist_ok=True)
     notebook = nbformat.read(ROOT / "plotting.ipynb", as_version=4)
-    environment = {**os.environ, "SET": name, "FIGURES": str(path.with_name(f"figures-{name}"))}
+    figures = str(path.with_name(f"figures-{size}"))
+    environment = {**os.environ, "SIZE": size, "SETTINGS": shlex.join(settings), "FIGURES": figures}
     NotebookClient(notebook, resources={"metadata": {"path": ROOT}}).execute(env=environment)
     nbformat.write(notebook, path)
     return path
@@ -214,15 +240,16 @@ def draw(name: str) -> Path:
 
 def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m projectlib.sweeps.experiments", description="Run what is missing.")
-    parser.add_argument("names", nargs="+", metavar="NAME", help="a set (quick, paper), or experiments: paper/mnist")
-    parser.add_argument("--draw", action="store_true", help="then execute plotting.ipynb on the sets, into build/")
-    arguments = parser.parse_args(words)
-    typed = tuple(word for word in arguments.names if "=" in word)
-    named = [word for word in arguments.names if "=" not in word]
-    known = [name for word in named for name in (experiment_names(word) or [word])]
-    failed = run_missing([Experiment(name, typed) for name in known])
-    for name in dict.fromkeys(name.split("/")[0] for name in known if arguments.draw):
-        print(f"drawn: {draw(name)}")
+    known = experiment_names([CONFIGS])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all without one: {', '.join(known)}; or KEY=VALUE")
+    parser.add_argument("--size", choices=SIZES, default="paper")
+    parser.add_argument("--draw", action="store_true", help="then execute plotting.ipynb, into build/")
+    options = parser.parse_intermixed_args(words)
+    settings = [word for word in options.names if "=" in word]
+    named = [word for word in options.names if "=" not in word] or known
+    failed = run_missing([planned for name in named for planned in plan(name, options.size, settings)])
+    if options.draw:
+        print(f"drawn: {draw(options.size, settings)}")
     if failed:
         raise UserError(f"failed: {', '.join(failed)}")
 

@@ -10,7 +10,7 @@ from projectlib.config.compose import CONFIGS
 
 
 def set_launcher_defaults() -> None:
-    """Put the values of ``configs/launcher/<name>.yaml`` into the plugins' own configs, where these are installed.
+    """Put the values of ``configs/launchers.yaml`` into the plugins' own configs, where these are installed.
 
     ``hydra/launcher=<name>`` then starts from them, and the plugin still names every other setting and checks types.
     (A yaml of the same name in ``configs/hydra/launcher/`` would replace the plugin's config and make Hydra warn.)
@@ -18,11 +18,11 @@ def set_launcher_defaults() -> None:
     Plugins.instance()  # the plugins store theirs as they are found; ours have to come after
     store = ConfigStore.instance()
     installed = set(store.list("hydra/launcher"))
-    for path in sorted((CONFIGS / "launcher").glob("*.yaml")):
-        if path.name in installed:
-            plugin = store.load(f"hydra/launcher/{path.name}")
-            node = OmegaConf.merge(plugin.node, OmegaConf.load(path))
-            store.store(path.stem, node, group="hydra/launcher", provider=plugin.provider)
+    for name, values in OmegaConf.load(CONFIGS / "launchers.yaml").items():
+        if f"{name}.yaml" in installed:
+            plugin = store.load(f"hydra/launcher/{name}.yaml")
+            node = OmegaConf.merge(plugin.node, values)
+            store.store(name, node, group="hydra/launcher", provider=plugin.provider)
 
 
 def limit_threads(launcher: DictConfig) -> None:
