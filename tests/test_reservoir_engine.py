@@ -155,13 +155,16 @@ def test_a_state_that_is_not_a_number_stays_so():
     assert engine.first_bad_layer(1) == "the readout"
 
 
-def test_auto_compiles_sparse_reservoirs_that_learn_for_long():
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_auto_compiles_sparse_reservoirs_that_learn_for_long_or_are_compiled(is_compiled, monkeypatch):
+    monkeypatch.setattr(CpuReservoirEngine, "is_compiled", lambda num_layers: is_compiled)
+
     def choose(name, num_updates=10**5, optimizer=OPTIMIZERS["sgd"], **options):
         ensemble = make_ensemble(1, **options)
         return choose_reservoir_engine(name, ensemble, optimizer(ensemble.parameters[0]["readout"]), num_updates)
 
     assert choose("auto") is CpuReservoirEngine
-    assert choose("auto", num_updates=100) is ReservoirEngine
+    assert choose("auto", num_updates=100) is (CpuReservoirEngine if is_compiled else ReservoirEngine)
     assert choose("compiled", num_updates=100) is CpuReservoirEngine
     assert choose("eager") is ReservoirEngine
     assert choose("auto", density=0.9) is ReservoirEngine

@@ -85,9 +85,7 @@ class GraphEngine(EagerEngine):
             self.fused.advance = torch.compile(self.advance, fullgraph=True, backend=backend)
         self.whole_steps = replace(self.sampler, drop_last=True)
         self.position = torch.zeros((), dtype=torch.int64, device=self.source.inputs.device)
-        self.epoch: Epoch = super().draw_epoch(
-            torch.Generator()
-        )  # the graph reads its tensors, so every epoch is theirs
+        self.epoch: Epoch = super().draw_epoch(torch.Generator())  # every later one is copied into it for the graph
         self.replay_one: Callable[[], None] | None = None  # None: eager
         self.replay_many: Callable[[], None] | None = None
         self.unrolled = UNROLLED if self.ensemble.network.num_timesteps == 1 else 1
@@ -138,6 +136,7 @@ class GraphEngine(EagerEngine):
         self.position.fill_(num_steps % steps_in_epoch)
         expected = self.snapshot()
         self.put_back(before)
+        self.position.zero_()
         self.replay_many()
         self.replay_one()
         departures = {name: departure(got, expected[name], before[name]) for name, got in self.changing().items()}
