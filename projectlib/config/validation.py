@@ -82,7 +82,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, list) and len(v) == 3 and all(map(is_bandwidth, v)),
         f"three bandwidths (of inputs, labels and activations) {BANDWIDTH}",
     ),
-    "hsic.form": (lambda v: v in ("published", "exact"), "published or exact"),
+    "hsic.form": (lambda v: v in ("published", "exact", "parzen"), "published, exact or parzen"),
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.eps": NOT_NEGATIVE,

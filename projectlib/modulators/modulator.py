@@ -1,19 +1,45 @@
 """What a local rule asks of whoever supplies a hidden layer's modulatory signal."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
-class Modulator(Protocol):
-    """What a local rule asks of a modulator.  What it remembers of a layer is carried from time step to time step."""
+class Sample(NamedTuple):
+    """The newest sample of one model.
 
-    def initial_state(self, num_inputs: int, z_shape: Sequence[int], like: Tensor) -> Any:
-        """Of one layer: num_inputs features of [x, y], activations of z_shape; like: a tensor of the right device."""
+    x: (...) the network's input.  y: (num_classes,) one-hot.  z: (...) activations of the layer.
+    """
 
-    def __call__(self, xi: Tensor, newest: tuple[Tensor, Tensor, Tensor], state: Any) -> tuple[Tensor, Any]:
-        """The signal that is applied, of the shape of xi, and the new state.
+    x: Tensor
+    y: Tensor
+    z: Tensor
 
-        xi: the signal computed from the window.  newest: its newest x, y and z.
+
+class Modulator(ABC):
+    """Supplies the signal xi of one hidden layer, sample by sample (of dynamic layers: at every time step).
+
+    Runs under ``torch.vmap`` as a rule does (``projectlib.rules.Rule``): what it remembers is its state.
+
+    needs_window: whether it is told the signal that is computed from a window of samples.  Without it the newest sample
+        is run alone.
+    applies_window_signal: whether that is what it supplies.
+    kernel: the name of compiled code that does the same; not inherited.
+    """
+
+    needs_window: bool = False
+    applies_window_signal: bool = False
+    kernel: str | None = None
+
+    def initial_state(self, sample: Sample, generator: torch.Generator) -> Any:
+        """What it remembers of one layer of one model before the first sample, a pytree of tensors on the CPU.
+
+        sample: zeros of the right shapes and type.  generator: of the model, for all that is random.
         """
+        return ()
+
+    @abstractmethod
+    def __call__(self, sample: Sample, state: Any, taught: Tensor | None) -> tuple[Tensor, Any]:
+        """(xi of the shape of z, new state).  taught: the window's signal; None unless it ``needs_window``."""

@@ -38,6 +38,8 @@ class ConvolutionEngine(EagerEngine):
         """What else it does not cover in a task, in words; None where it covers it."""
         if type(rule) is not BioHSIC:
             return f"the rule {type(rule).__name__} on convolutions"
+        if rule.form == "parzen":
+            return "the signal parzen of a window"
         return None if isinstance(rule.modulator, WindowModulator) else f"the modulator {type(rule.modulator).__name__}"
 
     def warm_up(self) -> None:
