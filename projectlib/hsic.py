@@ -13,7 +13,7 @@ from torch import Tensor
 
 from projectlib.values import is_number, require
 
-FORMS = ("published", "exact")
+FORMS = ("published", "exact", "parzen")
 SMALLEST, LARGEST = 1e-15, 1e15  # bandwidths whose squares are still float32 numbers
 BANDWIDTH = f"from {SMALLEST:g} to {LARGEST:g}"
 
@@ -84,12 +84,36 @@ def modulation(
 
         xi = 2 / (sigma^2 d (N-1)^2) sum_p c_p k(z_N, z_p) (z_N - z_p)
 
+    or "parzen", the gradient of ``-log(S_same / S_all)``, an estimate of ``-log p(y_N | z_N)``, by ``parzen_weights``::
+
+        xi = 1 / (sigma^2 d) sum_p c_p k(z_N, z_p) (z_N - z_p)
+
     Returns the shape of one z.  Raises ValueError for another form.
     """
-    scale = 2 / (sigma**2 * z[0].numel() * (len(z) - 1) ** 2)
-    weights = modulation_weights(kx, ky, gamma, form) * kz[-1] * scale
+    width = sigma**2 * z[0].numel()
+    if form == "parzen":
+        weights = parzen_weights(kz[-1], ky[-1] == 1) / width
+    else:
+        weights = modulation_weights(kx, ky, gamma, form) * kz[-1] * (2 / (width * (len(z) - 1) ** 2))
     # the newest sample's own term vanishes with z_N - z_N
     return torch.tensordot(weights, z[-1] - z, dims=1)
+
+
+def parzen_weights(k: Tensor, same: Tensor) -> Tensor:
+    """``c_p k_p`` (N,) of the Parzen-window signal, 0 for the newest sample itself and where none has its label::
+
+        c_p = [y_p = y_N] / S_same - 1 / S_all,    S_all = sum_{p<N} k_p,    S_same = sum_{p<N: y_p = y_N} k_p
+
+    k: (N,) kernels of z_N with each z_p.  same: (N,) whether y_p = y_N.
+    Goldberger et al. 2004 (neighbourhood components), Frosst et al. 2019 (soft nearest neighbours).
+    """
+    others = torch.arange(len(k), device=k.device) < len(k) - 1
+    of_all, of_same = torch.where(others, k, 0), torch.where(others & same, k, 0)
+    sum_all, sum_same = of_all.sum(), of_same.sum()
+    known = sum_same > torch.finfo(k.dtype).tiny
+    one = torch.ones_like(sum_all)
+    weights = of_same / torch.where(known, sum_same, one) - of_all / torch.where(known, sum_all, one)
+    return torch.where(known, weights, 0)
 
 
 def modulation_weights(kx: Tensor, ky: Tensor, gamma: float, form: str = "published") -> Tensor:

@@ -40,6 +40,8 @@ class ConvolutionEngine(EagerEngine):
         """What else it does not cover in a task, in words; None where it covers it."""
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__} on convolutions"
+        if rule.form == "parzen":
+            return "the signal parzen of a window"
         return None if own_kernel(rule.modulator) == "window" else f"the modulator {type(rule.modulator).__name__}"
 
     @staticmethod

@@ -47,6 +47,8 @@ class CpuEngine(EagerEngine):
             return f"the rule {type(rule).__name__}"
         if rule.modulator and own_kernel(rule.modulator) != "window":
             return f"the modulator {type(rule.modulator).__name__}"
+        if getattr(rule, "form", None) == "parzen":
+            return "the signal parzen of a window"
         if reason := kernel_optimizer.lacks(optimizer):
             return reason
         return "augmented data" if sampler.augmentation is not None else None

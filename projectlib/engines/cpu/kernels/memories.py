@@ -1,0 +1,585 @@
+"""Learning from a stream of single samples, a memory beside every hidden layer: one member trained in place.
+
+A sample is run forward once, with the weights of the moment. Each hidden layer's memory is read, which gives the signal
+xi, and written; xi is pulled back through that layer alone. The samples of a *block* share their weights and make one
+update of their mean gradient, so that matrix products are of several samples; a block of one is a matrix-vector product
+and an outer product that is made and spent at once.
+
+As in ``mlp`` an MLP is the LIF network whose time step equals its time constant, everything is float32 but the sums of
+metrics, and a step is the same arithmetic wherever a chunk begins; but arrays are sample-first, (samples, features).
+Loops that sum store nothing besides: where arrays happen to lie close together, LLVM takes those that store for
+overlapping, and then adds up in another order.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from projectlib.engines.cpu.kernels.compiler import compiled, inlined
+from projectlib.engines.cpu.kernels.mlp import ADAMW, BLOCK, LAYER_NORM_EPS, SGD, TINY, descend, step_sizes
+from projectlib.engines.cpu.kernels.products import ROWS, multiply_over_features, outer_over_features, transpose
+from projectlib.engines.cpu.kernels.vectors import LANES, LOG2_E, exp, exp2, load, spread, total
+
+SMALLEST_NORM = np.float32(1e-3)  # of class means, as in ``projectlib.modulators.class_means``
+
+
+# What a layer remembers, as in ``projectlib.modulators``, updated in place ------------------------------------------
+
+
+class Remembered(NamedTuple):
+    """Rings of M samples, number t in row ``t % M``: labels y (M, classes) one-hot and activations z (M, d)."""
+
+    y: np.ndarray
+    z: np.ndarray
+
+
+class Covariances(NamedTuple):
+    """mean_z (d,), mean_y (classes,), zz (d, d), yz (classes, d)."""
+
+    mean_z: np.ndarray
+    mean_y: np.ndarray
+    zz: np.ndarray
+    yz: np.ndarray
+
+
+class Predictor(NamedTuple):
+    """mean_z (d,), mean_y (classes,), q (classes, d)."""
+
+    mean_z: np.ndarray
+    mean_y: np.ndarray
+    q: np.ndarray
+
+
+class ClassMeans(NamedTuple):
+    """means (classes, d)."""
+
+    means: np.ndarray
+
+
+class RememberedSettings(NamedTuple):
+    """is_parzen: whether the signal is Parzen's, or follows from weights that inputs and labels determine."""
+
+    is_parzen: bool
+    sigma: float
+
+
+class CovarianceSettings(NamedTuple):
+    horizon: float
+    weight: float
+
+
+class DeltaSettings(NamedTuple):
+    learning_rate: float
+    horizon: float
+
+
+class ClassMeansSettings(NamedTuple):
+    rate: float
+    temperature: float
+
+
+class Replay(NamedTuple):
+    """The P samples before the newest that the readout learns from as well, oldest first.
+
+    h (P, d) of the last hidden layer as it was then, u (P, classes) of the readout before it, labels (P,) int64.
+    """
+
+    h: np.ndarray
+    u: np.ndarray
+    labels: np.ndarray
+
+
+class Stream(NamedTuple):
+    """How samples are shown: ``time_steps`` each, ``accumulate`` of them an update.  rate: dt / tau, 1 for an MLP."""
+
+    time_steps: int
+    accumulate: int
+    rate: float
+
+
+class Workspace(NamedTuple):
+    """Scratch memory of blocks of up to A samples; layer l reads rows[l], which the readout's P replayed begin."""
+
+    rows: tuple[np.ndarray, ...]  # (A, in); (P + A, in) of the readout
+    u: tuple[np.ndarray, ...]  # (A, out); (P + A, out)
+    signal: tuple[np.ndarray, ...]  # as u: gradient with respect to z, then to W h + b; first scratch of the products
+    before: np.ndarray  # (A, classes) the readout's membranes before each sample
+    labels: np.ndarray  # (P + A,)
+    shares: np.ndarray  # (P + A,) weights of samples in the readout's gradient
+    factor: np.ndarray  # (remembered samples, or classes,)
+    centered: np.ndarray  # (2, widest layer or classes) z~ and y~
+    products: np.ndarray  # (P + A) times the widest layer
+    gradient: np.ndarray  # (BLOCK, or more where a layer has more inputs,)
+
+
+# Memories: read, then written -------------------------------------------------------------------------------------
+
+
+def supply(memory, settings, z, label, count, weights, signal, work):
+    """Leave xi (d,) of the newest z (d,) in signal, and remember the sample.
+
+    count: samples that were remembered before.  weights: (M,) c of the remembered samples, oldest first, for a signal
+    that follows from inputs and labels.
+    """
+    raise NotImplementedError("compiled kernels only")
+
+
+@overload(supply)
+def supply_from(memory, settings, z, label, count, weights, signal, work) -> Callable:
+    """numba picks the kernel by what is remembered."""
+    function = KERNELS[memory.instance_class]
+
+    def call(memory, settings, z, label, count, weights, signal, work):
+        function(memory, settings, z, label, count, weights, signal, work.factor, work.centered)
+
+    return call
+
+
+@compiled
+def remembered_signal(memory, settings, z, label, count, weights, signal, factor, centered):
+    """``xi = sum_p factor_p (z_N - z_p)``, factor_p being what ``hsic.modulation`` weights differences by."""
+    size, width = memory.z.shape
+    newest = count % size
+    memory.z[newest] = z
+    memory.y[newest] = 0
+    memory.y[newest, label] = 1
+    signal[:] = 0
+    if count + 1 < size:
+        return
+    for p in range(size):
+        distance = np.float32(0)
+        for i in range(width):
+            difference = z[i] - memory.z[p, i]
+            distance += difference * difference
+        factor[p] = distance
+    spread_of_z = np.float32(settings.sigma**2 * width)
+    scale = np.float32(-LOG2_E / 2) / spread_of_z
+    for p in range(size):
+        factor[p] = exp2(scale * factor[p])
+    if settings.is_parzen:
+        factor[newest] = 0
+        sum_all, sum_same = np.float32(0), np.float32(0)
+        for p in range(size):
+            sum_all += factor[p]
+            sum_same += factor[p] * memory.y[p, label]
+        if sum_same <= TINY:  # none of its class, or none near
+            return
+        for p in range(size):
+            factor[p] = (factor[p] * memory.y[p, label] / sum_same - factor[p] / sum_all) / spread_of_z
+    else:
+        for p in range(size):
+            factor[p] *= weights[(p - newest - 1) % size] * (np.float32(2) / spread_of_z)
+    for p in range(size):
+        for i in range(width):
+            signal[i] += factor[p] * (z[i] - memory.z[p, i])
+
+
+@compiled
+def move_means(memory, z, label, count, horizon, centered):
+    """Leave z~ and y~ in centered and move the means; returns (their rate, whether the label had been seen)."""
+    width, classes = len(memory.mean_z), len(memory.mean_y)
+    rate = np.float32(1 / min(float(count + 1), horizon))
+    share = np.float32(1 / math.sqrt(width))
+    seen = memory.mean_y[label] > 0
+    for i in range(width):
+        centered[0, i] = share * z[i] - memory.mean_z[i]
+        memory.mean_z[i] += rate * centered[0, i]
+    for c in range(classes):
+        centered[1, c] = (np.float32(1) if c == label else np.float32(0)) - memory.mean_y[c]
+        memory.mean_y[c] += rate * centered[1, c]
+    return rate, seen
+
+
+@compiled
+def covariance_signal(memory, settings, z, label, count, weights, signal, factor, centered):
+    """``xi = w C_zz z~ - C_yz' y~``."""
+    width, classes = len(memory.mean_z), len(memory.mean_y)
+    rate, seen = move_means(memory, z, label, count, settings.horizon, centered)
+    keep, weight = np.float32(1) - rate, np.float32(settings.weight)
+    near = centered[0]
+    for i in range(width):
+        entry, step = np.float32(0), rate * near[i]
+        for j in range(width):
+            entry += memory.zz[i, j] * near[j]
+        for j in range(width):
+            memory.zz[i, j] = keep * memory.zz[i, j] + step * near[j]
+        signal[i] = weight * entry
+    for c in range(classes):
+        error, step = centered[1, c], rate * centered[1, c]
+        for i in range(width):
+            signal[i] -= error * memory.yz[c, i]
+            memory.yz[c, i] = keep * memory.yz[c, i] + step * near[i]
+    if not seen:
+        signal[:] = 0
+
+
+@compiled
+def delta_signal(memory, settings, z, label, count, weights, signal, factor, centered):
+    """``e = Q z~ - y~;   xi = Q' e;   Q <- Q - eta e z~'``."""
+    width, classes = len(memory.mean_z), len(memory.mean_y)
+    _, seen = move_means(memory, z, label, count, settings.horizon, centered)
+    near = centered[0]
+    signal[:] = 0
+    for c in range(classes):
+        error = -centered[1, c]
+        for i in range(width):
+            error += memory.q[c, i] * near[i]
+        step = np.float32(settings.learning_rate) * error
+        for i in range(width):
+            signal[i] += error * memory.q[c, i]
+            memory.q[c, i] -= step * near[i]
+    if not seen:
+        signal[:] = 0
+
+
+@compiled
+def class_means_signal(memory, settings, z, label, count, weights, signal, factor, centered):
+    """``xi = sum_c (softmax_c(z . m^_c / (sqrt(d) tau)) - [c = y]) m^_c``; an unseen class has a factor of zero."""
+    means, middle = memory.means, centered[0]
+    classes, width = means.shape
+    num_seen = 0
+    middle[:width] = 0
+    for c in range(classes):
+        size = np.float32(0)
+        for i in range(width):
+            size += abs(means[c, i])
+        for i in range(width):
+            middle[i] += means[c, i]
+        factor[c] = size
+        num_seen += size != 0
+    known = factor[label] != 0
+    share = np.float32(1 / max(num_seen, 1))
+    for i in range(width):
+        middle[i] *= share
+    scale = np.float32(1 / (math.sqrt(width) * settings.temperature))
+    inverse, peak = centered[1], np.float32(-np.inf)
+    for c in range(classes):
+        length, along = np.float32(0), np.float32(0)
+        for i in range(width):
+            direction = means[c, i] - middle[i]
+            length += direction * direction
+            along += direction * z[i]
+        inverse[c] = np.float32(0) if factor[c] == 0 else np.float32(1) / (math.sqrt(length) + SMALLEST_NORM)
+        factor[c] = np.float32(-np.inf) if factor[c] == 0 else scale * along * inverse[c]
+        peak = factor[c] if factor[c] > peak else peak
+    whole = np.float32(0)
+    for c in range(classes):
+        factor[c] = exp(factor[c] - peak)
+    for c in range(classes):
+        whole += factor[c]
+    signal[:] = 0
+    if known:
+        for c in range(classes):
+            weight = (factor[c] / whole - (np.float32(1) if c == label else np.float32(0))) * inverse[c]
+            for i in range(width):
+                signal[i] += weight * (means[c, i] - middle[i])
+    rate = np.float32(settings.rate)
+    for i in range(width):
+        means[label, i] += rate * (z[i] - means[label, i])
+
+
+KERNELS = {
+    Remembered: remembered_signal,
+    Covariances: covariance_signal,
+    Predictor: delta_signal,
+    ClassMeans: class_means_signal,
+}
+
+
+# Layers, sample by sample -----------------------------------------------------------------------------------------
+
+
+@compiled
+def multiply_rows(weight, rows, scratch, product):
+    """``product = rows W^T``.  weight: (out, in).  rows: (N, in).  product: (N, out).  scratch: (N out or more,)."""
+    outputs, inputs = weight.shape
+    num = len(rows)
+    if num == 1 or inputs < LANES:
+        for p in range(num):
+            multiply_row(weight, rows[p], product[p])
+    else:
+        feature_first = scratch[: outputs * num].reshape(outputs, num)
+        multiply_over_features(weight, rows, feature_first)
+        transpose(feature_first, product)
+
+
+@compiled
+def multiply_row(weight, h, product):
+    """``product = W h``.  h: (in,).  product: (out,)."""
+    outputs, inputs = weight.shape
+    whole = inputs // (2 * LANES) * (2 * LANES)
+    zero = spread(np.float32(0))
+    for o in range(0, outputs, ROWS):  # the last four may overlap: the last neuron is summed again
+        o1, o2, o3 = min(o + 1, outputs - 1), min(o + 2, outputs - 1), min(o + 3, outputs - 1)
+        a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = zero
+        for i in range(0, whole, 2 * LANES):
+            at_a, at_b = load(h, (i,)), load(h, (i + LANES,))
+            a0 += load(weight, (o, i)) * at_a
+            b0 += load(weight, (o, i + LANES)) * at_b
+            a1 += load(weight, (o1, i)) * at_a
+            b1 += load(weight, (o1, i + LANES)) * at_b
+            a2 += load(weight, (o2, i)) * at_a
+            b2 += load(weight, (o2, i + LANES)) * at_b
+            a3 += load(weight, (o3, i)) * at_a
+            b3 += load(weight, (o3, i + LANES)) * at_b
+        product[o], product[o1] = total(a0 + b0), total(a1 + b1)
+        product[o2], product[o3] = total(a2 + b2), total(a3 + b3)
+    if whole < inputs:
+        for o in range(outputs):
+            entry = np.float32(0)
+            for i in range(whole, inputs):
+                entry += weight[o, i] * h[i]
+            product[o] += entry
+
+
+@compiled
+def integrate_row(drive, bias, before, rate, u):
+    """``u = u_before + rate (drive + b - u_before)``, all (out,); at a rate of 1 the membrane before is not read."""
+    if rate == 1:
+        for o in range(len(u)):
+            u[o] = drive[o] + bias[o]
+    else:
+        for o in range(len(u)):
+            u[o] = before[o] + rate * (drive[o] + bias[o] - before[o])
+
+
+@compiled
+def integrate_rows(drive, bias, membrane, rate, u):
+    """Sample after sample, on from membrane (out,), which ends as the last of u (N, out)."""
+    for p in range(len(u)):
+        integrate_row(drive[p], bias, membrane, rate, u[p])
+        membrane[:] = u[p]
+
+
+@compiled
+def activate_row(u, z):
+    """``z = LN(relu(u))``, both (d,), without scale and bias; returns the inverse deviation.  NaN stays NaN."""
+    width = len(u)
+    share, mean, variance = np.float32(1 / width), np.float32(0), np.float32(0)
+    for o in range(width):
+        mean += np.float32(0) if u[o] < 0 else u[o]
+    mean *= share
+    for o in range(width):
+        difference = (np.float32(0) if u[o] < 0 else u[o]) - mean
+        variance += difference * difference
+    inverse_deviation = np.float32(1) / math.sqrt(share * variance + LAYER_NORM_EPS)
+    for o in range(width):
+        z[o] = ((np.float32(0) if u[o] < 0 else u[o]) - mean) * inverse_deviation
+    return inverse_deviation
+
+
+@compiled
+def pull_back_row(signal, u, z, scale):
+    """Gradient with respect to z turned, in place, into that with respect to W h + b.  All (d,).
+
+    scale: dt / tau, the sample's inverse deviation and its share in the update.
+    """
+    width = len(u)
+    share, mean, along = np.float32(1 / width), np.float32(0), np.float32(0)
+    for o in range(width):
+        mean += share * signal[o]
+        along += share * signal[o] * z[o]
+    for o in range(width):
+        slope = scale * (signal[o] - mean - z[o] * along)
+        signal[o] = np.float32(0) if u[o] <= 0 else slope
+
+
+@compiled
+def cross_entropy_row(logits, label, share, signal):
+    """Leave ``share (softmax(logits) - one_hot(label))`` in signal; returns (cross-entropy, whether it is right)."""
+    best, whole = 0, np.float32(0)
+    for c in range(len(logits)):
+        best = c if logits[c] > logits[best] else best
+    peak = logits[best]
+    for c in range(len(logits)):
+        signal[c] = exp(logits[c] - peak)
+    for c in range(len(logits)):
+        whole += signal[c]
+    for c in range(len(logits)):
+        signal[c] *= share / whole
+    signal[label] -= share
+    return math.log(whole) + peak - logits[label], best == label
+
+
+@compiled
+def update_rows(layer, rows, signal, scratch, gradient, optimizer, sizes):
+    """``dW = signal^T rows`` and ``db = sum signal``, applied by the optimizer.  rows: (N, in).  signal: (N, out)."""
+    if len(rows) == 1:
+        descend_outer(layer.weight, signal[0], rows[0], layer.weight_mean, layer.weight_square, optimizer, sizes)
+        descend(layer.bias, signal[0], layer.bias_mean, layer.bias_square, optimizer, sizes)
+        return
+    outputs, inputs = layer.weight.shape
+    num = len(rows)
+    parameter = layer.weight.reshape(-1)
+    mean, square = layer.weight_mean.reshape(-1), layer.weight_square.reshape(-1)
+    feature_first = scratch[: outputs * num].reshape(outputs, num)
+    transpose(signal, feature_first)
+    together = max(1, BLOCK // inputs)
+    for start in range(0, outputs, together):
+        stop = min(start + together, outputs)
+        part = slice(start * inputs, stop * inputs)
+        some = gradient[: (stop - start) * inputs]
+        outer_over_features(feature_first[start:stop], rows, 0, some.reshape(stop - start, inputs))
+        descend(parameter[part], some, mean[part], square[part], optimizer, sizes)
+    some = gradient[:outputs]
+    some[:] = 0
+    for p in range(num):
+        for o in range(outputs):
+            some[o] += signal[p, o]
+    descend(layer.bias, some, layer.bias_mean, layer.bias_square, optimizer, sizes)
+
+
+@compiled
+def descend_outer(weight, signal, h, mean, square, optimizer, sizes):
+    """``descend`` along the outer product of signal (out,) and h (in,), which is never written down."""
+    step, spread, keep = sizes
+    beta1, beta2 = np.float32(optimizer.beta1), np.float32(optimizer.beta2)
+    rest1, rest2 = np.float32(1 - optimizer.beta1), np.float32(1 - optimizer.beta2)
+    eps = np.float32(optimizer.eps)
+    coupled = np.float32(0 if optimizer.kind == ADAMW else optimizer.weight_decay)
+    outputs, inputs = weight.shape
+    for o in range(outputs):
+        of_neuron = signal[o]
+        if optimizer.kind == SGD:
+            for i in range(inputs):
+                weight[o, i] -= step * (of_neuron * h[i] + coupled * weight[o, i])
+        else:
+            for i in range(inputs):
+                slope = of_neuron * h[i] + coupled * weight[o, i]
+                first = beta1 * mean[o, i] + rest1 * slope
+                second = beta2 * square[o, i] + rest2 * slope * slope
+                mean[o, i] = np.float32(0) if abs(first) < TINY else first
+                square[o, i] = np.float32(0) if second < TINY else second
+                weight[o, i] = keep * weight[o, i] - step * mean[o, i] / (math.sqrt(square[o, i]) * spread + eps)
+
+
+# The loop ---------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def replay_shares(shares, replayed, num, count):
+    """Weights, with a sum of 1, of P replayed samples and a block's num in the readout's gradient.
+
+    Each of the block learns from itself and the P before it, as far as there were any: count before the block.
+    """
+    shares[:] = 0
+    for p in range(num):
+        first = max(p, replayed - count)
+        last = replayed + p
+        for place in range(first, last + 1):
+            shares[place] += np.float32(1 / (num * (last + 1 - first)))
+
+
+@compiled
+def shift_in(remembered, newest):
+    """Drop as many of the oldest rows as there are newest ones, and end with those."""
+    size, num = len(remembered), len(newest)
+    for p in range(size):
+        remembered[p] = remembered[p + num] if p + num < size else newest[p + num - size]
+
+
+@inlined
+def learn_readout(layer, replay, membrane, work, num, count, rate, optimizer, sizes, sums):
+    """The readout's update from a block's z of the last hidden layer, which lie in place, and from those replayed."""
+    replayed = len(replay.labels)
+    whole = replayed + num
+    rows, labels, shares = work.rows[-1][:whole], work.labels[:whole], work.shares[:whole]
+    u, signal, before = work.u[-1][:whole], work.signal[-1][:whole], work.before[:num]
+    rows[:replayed] = replay.h
+    labels[:replayed] = replay.labels
+    multiply_rows(layer.weight, rows, work.products, signal)
+    for p in range(replayed):
+        integrate_row(signal[p], layer.bias, replay.u[p], rate, u[p])
+    before[0] = membrane
+    integrate_rows(signal[replayed:], layer.bias, membrane, rate, u[replayed:])
+    before[1:] = u[replayed : whole - 1]
+    replay_shares(shares, replayed, num, count)
+    for p in range(whole):
+        loss, is_right = cross_entropy_row(u[p], labels[p], rate * shares[p], signal[p])
+        if p >= replayed:
+            sums[0] += loss
+            sums[1] += is_right
+    update_rows(layer, rows, signal, work.products, work.gradient, optimizer, sizes)
+    shift_in(replay.h, rows[replayed:])
+    shift_in(replay.labels, labels[replayed:])
+    if rate != 1:
+        shift_in(replay.u, before)
+
+
+@compiled
+def train_stream(
+    member,
+    memories,
+    settings,
+    replay,
+    membranes,
+    work,
+    samples,
+    labels,
+    weights,
+    stream,
+    optimizers,
+    count,
+    updates,
+    totals,
+):
+    """Train a member through a stream of samples, in order; returns (time steps, updates) so far.
+
+    memories: what each hidden layer remembers.  membranes: (out,) of every layer.  samples: (n, inputs).  weights: of
+    each time step, (n time steps, M), where ``supply`` asks for them; else one row.  optimizers: of the hidden layers
+    and of the readout.  count, updates: time steps and updates before.  totals: loss and accuracy are added.
+    """
+    rate = np.float32(stream.rate)
+    readout, replayed = len(member) - 1, len(replay.labels)
+    sums = np.zeros(2)
+    num_steps = len(samples) * stream.time_steps
+    for start in range(0, num_steps, stream.accumulate):
+        num = min(stream.accumulate, num_steps - start)
+        for p in range(num):
+            sample = (start + p) // stream.time_steps
+            work.rows[0][p] = samples[sample]
+            work.labels[replayed + p] = labels[sample]
+        updates += 1
+        sizes = step_sizes(optimizers[0], updates)
+        for layer in range(readout):
+            rows, u, signal = work.rows[layer][:num], work.u[layer][:num], work.signal[layer][:num]
+            first = replayed if layer == readout - 1 else 0
+            z = work.rows[layer + 1][first : first + num]
+            multiply_rows(member[layer].weight, rows, work.products, signal)
+            integrate_rows(signal, member[layer].bias, membranes[layer], rate, u)
+            for p in range(num):
+                scale = rate * activate_row(u[p], z[p]) / np.float32(num)
+                of_step = weights[min(start + p, len(weights) - 1)]
+                label = work.labels[replayed + p]
+                supply(memories[layer], settings, z[p], label, count + p, of_step, signal[p], work)
+                pull_back_row(signal[p], u[p], z[p], scale)
+            update_rows(member[layer], rows, signal, work.products, work.gradient, optimizers[0], sizes)
+        sizes = step_sizes(optimizers[1], updates)
+        learn_readout(member[readout], replay, membranes[readout], work, num, count, rate, optimizers[1], sizes, sums)
+        count += num
+    for i in range(2):
+        totals[i] += sums[i] / stream.time_steps
+    return count, updates
+
+
+def workspace(member, num_remembered, num_replayed, num_block):
+    """The scratch memory of a member for blocks of up to num_block samples."""
+    shapes = [layer.weight.shape for layer in member]
+    zeros = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
+    places = [num_block] * (len(shapes) - 1) + [num_replayed + num_block]
+    widest = max(outputs for outputs, _ in shapes)
+    return Workspace(
+        rows=tuple(zeros(num, inputs) for num, (_, inputs) in zip(places, shapes, strict=True)),
+        u=tuple(zeros(num, outputs) for num, (outputs, _) in zip(places, shapes, strict=True)),
+        signal=tuple(zeros(num, outputs) for num, (outputs, _) in zip(places, shapes, strict=True)),
+        before=zeros(num_block, shapes[-1][0]),
+        labels=np.zeros(places[-1], np.int64),
+        shares=zeros(places[-1]),
+        factor=zeros(max(num_remembered, shapes[-1][0])),
+        centered=zeros(2, widest),
+        products=zeros(places[-1] * widest),
+        gradient=zeros(max(BLOCK, *(max(shape) for shape in shapes))),
+    )

@@ -1,0 +1,49 @@
+"""A readout of its own layer that is taught the label by a delta rule, and sends its error back."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from projectlib.modulators.modulator import Modulator, Sample
+from projectlib.modulators.running import Means, centered, moved, no_means
+from projectlib.values import is_number, require
+
+
+class Predictor(NamedTuple):
+    """The means that it predicts around, and its weights q (num_classes, d)."""
+
+    means: Means
+    q: Tensor
+
+
+class DeltaModulator(Modulator):
+    """Predicts ``y~ = y - mu_y`` from ``z~ = z / sqrt(d) - mu_z``; what it is wrong by is the signal::
+
+        e = Q z~ - y~;   xi = Q' e;   Q <- Q - eta e z~'
+
+    Where Q has settled it is ``C_yz (C_zz + eps)^-1``, and xi is, up to a factor, the gradient of normalised HSIC with
+    linear kernels, ``-tr[C_yz (C_zz + eps)^-1 C_zy]``, at the newest sample.  A class that has not been seen gives no
+    signal.
+
+    learning_rate: eta, below 2, from where on Q overshoots (``|z~|^2`` is about 1).  horizon: T of the running means,
+    in samples.  Raises UserError for values that are none of these.
+    """
+
+    kernel = "delta"
+
+    def __init__(self, learning_rate: float = 0.3, horizon: float = 1e4):
+        is_rate = is_number(learning_rate) and 0 < learning_rate < 2
+        require(is_rate, "modulator.learning_rate", learning_rate, "a number above 0 and below 2, where it overshoots")
+        require(is_number(horizon) and horizon >= 1, "modulator.horizon", horizon, "a number of samples, at least 1")
+        self.learning_rate, self.horizon = learning_rate, horizon
+
+    def initial_state(self, sample: Sample, generator: torch.Generator) -> Predictor:
+        return Predictor(no_means(sample), sample.z.new_zeros(sample.y.numel(), sample.z.numel()))
+
+    def __call__(self, sample: Sample, state: Predictor, taught: Tensor | None) -> tuple[Tensor, Predictor]:
+        z, y, seen = centered(sample, state.means)
+        error = state.q @ z - y
+        xi = torch.where(seen, error @ state.q, 0)
+        means, _ = moved(state.means, z, y, self.horizon)
+        return xi.reshape(sample.z.shape), Predictor(means, state.q - self.learning_rate * torch.outer(error, z))

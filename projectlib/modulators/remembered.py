@@ -1,0 +1,76 @@
+"""The last samples as they were when they were seen, and the signal that follows from them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from projectlib.hsic import FORMS, kernel_matrix, kernel_row, modulation
+from projectlib.modulators.modulator import Modulator, Sample
+from projectlib.values import is_count, is_number, require
+
+
+class Remembered(NamedTuple):
+    """The last M samples, in a ring: sample number t (from 0) is in row ``t % M``.
+
+    x (M, inputs), or (M, 0) where the signal asks for none; y (M, num_classes); z (M, d); count () of all samples so
+    far, int64.
+    """
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    count: Tensor
+
+
+class RememberedModulator(Modulator):
+    """The signal of a window of N = ``size`` samples (``hsic.modulation``), none of which is run again.
+
+    What stands for an older sample is the z of when it was the newest, so a layer has a window where its memory has
+    room, not where its input comes from.  There is no signal before the memory is full.
+
+    size: N, samples in the memory with the newest.  signal: "published", "exact" or "parzen", which needs no x.
+    sigma: bandwidth of z for parzen.  gamma, sigmas: weight of the label term and bandwidths of x, y and z for the
+    others.  Raises UserError for values that are none of these.
+    """
+
+    kernel = "remembered"
+
+    def __init__(
+        self,
+        size: int,
+        signal: str = "parzen",
+        sigma: float = 0.265,
+        gamma: float = 2.0,
+        sigmas: tuple[float, float, float] = (0.5, 0.1, 1.0),
+    ):
+        enough = "a whole number of at least 2, the newest sample and others to compare it with"
+        require(is_count(size) and size >= 2, "modulator.size", size, enough)
+        require(signal in FORMS, "modulator.signal", signal, " or ".join(FORMS))
+        bandwidths = {"modulator.sigma": sigma, **{f"modulator.sigmas[{i}]": value for i, value in enumerate(sigmas)}}
+        for name, value in bandwidths.items():
+            require(is_number(value) and value > 0, name, value, "a bandwidth above 0")
+        require(is_number(gamma), "modulator.gamma", gamma, "a finite number, the weight of the label term")
+        self.size, self.signal, self.gamma = size, signal, gamma
+        self.sigmas = (*sigmas[:2], sigma if signal == "parzen" else sigmas[2])
+
+    def initial_state(self, sample: Sample, generator: torch.Generator) -> Remembered:
+        x, y, z = (part.new_zeros(self.size, part.numel()) for part in (self.kept(sample.x), sample.y, sample.z))
+        return Remembered(x, y, z, torch.zeros((), dtype=torch.int64))
+
+    def __call__(self, sample: Sample, state: Remembered, taught: Tensor | None) -> tuple[Tensor, Remembered]:
+        places = torch.arange(self.size, device=sample.z.device)
+        newest = (places == state.count % self.size)[:, None]
+        parts = (self.kept(sample.x), sample.y, sample.z)
+        ring = [torch.where(newest, part.flatten(), old) for part, old in zip(parts, state[:3], strict=True)]
+        state = Remembered(*ring, state.count + 1)
+        oldest_first = (state.count + places) % self.size
+        x, y, z = (part[oldest_first] for part in ring)
+        kx = None if self.signal == "parzen" else kernel_matrix(x, self.sigmas[0])
+        ky, kz = kernel_matrix(y, self.sigmas[1]), kernel_row(z, self.sigmas[2])
+        xi = modulation(kx, ky, kz, z, self.gamma, self.sigmas[2], self.signal)
+        return torch.where(state.count >= self.size, xi, 0).reshape(sample.z.shape), state
+
+    def kept(self, x: Tensor) -> Tensor:
+        """What is remembered of an input, flat."""
+        return x.flatten()[:0] if self.signal == "parzen" else x.flatten()

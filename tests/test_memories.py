@@ -1,0 +1,468 @@
+"""Memories that supply the signal: against automatic differentiation, loops and the window; compiled against eager."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, layer_norm, one_hot
+from torch.utils._pytree import tree_leaves, tree_map
+
+from projectlib.engines.cpu.kernels import hsic as hsic_kernels
+from projectlib.engines.cpu.kernels import memories as kernels
+from projectlib.engines.cpu.kernels import mlp as mlp_kernels
+from projectlib.errors import UserError
+from projectlib.hsic import FORMS, kernel_matrix, modulation
+from projectlib.modulators.class_means import ClassMeansModulator
+from projectlib.modulators.covariance import CovarianceModulator, Covariances
+from projectlib.modulators.delta import DeltaModulator, Predictor
+from projectlib.modulators.modulator import Sample
+from projectlib.modulators.remembered import RememberedModulator
+from projectlib.modulators.running import Means
+
+GAMMA, SIGMAS, SIGMA = 3.0, (0.6, 0.4, 0.9), 0.5
+CLASSES = 4
+EXACT = {"rtol": 1e-9, "atol": 1e-12}
+MEMORIES = {
+    **{f"remembered-{form}": RememberedModulator(5, form, SIGMA, GAMMA, SIGMAS) for form in FORMS},
+    "covariance": CovarianceModulator(horizon=6, weight=1.3),
+    "delta": DeltaModulator(learning_rate=0.7, horizon=6),
+    "class-means": ClassMeansModulator(rate=0.3, temperature=0.4),
+}
+
+
+@pytest.fixture(params=MEMORIES)
+def memory(request):
+    return MEMORIES[request.param]
+
+
+def random_samples(num, seed=0, z_shape=(6,), classes=CLASSES):
+    """Float64 samples (num, ...) as one ``Sample`` of stacks."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(num, 7, dtype=torch.float64, generator=generator)
+    y = one_hot(torch.randint(classes, (num,), generator=generator), CLASSES).double()
+    return Sample(x, y, torch.randn(num, *z_shape, dtype=torch.float64, generator=generator))
+
+
+def sample_at(samples, index):
+    return Sample(*(part[index] for part in samples))
+
+
+def start(memory, samples):
+    zeros = Sample(*(torch.zeros_like(part[0]) for part in samples))
+    return memory.initial_state(zeros, torch.Generator())
+
+
+def run(memory, samples, state=None):
+    """(xi of every sample, the last state)."""
+    state, signals = start(memory, samples) if state is None else state, []
+    for index in range(len(samples.x)):
+        xi, state = memory(sample_at(samples, index), state, None)
+        signals.append(xi)
+    return torch.stack(signals), state
+
+
+# The signals are gradients ---------------------------------------------------------------------------------------
+
+
+def covariances(y, z):
+    """(C_zz, C_yz) of samples of y (N, classes) and z (N, d), around their means."""
+    z, y = z - z.mean(0), y - y.mean(0)
+    return z.T @ z / len(z), y.T @ z / len(z)
+
+
+def means_of(samples):
+    return Means(samples.z.mean(0) / samples.z.shape[1] ** 0.5, samples.y.mean(0), torch.tensor(len(samples.z)))
+
+
+def linear_hsic(a, b):
+    """``tr(A A' H B B' H) / N^2``."""
+    centering = torch.eye(len(a), dtype=a.dtype) - 1 / len(a)
+    return torch.trace(a @ a.T @ centering @ b @ b.T @ centering) / len(a) ** 2
+
+
+def newest_gradient(objective, z):
+    """Of ``objective(z)`` with respect to the newest row of z alone, by automatic differentiation."""
+    newest = z[-1].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(torch.cat([z[:-1], newest[None]])), newest)
+    return gradient
+
+
+def test_covariances_descend_linear_hsic():
+    """2 / (N sqrt(d)) xi is the gradient of w/2 HSIC(Z, Z) - HSIC(Y, Z), z~ being of unit length."""
+    samples, weight = random_samples(40), 1.3
+    num, width = samples.z.shape
+    state = Covariances(means_of(samples), *covariances(samples.y, samples.z / width**0.5))
+    xi, _ = CovarianceModulator(1e3, weight)(sample_at(samples, -1), state, None)
+
+    def objective(z):
+        z = z / width**0.5
+        return weight / 2 * linear_hsic(z, z) - linear_hsic(samples.y, z)
+
+    expected = newest_gradient(objective, samples.z)
+    torch.testing.assert_close(2 / (num * width**0.5) * xi, expected, **EXACT)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+def test_a_settled_delta_memory_descends_normalised_hsic(epsilon):
+    """2 / (N sqrt(d)) xi is the gradient of -tr[C_yz (C_zz + eps)^-1 C_zy]."""
+    samples = random_samples(40)
+    num, width = samples.z.shape
+    ridge = epsilon * torch.eye(width, dtype=torch.float64)
+    zz, yz = covariances(samples.y, samples.z / width**0.5)
+    state = Predictor(means_of(samples), yz @ torch.linalg.inv(zz + ridge))
+    xi, _ = DeltaModulator()(sample_at(samples, -1), state, None)
+
+    def objective(z):
+        zz, yz = covariances(samples.y, z / width**0.5)
+        return -torch.trace(yz @ torch.linalg.inv(zz + ridge) @ yz.T)
+
+    torch.testing.assert_close(2 / (num * width**0.5) * xi, newest_gradient(objective, samples.z), **EXACT)
+
+
+def test_a_delta_memory_settles():
+    """Taught slowly, Q moves to where the least squares are: C_yz C_zz^-1."""
+    samples = random_samples(30)
+    zz, yz = covariances(samples.y, samples.z / 6**0.5)
+    memory, state = DeltaModulator(learning_rate=0.02, horizon=1e9), start(DeltaModulator(), samples)
+    means = means_of(samples)
+    for _ in range(300):
+        _, state = run(memory, samples, state)
+        state = Predictor(means, state.q)
+    torch.testing.assert_close(state.q, yz @ torch.linalg.inv(zz), rtol=0, atol=0.02)
+
+
+def test_parzen_descends_the_label_s_surprise():
+    """xi is the gradient of -log(S_same / S_all), written as loops."""
+    samples = random_samples(9)
+    xi = run(RememberedModulator(9, "parzen", SIGMA), samples)[0][-1]
+
+    def objective(z):
+        same = whole = 0
+        for p in range(8):
+            k = torch.exp(-(z[-1] - z[p]).square().sum() / (2 * SIGMA**2 * 6))
+            whole = whole + k
+            same = same + k * bool((samples.y[p] == samples.y[-1]).all())
+        return -torch.log(same / whole)
+
+    assert (samples.y[:-1] == samples.y[-1]).all(1).any()
+    torch.testing.assert_close(xi, newest_gradient(objective, samples.z), **EXACT)
+
+
+def test_class_means_descend_their_softmax():
+    """xi is sqrt(d) tau times the gradient of the cross-entropy between the softmax over classes and the label."""
+    samples = random_samples(40)
+    memory = MEMORIES["class-means"]
+    _, means = run(memory, sample_at(samples, slice(0, -1)))
+    xi, after = memory(sample_at(samples, -1), means, None)
+    label = samples.y[-1].argmax()
+    scale = math.sqrt(6) * memory.temperature
+
+    def objective(z):
+        apart = means - means.mean(0)
+        directions = torch.stack([m / (m.norm() + 1e-3) for m in apart])
+        return torch.nn.functional.cross_entropy(directions @ z[-1] / scale, label)
+
+    torch.testing.assert_close(xi, scale * newest_gradient(objective, samples.z), **EXACT)
+    expected = [0.7 * m + 0.3 * samples.z[-1] if c == label else m for c, m in enumerate(means)]
+    torch.testing.assert_close(after, torch.stack(expected), **EXACT)
+
+
+# What is remembered ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_memory_of_n_samples_is_a_window(form):
+    """Activations that do not change make remembering and running again the same, at every place of the ring."""
+    samples, size = random_samples(13), 5
+    signals, _ = run(MEMORIES[f"remembered-{form}"], samples)
+    sigma = SIGMA if form == "parzen" else SIGMAS[2]
+    assert not signals[: size - 1].any()
+    for newest in range(size - 1, 13):
+        x, y, z = sample_at(samples, slice(newest - size + 1, newest + 1))
+        kernels = kernel_matrix(x, SIGMAS[0]), kernel_matrix(y, SIGMAS[1]), kernel_matrix(z, sigma)
+        torch.testing.assert_close(signals[newest], modulation(*kernels, z, GAMMA, sigma, form), **EXACT)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_remembered_signals_are_double_loops(form):
+    samples, size, width = random_samples(8, z_shape=(2, 3), classes=2), 5, 6
+    signals, _ = run(MEMORIES[f"remembered-{form}"], samples)
+    x, y, z = (part[-size:].flatten(1).tolist() for part in samples)
+    newest = size - 1
+
+    def kernel(a, b, sigma):
+        return math.exp(-(math.dist(a, b) ** 2) / (2 * sigma**2 * len(a)))
+
+    q = [
+        [kernel(x[i], x[j], SIGMAS[0]) - GAMMA * kernel(y[i], y[j], SIGMAS[1]) for j in range(size)]
+        for i in range(size)
+    ]
+    mean = [sum(row) / size for row in q]
+    expected = [0.0] * width
+    for p in range(newest):
+        if form == "published":
+            c = (q[p][p] - mean[p] + q[newest][newest] - mean[newest]) / size * 2 / newest**2
+        elif form == "exact":
+            c = -(q[newest][p] - mean[newest] - mean[p] + sum(mean) / size) * 2 / newest**2
+        else:
+            near = [kernel(z[newest], z[i], SIGMA) for i in range(newest)]
+            same = sum(near[i] for i in range(newest) if y[i] == y[newest])
+            c = (y[p] == y[newest]) / same - 1 / sum(near)
+        sigma = SIGMA if form == "parzen" else SIGMAS[2]
+        for i in range(width):
+            expected[i] += c * kernel(z[newest], z[p], sigma) * (z[newest][i] - z[p][i]) / (sigma**2 * width)
+    assert signals[-1].shape == (2, 3)
+    torch.testing.assert_close(signals[-1].flatten(), torch.tensor(expected, dtype=torch.float64), **EXACT)
+
+
+def test_covariances_and_means_are_running_sums():
+    samples = random_samples(11)
+    memory = MEMORIES["covariance"]
+    _, state = run(memory, samples)
+    mu, zz = [0.0] * 6, [[0.0] * 6 for _ in range(6)]
+    nu, yz = [0.0] * CLASSES, [[0.0] * 6 for _ in range(CLASSES)]
+    for t in range(11):
+        rate = max(1 / 6, 1 / (t + 1))
+        z = [float(samples.z[t, i]) / 6**0.5 - mu[i] for i in range(6)]
+        y = [float(samples.y[t, c]) - nu[c] for c in range(CLASSES)]
+        zz = [[(1 - rate) * zz[i][j] + rate * z[i] * z[j] for j in range(6)] for i in range(6)]
+        yz = [[(1 - rate) * yz[c][j] + rate * y[c] * z[j] for j in range(6)] for c in range(CLASSES)]
+        mu = [m + rate * a for m, a in zip(mu, z, strict=True)]
+        nu = [m + rate * a for m, a in zip(nu, y, strict=True)]
+    for got, expected in ((state.zz, zz), (state.yz, yz), (state.means.z, mu), (state.means.y, nu)):
+        torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), **EXACT)
+
+
+def test_a_class_that_was_not_seen_gives_no_signal(memory):
+    """Nor does the first sample, nor are there NaNs in what is remembered; a class that was seen gives one."""
+    if memory.kernel == "remembered" and memory.signal != "parzen":
+        pytest.skip("the paper's signal is of inputs, too")
+    seen, other = random_samples(30, classes=2), random_samples(3, seed=1)
+    signals, state = run(memory, seen)
+    assert not signals[0].any()
+    assert signals[-1].any()
+    xi, after = memory(Sample(other.x[0], torch.eye(CLASSES, dtype=torch.float64)[3], other.z[0]), state, None)
+    assert not xi.any()
+    assert all(part.isfinite().all() for part in tree_leaves(after))
+
+
+def test_many_models_at_once_are_one_after_the_other(memory):
+    """Under vmap, from states that differ."""
+    many = [random_samples(12, seed) for seed in range(3)]
+    alone = [run(memory, samples) for samples in many]
+    stacked = Sample(*(torch.stack(parts, 1) for parts in zip(*many, strict=True)))
+    states = tree_map(lambda *parts: torch.stack(parts), *[start(memory, samples) for samples in many])
+    together = torch.vmap(lambda sample, state: memory(sample, state, None))
+    for index in range(12):
+        xi, states = together(sample_at(stacked, index), states)
+        torch.testing.assert_close(xi, torch.stack([signals[index] for signals, _ in alone]), **EXACT)
+
+
+def test_a_memory_changes_nothing_that_it_is_given(memory):
+    samples = random_samples(7)
+    _, state = run(memory, samples)
+    before = tree_map(torch.clone, state)
+    memory(sample_at(samples, 0), state, None)
+    assert all(torch.equal(old, new) for old, new in zip(tree_leaves(before), tree_leaves(state), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RememberedModulator(0), "modulator.size is 0; expected a whole number of at least 2"),
+        (lambda: RememberedModulator(1), "modulator.size is 1; expected a whole number of at least 2"),
+        (lambda: RememberedModulator(5, "sharp"), "modulator.signal is 'sharp'; expected published or exact or parzen"),
+        (lambda: RememberedModulator(5, sigma=0), "modulator.sigma is 0; expected a bandwidth above 0"),
+        (lambda: RememberedModulator(5, sigmas=(1, 0, 1)), r"modulator.sigmas\[1\] is 0; expected a bandwidth"),
+        (
+            lambda: CovarianceModulator(horizon=0.5),
+            "modulator.horizon is 0.5; expected a number of samples",
+        ),
+        (lambda: CovarianceModulator(weight=math.nan), "modulator.weight is nan; expected a finite number"),
+        (lambda: DeltaModulator(learning_rate=0), "modulator.learning_rate is 0; expected a number above 0"),
+        (lambda: DeltaModulator(learning_rate=2), "modulator.learning_rate is 2; expected .* below 2"),
+        (lambda: DeltaModulator(horizon=0), "modulator.horizon is 0; expected a number of samples, at least 1"),
+        (lambda: ClassMeansModulator(rate=0), "modulator.rate is 0; expected a number above 0, at most 1"),
+        (lambda: ClassMeansModulator(temperature=-1), "modulator.temperature is -1; expected a number above 0"),
+    ],
+)
+def test_a_memory_that_cannot_work_is_refused_in_one_line(make, message):
+    with pytest.raises(UserError, match=message) as refused:
+        make()
+    assert "\n" not in str(refused.value)
+
+
+# Compiled --------------------------------------------------------------------------------------------------------
+
+SIZES = (7, 20, 9, CLASSES)  # of which 9 and 4 fill no vector
+OPTIMIZERS = {
+    "sgd": (mlp_kernels.SGD, lambda p, lr: torch.optim.SGD(p, lr=lr, weight_decay=0.1)),
+    "adam": (
+        mlp_kernels.ADAM,
+        lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1),
+    ),
+    "adamw": (
+        mlp_kernels.ADAMW,
+        lambda p, lr: torch.optim.AdamW(p, lr=lr, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1),
+    ),
+}
+RATES = 1e-2, 3e-2  # of hidden layers, and of the readout
+
+
+def slow_stream(weights, biases, memory, samples, optimizer, accumulate, replayed, time_steps=1, rate=1.0):
+    """The same learning in float64: the modulators of torch, gradients by automatic differentiation, torch.optim.
+
+    Returns (parameters, memories, membranes, [loss, accuracy]).
+    """
+    parameters = [torch.tensor(a, requires_grad=True) for pair in zip(weights, biases, strict=True) for a in pair]
+    optimizers = optimizer(parameters[:-2], RATES[0]), optimizer(parameters[-2:], RATES[1])
+    membranes = [torch.zeros(len(b), dtype=torch.float64) for b in biases]
+    zeros = [Sample(torch.zeros(7), torch.zeros(CLASSES), torch.zeros(len(b))) for b in biases[:-1]]
+    zeros = [Sample(*(part.double() for part in sample)) for sample in zeros]
+    memories = [memory.initial_state(sample, torch.Generator()) for sample in zeros]
+    past, totals = [], torch.zeros(2, dtype=torch.float64)
+    stream = [sample_at(samples, t // time_steps) for t in range(len(samples.x) * time_steps)]
+    for begin in range(0, len(stream), accumulate):
+        block = stream[begin : begin + accumulate]
+        for x, y, _ in block:
+            h, objective = x, 0
+            for layer, old in enumerate(membranes):
+                u = old + rate * (parameters[2 * layer] @ h + parameters[2 * layer + 1] - old)
+                membranes[layer] = u.detach()
+                if layer == len(memories):
+                    break
+                z = layer_norm(u.relu(), u.shape, eps=1e-6)
+                xi, memories[layer] = memory(Sample(x, y, z.detach()), memories[layer], None)
+                objective = objective + z @ xi
+                h = z.detach()
+            totals += torch.stack([cross_entropy(u, y), (u.argmax() == y.argmax()).double()]).detach() / time_steps
+            past = [*past, (h, old, y)][-replayed - 1 :]
+            for replayed_h, before, replayed_y in past:
+                u = before + rate * (parameters[-2] @ replayed_h + parameters[-1] - before)
+                objective = objective + cross_entropy(u, replayed_y) / len(past)
+            (objective / len(block)).backward()
+        for each in optimizers:
+            each.step()
+            each.zero_grad()
+    return parameters, memories, membranes, totals
+
+
+SETTINGS = {
+    "remembered": lambda m: kernels.RememberedSettings(m.signal == "parzen", m.sigmas[2]),
+    "covariance": lambda m: kernels.CovarianceSettings(m.horizon, m.weight),
+    "delta": lambda m: kernels.DeltaSettings(m.learning_rate, m.horizon),
+    "class-means": lambda m: kernels.ClassMeansSettings(m.rate, m.temperature),
+}
+
+
+def remembering(memory, width):
+    """What a layer remembers before the first sample, as its kernel has it."""
+    zeros = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
+    if memory.kernel == "remembered":
+        return kernels.Remembered(zeros(memory.size, CLASSES), zeros(memory.size, width))
+    if memory.kernel == "covariance":
+        return kernels.Covariances(zeros(width), zeros(CLASSES), zeros(width, width), zeros(CLASSES, width))
+    if memory.kernel == "delta":
+        return kernels.Predictor(zeros(width), zeros(CLASSES), zeros(CLASSES, width))
+    return kernels.ClassMeans(zeros(CLASSES, width))
+
+
+def window_weights(memory, samples, labels):
+    """(n, M) weights c of what is remembered at every time step; rows of a memory that is not full are not read."""
+    if memory.kernel != "remembered" or memory.signal == "parzen":
+        return np.zeros((1, 1), np.float32)
+    size = memory.size
+    lags = hsic_kernels.lagged_kernels(samples, size, memory.sigmas[0])
+    exact = memory.signal == "exact"
+    weights = hsic_kernels.modulation_weights(lags, labels, CLASSES, size, 1, memory.gamma, memory.sigmas[1], exact)
+    return np.concatenate([np.full((size - 1, size), np.nan, np.float32), weights])
+
+
+def fast_stream(weights, biases, memory, samples, kind, accumulate, replayed, time_steps=1, rate=1.0, pieces=1):
+    """The kernels on float32 copies, in that many calls; returns as ``slow_stream``."""
+    copies = [[np.array(a, np.float32) for a in pair] for pair in zip(weights, biases, strict=True)]
+    member = tuple(
+        mlp_kernels.Layer(*(b for a in pair for b in (a, np.zeros_like(a), np.zeros_like(a)))) for pair in copies
+    )
+    memories = tuple(remembering(memory, len(b)) for b in biases[:-1])
+    membranes = tuple(np.zeros(len(b), np.float32) for b in biases)
+    width = len(biases[-2])
+    replay = kernels.Replay(
+        np.zeros((replayed, width), np.float32), np.zeros((replayed, CLASSES), np.float32), np.zeros(replayed, np.int64)
+    )
+    work = kernels.workspace(member, getattr(memory, "size", 0), replayed, accumulate)
+    optimizers = tuple(mlp_kernels.Optimizer(kind, lr, 0.8, 0.95, 1e-3, 0.1) for lr in RATES)
+    x, labels = samples.x.numpy().astype(np.float32), samples.y.argmax(1).numpy()
+    of_steps = window_weights(memory, x.repeat(time_steps, 0), labels.repeat(time_steps))
+    totals, count, updates = np.zeros(2), 0, 0
+    for part in np.array_split(np.arange(len(x)), pieces):
+        rows = of_steps[part[0] * time_steps :][: len(part) * time_steps] if len(of_steps) > 1 else of_steps
+        count, updates = kernels.train_stream(
+            member,
+            memories,
+            SETTINGS[memory.kernel](memory),
+            replay,
+            membranes,
+            work,
+            x[part],
+            labels[part],
+            rows,
+            kernels.Stream(time_steps, accumulate, rate),
+            optimizers,
+            count,
+            updates,
+            totals,
+        )
+    return member, memories, membranes, totals
+
+
+def random_network():
+    random = np.random.default_rng(0)
+    weights = [random.normal(size=(out, size)) / np.sqrt(size) for size, out in pairwise(SIZES)]
+    return weights, [0.1 * random.normal(size=out) for out in SIZES[1:]]
+
+
+def check_stream(memory, optimizer, accumulate, replayed, **presentation):
+    kind, make = OPTIMIZERS[optimizer]
+    samples = random_samples(23)
+    samples = samples._replace(x=samples.x.float().double())
+    arguments = (*random_network(), memory, samples)
+    member, memories, membranes, totals = fast_stream(*arguments, kind, accumulate, replayed, **presentation)
+    parameters, expected, slow_membranes, slow_totals = slow_stream(
+        *arguments, make, accumulate, replayed, **presentation
+    )
+    got = [a for layer in member for a in (layer.weight, layer.bias)]
+    for array, parameter in zip(got, parameters, strict=True):
+        np.testing.assert_allclose(array, parameter.detach(), rtol=1e-4, atol=5e-6)
+    for arrays, state in zip(memories, expected, strict=True):
+        leaves = [leaf for leaf in tree_leaves(state) if leaf.is_floating_point()]
+        for array, leaf in zip(arrays, leaves[-len(arrays) :], strict=True):
+            np.testing.assert_allclose(array, leaf, rtol=1e-4, atol=1e-5)
+    for array, expected_u in zip(membranes, slow_membranes, strict=True):
+        np.testing.assert_allclose(array, expected_u, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(totals, slow_totals, rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_kernels_equal_eager(memory, optimizer, accumulate):
+    """Weights, what is remembered, loss and accuracy; the readout learns from the last three samples."""
+    check_stream(memory, optimizer, accumulate, replayed=2)
+
+
+@pytest.mark.parametrize(("accumulate", "replayed"), [(1, 0), (3, 0), (3, 5)])
+def test_leaky_integrators_equal_eager(memory, accumulate, replayed):
+    check_stream(memory, "adamw", accumulate, replayed, time_steps=4, rate=0.3)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_step_is_the_same_wherever_a_chunk_begins(memory, accumulate):
+    samples = random_samples(24)
+    whole, parts = (
+        fast_stream(*random_network(), memory, samples, mlp_kernels.ADAMW, accumulate, 3, 2, 0.3, pieces)
+        for pieces in (1, 3)
+    )
+    for once, cut in zip(tree_leaves(whole), tree_leaves(parts), strict=True):
+        np.testing.assert_array_equal(once, cut)
