@@ -17,8 +17,8 @@ import torch
 from hydra._internal import hydra as hydra_internals
 
 from projectlib.cli.interrupts import SIGNALS
+from projectlib.config.compose import CONFIGS
 from projectlib.config.experiments import experiment_names
-from projectlib.runs.resume import CONFIGS
 from projectlib.sweeps.experiments import plan
 
 REFERENCE = Path(__file__).parent / "reference"

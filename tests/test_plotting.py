@@ -12,12 +12,12 @@ from matplotlib.container import ErrorbarContainer
 from nbclient import NotebookClient
 
 from projectlib import plotting
+from projectlib.config.compose import CONFIGS
 from projectlib.config.experiments import experiment_names
 from projectlib.errors import UserError
 from projectlib.plotting.page import new_figure
 from projectlib.plotting.style import KINDS, SEQUENCE, extent, kind, names_and_looks
 from projectlib.runs.folder import Run, all_runs, open_runs
-from projectlib.runs.resume import CONFIGS
 from projectlib.sweeps.experiments import Results, arguments, is_there, plan, run_missing
 
 NAMES = experiment_names([CONFIGS])

@@ -13,12 +13,11 @@ from omegaconf import OmegaConf
 from torch.nn.functional import one_hot
 
 from projectlib.config.plugins import TARGETS, build
-from projectlib.config.validation import LARGEST, SMALLEST, validate
 from projectlib.data import Dataset, Sampler, Split, gather, prepare
 from projectlib.engines import EagerEngine
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
-from projectlib.hsic import hsic, hsic_bottleneck, kernel_matrix, modulation
+from projectlib.hsic import LARGEST, SMALLEST, hsic, hsic_bottleneck, kernel_matrix, modulation, validate
 from projectlib.models import cnn, lif_mlp, linear, mlp
 from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen
 from projectlib.runs.checkpoint import load_checkpoint

@@ -15,9 +15,10 @@ from typing import Any
 
 import pandas as pd
 
+from projectlib.config.settings import flatten
 from projectlib.errors import UserError
 from projectlib.runs.files import write_text
-from projectlib.runs.folder import Run, find_runs, flatten, read_settings
+from projectlib.runs.folder import Run, find_runs, read_settings
 from projectlib.runs.history import Statistics, format_mean
 from projectlib.sweeps.jobs import as_text, with_effect
 
