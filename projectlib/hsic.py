@@ -144,25 +144,25 @@ def check_objective(gamma: Any, sigmas: Any) -> tuple[float, tuple[float, float,
     """gamma, and sigmas as a tuple.  Raises UserError unless they are a finite number and three bandwidths."""
     check_gamma(gamma)
     is_triple = isinstance(sigmas, Sequence) and len(sigmas) == 3 and all(map(is_bandwidth, sigmas))
-    require(is_triple, "sigmas", sigmas, f"three bandwidths (of inputs, labels and activations) {BANDWIDTH}")
+    require(is_triple, "hsic.sigmas", sigmas, f"three bandwidths (of inputs, labels and activations) {BANDWIDTH}")
     return gamma, tuple(sigmas)
 
 
 def check_gamma(gamma: Any) -> float:
     """gamma.  Raises UserError unless it is a finite number."""
-    require(is_number(gamma), "gamma", gamma, "a finite number, the weight of the label term")
+    require(is_number(gamma), "hsic.gamma", gamma, "a finite number, the weight of the label term")
     return gamma
 
 
 def check_sigma(sigma: Any) -> float:
     """sigma.  Raises UserError unless it is a bandwidth."""
-    require(is_bandwidth(sigma), "sigma", sigma, f"a bandwidth {BANDWIDTH}")
+    require(is_bandwidth(sigma), "hsic.sigma", sigma, f"a bandwidth {BANDWIDTH}")
     return sigma
 
 
 def check_form(form: Any) -> str:
     """form.  Raises UserError unless it is one of ``FORMS``."""
-    require(form in FORMS, "form", form, " or ".join(FORMS))
+    require(form in FORMS, "hsic.form", form, " or ".join(FORMS))
     return form
 
 
