@@ -91,7 +91,7 @@ def refused(script, run_folder, name, *arguments):
         (["data=digits", "seed='${seed}'"], ["Recursive"]),
         (["data=digits", "+=+$"], ["no key"]),
         (["data=digits", "data.root=x"], ["data.root", "other choices"]),
-        (["data=digits", "nmodels=1000000000"], ["1000000000 models", "GB to be trained, of "]),
+        (["data=digits", "nmodels=1000000000"], ["1000000000 models of 17,226 weights", "GB to be trained, of "]),
         (["data=digits", "model.features=[1000000000]"], ["64,000,000,000 weights", "1,024.0 GB"]),
         (["data=digits", "--experimental-rerun=x"], ["--experimental-rerun"]),
     ],

@@ -16,7 +16,7 @@ from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
 from projectlib.models import Network, Reservoir
 from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
-from projectlib.training.memory import check_memory
+from projectlib.training.memory import TRAINED, MakeModel, within_memory
 from projectlib.training.metrics import HSICMonitor
 from projectlib.training.probes import Probe
 
@@ -52,6 +52,11 @@ def make_model(config: DictConfig, sizes: dict[str, Any], generator: torch.Gener
     return model
 
 
+def model_maker(config: DictConfig, sizes: dict[str, Any], device: torch.device, copies: int = TRAINED) -> MakeModel:
+    """``make_model`` of a generator.  Raises UserError, before it takes much memory, where the ensemble cannot fit."""
+    return within_memory(lambda generator: make_model(config, sizes, generator), config.nmodels, device, copies)
+
+
 def make_rule(config: DictConfig) -> Any:
     """The rule of a config.  Raises UserError for one of another script, or for windows that are too small for it."""
     rule, name = build(config.rule), config.rule._target_
@@ -80,8 +85,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
         )
     dataset = load_dataset(config).to(device)
     sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
-    check_memory(lambda: make_model(config, sizes, torch.Generator()), config.nmodels, device)
-    ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
+    ensemble = build_ensemble(model_maker(config, sizes, device), seeds(config), device)
     use_threads(ensemble)
     sampler = Sampler(
         n=len(dataset.train.labels),
@@ -145,8 +149,7 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
         for part in (slice(num_samples), slice(num_samples, 2 * num_samples))
     )
     sizes = {"num_inputs": learnt.x.shape[1] + dataset.num_classes + zdim, "num_outputs": zdim}
-    check_memory(lambda: make_model(config, sizes, torch.Generator()), config.nmodels, device)
-    ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
+    ensemble = build_ensemble(model_maker(config, sizes, device, copies=1), seeds(config), device)
     use_threads(ensemble)
     optimizer = build_optimizer(config, [ensemble.parameters[0]["readout"]])
     schedule = build(config.lr_schedule, optimizer=optimizer)
