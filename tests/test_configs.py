@@ -20,6 +20,7 @@ SCRIPTS = {
     "train-lif-biohsic": ("lif-mlp",),
     "train-reservoir": ("reservoir",),
 }
+MEMORIES = ("class-means", "covariance", "delta", "remembered")
 TIMES = ("+training.time_step=1e-3", "+training.sample_timesteps=20")  # what a LIF model needs elsewhere
 
 
@@ -121,7 +122,7 @@ def test_a_sweep_and_a_search_are_choices_like_any_other(script):
 def test_the_groups_are_those_that_are_tested():
     assert choices("data") == ["cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor"]
     assert choices("model") == ["cnn", "lif-mlp", "linear", "mlp", "reservoir"]
-    assert choices("modulator") == ["reservoir", "window"]
+    assert choices("modulator") == ["class-means", "covariance", "delta", "remembered", "reservoir", "window"]
     assert choices("rule") == ["backprop", "biohsic", "delta", "frozen", "hsic"]
     assert choices("optimizer") == ["adam", "adamw", "sgd"]
     assert choices("lr_schedule") == ["constant", "cosine", "exponential", "piecewise"]
@@ -150,9 +151,43 @@ def test_the_optional_pairs_are_those_that_exist():
         "lif-biohsic-linear",
         "lif-biohsic-xor",
     ]
+    images = ("digits", "fashion_mnist", "mnist")
+    assert choices("data_modulator") == sorted(
+        [
+            *(f"{data}-{memory}" for data in images for memory in MEMORIES),
+            *(f"{prefix}{data}-covariance" for prefix in ("", "lif-") for data in ("linear", "xor")),
+            *(f"lif-{data}-delta" for data in ("linear", "xor")),
+            "cifar10-delta",
+        ]
+    )
+    assert choices("optimizer_modulator") == [f"adamw-{memory}" for memory in sorted(MEMORIES)]
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_settings_that_suit_a_memory_come_with_it(memory):
+    config = composed("train-biohsic", "data=mnist", f"modulator={memory}")
+    validate(config)
+    assert config.lr_schedule._target_ == "torch.optim.lr_scheduler.CosineAnnealingLR"
+    assert (config.data.scale, config.optimizer.readout_lr, config.readout.window) == ("unit", 3e-4, 6)
+    assert (config.rule.readout_window, config.rule.accumulate, config.optimizer.betas) == (6, 1, [0.99, 0.999])
+    typed = composed(
+        "train-biohsic", "data=mnist", f"modulator={memory}", "lr_schedule=constant", "data.scale=symmetric"
+    )
+    assert (typed.lr_schedule._target_, typed.data.scale) == ("torch.optim.lr_scheduler.ConstantLR", "symmetric")
+
+
+@pytest.mark.parametrize("script", ["train-biohsic", "train-lif-biohsic"])
+def test_every_memory_with_every_data_set(script):
+    for data in choices("data"):
+        for memory in MEMORIES:
+            settings = [f"data={data}", f"modulator={memory}"] + ["data.shape=[1,8,8]"] * (data == "folder")
+            config = composed(script, *settings)
+            validate(config)
+            assert config.rule.modulator._target_ in TARGETS
 
 
 ADAMW = {"betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 1e-4}
+ONE_BY_ONE = {"readout_lr": None, "accumulate": 1}
 
 
 # script, data and model: lr, gamma, sigmas, window or batch, epochs, features; as published
@@ -177,7 +212,12 @@ ADAMW = {"betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 1e-4}
 def test_published_settings(script, overrides, lr, gamma, sigmas, size, epochs, features):
     config = composed(script, *overrides)
     assert (config.seed, config.nmodels) == (42, 30)
-    assert OmegaConf.to_container(config.optimizer) == {"_target_": "torch.optim.AdamW", "lr": lr, **ADAMW}
+    assert OmegaConf.to_container(config.optimizer) == {
+        "_target_": "torch.optim.AdamW",
+        "lr": lr,
+        **ADAMW,
+        **ONE_BY_ONE,
+    }
     assert config.lr_schedule._target_ == "torch.optim.lr_scheduler.ConstantLR"
     assert (config.data.batchsize, config.training.nepochs, config.model.features) == (size, epochs, features)
     assert config.data.test_batchsize == (100 if config.data.name in ("linear", "xor") else 256)

@@ -374,9 +374,10 @@ def window_weights(memory, samples, labels):
     if memory.kernel != "remembered" or memory.signal == "parzen":
         return np.zeros((1, 1), np.float32)
     size = memory.size
-    lags = hsic_kernels.lagged_kernels(samples, size, memory.sigmas[0])
+    lags = hsic_kernels.lagged_kernel_values(samples, size, memory.sigmas[0])
     exact = memory.signal == "exact"
-    weights = hsic_kernels.modulation_weights(lags, labels, CLASSES, size, 1, memory.gamma, memory.sigmas[1], exact)
+    options = size, 1, memory.gamma, memory.sigmas[1], exact
+    weights = hsic_kernels.scaled_modulation_weights(lags, labels, CLASSES, *options)
     return np.concatenate([np.full((size - 1, size), np.nan, np.float32), weights])
 
 

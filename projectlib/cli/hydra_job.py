@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from projectlib.cli.interrupts import EXIT_RESUME, ignore_signals, signal_previous_listener
 from projectlib.config.plugins import import_plugins, require_plugins
 from projectlib.config.settings import settled
-from projectlib.config.validation import refuse_additions, validate
+from projectlib.config.validation import refuse_additions, refuse_ignored, validate
 from projectlib.errors import Interrupted, UserError
 from projectlib.garbage import paused_collector
 from projectlib.runs.files import FolderLock
@@ -70,6 +70,7 @@ class Job:
         hydra = HydraConfig.get()
         refuse_additions(config, hydra)
         validate(config)
+        refuse_ignored(config, hydra)
         with paused_collector():
             import_plugins(self.plugins, self.folders)
         require_plugins(config.plugins, str(folder) if self.resumed is not None else "a config file's run")

@@ -20,11 +20,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from projectlib.errors import UserError
 
+MODULATORS = (
+    *("ClassMeansModulator", "CovarianceModulator", "DeltaModulator", "RememberedModulator"),
+    *("ReservoirModulator", "WindowModulator"),
+)
+
 TARGETS = {
     *(f"projectlib.data.{name}" for name in ("cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor")),
     *(f"projectlib.models.{name}" for name in ("Reservoir", "cnn", "lif_mlp", "linear", "mlp")),
     *(f"projectlib.rules.{name}" for name in ("HSIC", "Backprop", "BioHSIC", "Delta", "Frozen")),
-    *(f"projectlib.modulators.{name}" for name in ("ReservoirModulator", "WindowModulator")),
+    *(f"projectlib.modulators.{name}" for name in MODULATORS),
     *(f"projectlib.runs.loggers.{name}" for name in ("PrintLogger", "TensorBoardLogger", "WandbLogger")),
     *(f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")),
     *(

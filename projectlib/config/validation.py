@@ -58,6 +58,9 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.ntimesteps": COUNT,
     "data.zdim": COUNT,
     "optimizer.lr": POSITIVE,
+    "optimizer.readout_lr": (lambda v: v is None or (is_number(v) and v > 0), "a number above 0, or null for lr"),
+    "optimizer.accumulate": COUNT,
+    "readout.window": COUNT,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.eps": NOT_NEGATIVE,
     "lr_schedule.gamma": POSITIVE,
@@ -111,4 +114,25 @@ def refuse_additions(config: DictConfig, hydra: DictConfig) -> None:
             raise UserError(f"{line} would have no effect, or needs no +: expected a setting that --help lists")
 
 
+def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
+    """Raises UserError for a setting of windows that the person made, and that a memory ignores.
+
+    hydra: Hydra's settings of the job.
+    """
+    modulator = hydra.runtime.choices.get("modulator")
+    if modulator not in MEMORIES:
+        return
+    used = ("hsic.gamma", "hsic.sigmas") if config.modulator.get("signal") in ("published", "exact") else ()
+    for line in hydra.overrides.task:
+        key, _, value = line.lstrip("+").partition("=")
+        is_window = any(f"{key}.".startswith(f"{name}.") for name in ("data.batchsize", "hsic"))
+        asks_hsic = key == "training.log_hsic" and value.lower() != "false"
+        if asks_hsic or (is_window and not key.startswith(used)):
+            raise UserError(
+                f"{line} has no effect with modulator={modulator}, which sees one sample at a time; leave it out, or "
+                "use modulator=window"
+            )
+
+
+MEMORIES = ("remembered", "covariance", "delta", "class-means")
 MISSING = object()

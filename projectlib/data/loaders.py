@@ -15,32 +15,39 @@ from projectlib.errors import UserError
 
 CIFAR10_MEAN, CIFAR10_SD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 NUM_POINTS, NUM_TEST_POINTS = 1000, 100
+SCALES = ("unit", "symmetric", "standardize")
+SMALLEST_SD = 1 / 255  # of an image that is standardized
 NO_FILES = "or use data=digits, which needs no files"
 
 
-def mnist(root: str) -> Dataset:
-    """MNIST (LeCun et al. 1998): 60,000 and 10,000 images (1, 28, 28) of digits in [-1, 1].
+def mnist(root: str, scale: str = "symmetric") -> Dataset:
+    """MNIST (LeCun et al. 1998): 60,000 and 10,000 images (1, 28, 28) of digits.
 
     root: IDX files are read from <root>/MNIST/raw/ and downloaded into it if they are missing.
-    Raises UserError if they are neither there nor to be had.
+    scale: pixels in [0, 1] (``unit``) or [-1, 1] (``symmetric``), or each image with mean 0 and variance 1
+    (``standardize``).
+    Raises UserError for another scale, or if the files are neither there nor to be had.
     """
-    return _idx("MNIST", "mnist", root)
+    return _idx("MNIST", "mnist", root, scale)
 
 
-def fashion_mnist(root: str) -> Dataset:
+def fashion_mnist(root: str, scale: str = "symmetric") -> Dataset:
     """Fashion-MNIST (Xiao et al. 2017), in the form of ``mnist``, from <root>/FashionMNIST/raw/."""
-    return _idx("FashionMNIST", "fashion_mnist", root)
+    return _idx("FashionMNIST", "fashion_mnist", root, scale)
 
 
-def cifar10(root: str, layout: str = "torchvision") -> Dataset:
-    """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images (3, 32, 32), with mean 0 and sd 1 in every channel.
+def cifar10(root: str, layout: str = "torchvision", scale: str = "channels") -> Dataset:
+    """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images (3, 32, 32).
 
-    Training crops after padding by one black pixel, and flips.  layout: ``torchvision`` reads
-    <root>/cifar-10-batches-py/, downloaded if it is missing; ``folder`` reads images as ``folder`` does.
-    Raises UserError for another layout, or if the files are neither there nor to be had.
+    Training crops after padding by one black pixel (of images that are standardized, by their mean), and flips.
+    layout: ``torchvision`` reads <root>/cifar-10-batches-py/, downloaded if it is missing; ``folder`` reads images as
+    ``folder`` does.  scale: as of ``mnist``, or mean 0 and sd 1 in every channel, over all images (``channels``).
+    Raises UserError for another layout or scale, or if the files are neither there nor to be had.
     """
+    _check_scale(scale, ("channels", *SCALES))
+    mean, sd = (CIFAR10_MEAN, CIFAR10_SD) if scale == "channels" else ((0.0,) * 3, (1.0,) * 3)
     if layout == "folder":
-        dataset = folder(root, (3, 32, 32), CIFAR10_MEAN, CIFAR10_SD)
+        dataset = folder(root, (3, 32, 32), mean, sd)
         if dataset.num_classes != 10:
             raise UserError(
                 f"{root} has {dataset.num_classes} class folders; expected the 10 of CIFAR-10: correct data.root, "
@@ -55,7 +62,7 @@ def cifar10(root: str, layout: str = "torchvision") -> Dataset:
         )
         splits = [
             Split(
-                _normalise(torch.from_numpy(part.data).permute(0, 3, 1, 2), CIFAR10_MEAN, CIFAR10_SD),
+                _normalise(torch.from_numpy(part.data).permute(0, 3, 1, 2), mean, sd),
                 torch.tensor(part.targets),
             )
             for part in parts
@@ -63,7 +70,11 @@ def cifar10(root: str, layout: str = "torchvision") -> Dataset:
         dataset = Dataset("cifar10", *splits, num_classes=10)
     else:
         raise UserError(f"data.layout is {layout!r}; expected torchvision or folder")
-    black = _normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), CIFAR10_MEAN, CIFAR10_SD)
+    black = _normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), mean, sd)
+    if scale != "channels":
+        black = _scaled(black, scale)
+        splits = {key: Split(_scaled(split.inputs, scale), split.labels) for key, split in dataset.splits.items()}
+        dataset = replace(dataset, **splits)
     augmentation = Augmentation(padding=1, flip=True, fill=tuple(black.flatten().tolist()))
     return replace(dataset, name="cifar10", augmentation=augmentation)
 
@@ -108,19 +119,23 @@ def folder(root: str, shape: Sequence[int], mean: float | Sequence[float], sd: f
     return Dataset("folder", *splits, num_classes=len(train_classes))
 
 
-def digits() -> Dataset:
-    """The handwritten digits of scikit-learn (UCI, Alpaydin and Kaynak 1998): images (1, 8, 8) in [-1, 1].
+def digits(scale: str = "symmetric") -> Dataset:
+    """The handwritten digits of scikit-learn (UCI, Alpaydin and Kaynak 1998): images (1, 8, 8).
 
     They come with scikit-learn, so that no file is needed.  1,437 training and 360 test samples, split once and
-    for all with equal shares of the classes.
+    for all with equal shares of the classes.  scale: as of ``mnist``.  Raises UserError for another.
     """
+    _check_scale(scale, SCALES)
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)  # 0 to 16
-    images = (pixels / 8 - 1).reshape(-1, 1, 8, 8).astype(np.float32)
+    images = (pixels / 16).reshape(-1, 1, 8, 8).astype(np.float32)
     x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=360, random_state=0, stratify=labels)
-    train, test = (Split(torch.from_numpy(x), torch.from_numpy(y)) for x, y in ((x_train, y_train), (x_test, y_test)))
+    train, test = (
+        Split(_scaled(torch.from_numpy(x), scale), torch.from_numpy(y))
+        for x, y in ((x_train, y_train), (x_test, y_test))
+    )
     return Dataset("digits", train, test, num_classes=10)
 
 
@@ -165,14 +180,33 @@ def _normalise(pixels: Tensor, mean: Sequence[float], sd: Sequence[float]) -> Te
     return images.sub_(shift).div_(scale)
 
 
-def _idx(class_name: str, name: str, root: str) -> Dataset:
+def _check_scale(scale: str, known: Sequence[str]) -> None:
+    if scale not in known:
+        raise UserError(f"data.scale is {scale!r}; expected {' or '.join(known)}")
+
+
+def _scaled(images: Tensor, scale: str) -> Tensor:
+    """Images (n, C, H, W) of pixels in [0, 1], in place, as ``mnist`` says; one grey is standardized to 0."""
+    if scale == "symmetric":
+        return images.sub_(0.5).div_(0.5)
+    if scale == "standardize":
+        dimensions = (1, 2, 3)
+        images.sub_(images.mean(dimensions, keepdim=True))
+        images.div_(images.std(dimensions, correction=0, keepdim=True).clamp(min=SMALLEST_SD))
+    return images
+
+
+def _idx(class_name: str, name: str, root: str, scale: str) -> Dataset:
+    _check_scale(scale, SCALES)
     place = Path(root) / class_name / "raw"
     by_hand = (
         "put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte "
         f"there, as they are or as .gz, {NO_FILES}"
     )
     parts = _torchvision(class_name, place, by_hand, root)
-    train, test = (Split(_normalise(part.data.unsqueeze(1), (0.5,), (0.5,)), part.targets) for part in parts)
+    train, test = (
+        Split(_scaled(_normalise(part.data.unsqueeze(1), (0.0,), (1.0,)), scale), part.targets) for part in parts
+    )
     return Dataset(name, train, test, num_classes=10)
 
 

@@ -10,6 +10,7 @@ from projectlib.data import Sampler
 from projectlib.engines.cpu.cnn import ConvolutionEngine
 from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.engines.cpu.reservoir import CpuReservoirEngine
+from projectlib.engines.cpu.stream import StreamEngine
 from projectlib.engines.cuda_graph import GraphEngine
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.eager_reservoir import ReservoirEngine
@@ -17,7 +18,7 @@ from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.rules import Rule
 
-COMPILED = {"cpu": (CpuEngine, ConvolutionEngine), "cuda": (GraphEngine,)}
+COMPILED = {"cpu": (CpuEngine, StreamEngine, ConvolutionEngine), "cuda": (GraphEngine,)}
 """By device, in the order in which they are asked whether they take a network's layers.
 
 What ``auto`` weighs is theirs: from how many updates on one is ``worth_compiling``, and whether it ``is_compiled``
@@ -42,14 +43,16 @@ def choose_engine(
     """
     device = device_type(ensemble)
     layers = [type(layer) for layer in ensemble.network.layers]
-    compiled = next((engine for engine in COMPILED.get(device, ()) if engine.takes(layers)), None)
+    compiled = next((engine for engine in COMPILED.get(device, ()) if engine.takes(layers, rule)), None)
     if compiled:
         reason = compiled.lacks(rule, optimizer, sampler)
     else:
         names = ", ".join(sorted({layer.__name__ for layer in layers}))
-        reason = f"layers of {names}" if device in COMPILED else f"the device {device}"
+        layers_of = f"layers of {names}{' in a stream' if rule.streams else ''}"
+        reason = layers_of if device in COMPILED else f"the device {device}"
     updates = num_epochs * sampler.steps * ensemble.network.num_timesteps
-    engine = choose(name, EagerEngine, compiled, reason, updates, ensemble)
+    is_compiled = partial(compiled.is_compiled, ensemble.num_layers, rule) if compiled else None
+    engine = choose(name, EagerEngine, compiled, reason, updates, ensemble.num_models, is_compiled)
     return partial(engine, required=required) if engine is GraphEngine else engine
 
 
@@ -59,10 +62,19 @@ def choose_reservoir_engine(
     """The engine of a reservoir for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does."""
     device, compiled = device_type(ensemble), CpuReservoirEngine
     reason = compiled.lacks(ensemble, optimizer) if device == "cpu" else f"a reservoir on the device {device}"
-    return choose(name, ReservoirEngine, compiled, reason, num_updates, ensemble)
+    is_compiled = partial(compiled.is_compiled, ensemble.num_layers)
+    return choose(name, ReservoirEngine, compiled, reason, num_updates, ensemble.num_models, is_compiled)
 
 
-def choose(name: str, eager: type, compiled: type | None, reason: str | None, updates: int, ensemble: Ensemble) -> type:
+def choose(
+    name: str,
+    eager: type,
+    compiled: type | None,
+    reason: str | None,
+    updates: int,
+    num_models: int,
+    is_compiled: Callable[[], bool] | None,
+) -> type:
     """``auto`` compiles what can be compiled and is compiled already, or long enough to be worth it.
 
     Ten models take eager about twice as long as one, and compilation is the same for all.
@@ -76,8 +88,8 @@ def choose(name: str, eager: type, compiled: type | None, reason: str | None, up
     if reason:
         log.info("engine eager: no compiled engine covers %s", reason)
         return eager
-    is_short = updates * (1 + ensemble.num_models / 10) < compiled.worth_compiling
-    if name == "auto" and is_short and not compiled.is_compiled(ensemble.num_layers):
+    is_short = updates * (1 + num_models / 10) < compiled.worth_compiling
+    if name == "auto" and is_short and not is_compiled():
         log.info("engine eager: %d updates are few, and nothing is compiled yet", updates)
         return eager
     return compiled

@@ -60,7 +60,7 @@ class GraphEngine(EagerEngine):
     worth_compiling = 3000  # updates, against a minute of torch.compile
 
     @staticmethod
-    def takes(layers: Sequence[type]) -> bool:
+    def takes(layers: Sequence[type], rule: Rule) -> bool:
         """It runs whatever eager runs."""
         return True
 
@@ -70,7 +70,7 @@ class GraphEngine(EagerEngine):
         return "momentum with dampening" if optimizer.param_groups[0].get("dampening") else None
 
     @staticmethod
-    def is_compiled(num_layers: int) -> bool:
+    def is_compiled(num_layers: int, rule: Rule) -> bool:
         """Never: what torch.compile caches depends on all settings, and a graph lives as long as its process."""
         return False
 

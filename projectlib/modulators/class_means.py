@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
-from projectlib.modulators.modulator import Modulator, Sample
+from projectlib.modulators.memory import Memory
+from projectlib.modulators.modulator import Sample
 from projectlib.values import is_number, require
 
 SMALLEST_NORM = 1e-3  # added to a direction's length, so that a mean which is no different from the others has none
 
 
-class ClassMeansModulator(Modulator):
+class ClassMeansModulator(Memory):
     """Running means m_c of a layer's activations, one a class, compared with the newest z by a softmax::
 
         m^_c = (m_c - mean_c m) / (|m_c - mean_c m| + 1e-3)
@@ -19,28 +20,30 @@ class ClassMeansModulator(Modulator):
     xi is, up to a factor, the gradient of the cross-entropy of that softmax.  Classes that have not been seen, whose
     mean is zero, take no part, and give no signal.
 
-    rate: r, a number in (0, 1].  temperature: tau.  Raises UserError for values that are none of these.
+    rate: r, a number in (0, 1].  temperature: tau.  grid: of ``Memory``.  Raises UserError for values that are
+    none of these.
     """
 
     kernel = "class-means"
 
-    def __init__(self, rate: float = 0.02, temperature: float = 0.07):
+    def __init__(self, rate: float = 0.02, temperature: float = 0.07, grid: int = 2):
+        super().__init__(grid)
         require(is_number(rate) and 0 < rate <= 1, "modulator.rate", rate, "a number above 0, at most 1")
         is_temperature = is_number(temperature) and temperature > 0
         require(is_temperature, "modulator.temperature", temperature, "a number above 0")
         self.rate, self.temperature = rate, temperature
 
-    def initial_state(self, sample: Sample, generator: torch.Generator) -> Tensor:
+    def empty(self, sample: Sample) -> Tensor:
         """The means, (num_classes, d)."""
         return sample.z.new_zeros(sample.y.numel(), sample.z.numel())
 
-    def __call__(self, sample: Sample, state: Tensor, taught: Tensor | None) -> tuple[Tensor, Tensor]:
+    def supply(self, sample: Sample, memory: Tensor) -> tuple[Tensor, Tensor]:
         z, y = sample.z.flatten(), sample.y
-        seen = (state != 0).any(1)
+        seen = (memory != 0).any(1)
         known = (seen * y).sum() > 0
-        direction = torch.where(seen[:, None], state - state.sum(0) / seen.sum().clamp(min=1), 0)
+        direction = torch.where(seen[:, None], memory - memory.sum(0) / seen.sum().clamp(min=1), 0)
         direction = direction / (torch.linalg.vector_norm(direction, dim=1, keepdim=True) + SMALLEST_NORM)
         similarity = direction @ z / (len(z) ** 0.5 * self.temperature)
         likelihood = torch.softmax(torch.where(seen, similarity, -torch.inf), 0)  # NaN before the first sample
         xi = torch.where(known, (likelihood - y) @ direction, 0)
-        return xi.reshape(sample.z.shape), state + self.rate * torch.outer(y, z) - self.rate * y[:, None] * state
+        return xi.reshape(sample.z.shape), memory + self.rate * torch.outer(y, z) - self.rate * y[:, None] * memory

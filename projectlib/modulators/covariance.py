@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from projectlib.modulators.modulator import Modulator, Sample
+from projectlib.modulators.memory import Memory
+from projectlib.modulators.modulator import Sample
 from projectlib.modulators.running import Means, centered, moved, no_means
 from projectlib.values import is_number, require
 
@@ -18,7 +19,7 @@ class Covariances(NamedTuple):
     yz: Tensor
 
 
-class CovarianceModulator(Modulator):
+class CovarianceModulator(Memory):
     """Running covariances, of ``z~ = z / sqrt(d) - mu_z`` and ``y~ = y - mu_y``, read and then written::
 
         xi   = w C_zz z~ - C_yz' y~
@@ -27,24 +28,25 @@ class CovarianceModulator(Modulator):
     xi is, up to a factor, the gradient of ``w HSIC(Z, Z) / 2 - HSIC(Y, Z)`` with linear kernels at the newest sample
     (the objective of Pogodin and Latham 2020).  A class that has not been seen gives no signal.
 
-    horizon: T in samples.  weight: w.  Raises UserError for values that are none of these.
+    horizon: T in samples.  weight: w.  grid: of ``Memory``.  Raises UserError for values that are none of these.
     """
 
     kernel = "covariance"
 
-    def __init__(self, horizon: float = 1e5, weight: float = 2.0):
+    def __init__(self, horizon: float = 1e5, weight: float = 2.0, grid: int = 2):
+        super().__init__(grid)
         require(is_number(horizon) and horizon >= 1, "modulator.horizon", horizon, "a number of samples, at least 1")
         require(is_number(weight), "modulator.weight", weight, "a finite number, the weight of HSIC(Z, Z)")
         self.horizon, self.weight = horizon, weight
 
-    def initial_state(self, sample: Sample, generator: torch.Generator) -> Covariances:
+    def empty(self, sample: Sample) -> Covariances:
         width, zeros = sample.z.numel(), sample.z.new_zeros
         return Covariances(no_means(sample), zeros(width, width), zeros(sample.y.numel(), width))
 
-    def __call__(self, sample: Sample, state: Covariances, taught: Tensor | None) -> tuple[Tensor, Covariances]:
-        z, y, seen = centered(sample, state.means)
-        xi = torch.where(seen, self.weight * (state.zz @ z) - y @ state.yz, 0)
-        means, rate = moved(state.means, z, y, self.horizon)
-        zz = (1 - rate) * state.zz + rate * torch.outer(z, z)
-        yz = (1 - rate) * state.yz + rate * torch.outer(y, z)
+    def supply(self, sample: Sample, memory: Covariances) -> tuple[Tensor, Covariances]:
+        z, y, seen = centered(sample, memory.means)
+        xi = torch.where(seen, self.weight * (memory.zz @ z) - y @ memory.yz, 0)
+        means, rate = moved(memory.means, z, y, self.horizon)
+        zz = (1 - rate) * memory.zz + rate * torch.outer(z, z)
+        yz = (1 - rate) * memory.yz + rate * torch.outer(y, z)
         return xi.reshape(sample.z.shape), Covariances(means, zz, yz)

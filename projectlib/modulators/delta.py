@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from projectlib.modulators.modulator import Modulator, Sample
+from projectlib.modulators.memory import Memory
+from projectlib.modulators.modulator import Sample
 from projectlib.modulators.running import Means, centered, moved, no_means
 from projectlib.values import is_number, require
 
@@ -17,7 +18,7 @@ class Predictor(NamedTuple):
     q: Tensor
 
 
-class DeltaModulator(Modulator):
+class DeltaModulator(Memory):
     """Predicts ``y~ = y - mu_y`` from ``z~ = z / sqrt(d) - mu_z``; what it is wrong by is the signal::
 
         e = Q z~ - y~;   xi = Q' e;   Q <- Q - eta e z~'
@@ -27,23 +28,24 @@ class DeltaModulator(Modulator):
     signal.
 
     learning_rate: eta, below 2, from where on Q overshoots (``|z~|^2`` is about 1).  horizon: T of the running means,
-    in samples.  Raises UserError for values that are none of these.
+    in samples.  grid: of ``Memory``.  Raises UserError for values that are none of these.
     """
 
     kernel = "delta"
 
-    def __init__(self, learning_rate: float = 0.3, horizon: float = 1e4):
+    def __init__(self, learning_rate: float = 0.3, horizon: float = 1e4, grid: int = 2):
+        super().__init__(grid)
         is_rate = is_number(learning_rate) and 0 < learning_rate < 2
         require(is_rate, "modulator.learning_rate", learning_rate, "a number above 0 and below 2, where it overshoots")
         require(is_number(horizon) and horizon >= 1, "modulator.horizon", horizon, "a number of samples, at least 1")
         self.learning_rate, self.horizon = learning_rate, horizon
 
-    def initial_state(self, sample: Sample, generator: torch.Generator) -> Predictor:
+    def empty(self, sample: Sample) -> Predictor:
         return Predictor(no_means(sample), sample.z.new_zeros(sample.y.numel(), sample.z.numel()))
 
-    def __call__(self, sample: Sample, state: Predictor, taught: Tensor | None) -> tuple[Tensor, Predictor]:
-        z, y, seen = centered(sample, state.means)
-        error = state.q @ z - y
-        xi = torch.where(seen, error @ state.q, 0)
-        means, _ = moved(state.means, z, y, self.horizon)
-        return xi.reshape(sample.z.shape), Predictor(means, state.q - self.learning_rate * torch.outer(error, z))
+    def supply(self, sample: Sample, memory: Predictor) -> tuple[Tensor, Predictor]:
+        z, y, seen = centered(sample, memory.means)
+        error = memory.q @ z - y
+        xi = torch.where(seen, error @ memory.q, 0)
+        means, _ = moved(memory.means, z, y, self.horizon)
+        return xi.reshape(sample.z.shape), Predictor(means, memory.q - self.learning_rate * torch.outer(error, z))

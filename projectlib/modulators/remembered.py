@@ -1,12 +1,14 @@
 """The last samples as they were when they were seen, and the signal that follows from them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from projectlib.hsic import FORMS, kernel_matrix, kernel_row, modulation
-from projectlib.modulators.modulator import Modulator, Sample
+from projectlib.modulators.memory import Memory
+from projectlib.modulators.modulator import Sample
 from projectlib.values import is_count, is_number, require
 
 
@@ -23,7 +25,7 @@ class Remembered(NamedTuple):
     count: Tensor
 
 
-class RememberedModulator(Modulator):
+class RememberedModulator(Memory):
     """The signal of a window of N = ``size`` samples (``hsic.modulation``), none of which is run again.
 
     What stands for an older sample is the z of when it was the newest, so a layer has a window where its memory has
@@ -31,7 +33,7 @@ class RememberedModulator(Modulator):
 
     size: N, samples in the memory with the newest.  signal: "published", "exact" or "parzen", which needs no x.
     sigma: bandwidth of z for parzen.  gamma, sigmas: weight of the label term and bandwidths of x, y and z for the
-    others.  Raises UserError for values that are none of these.
+    others.  grid: of ``Memory``.  Raises UserError for values that are none of these.
     """
 
     kernel = "remembered"
@@ -42,8 +44,10 @@ class RememberedModulator(Modulator):
         signal: str = "parzen",
         sigma: float = 0.265,
         gamma: float = 2.0,
-        sigmas: tuple[float, float, float] = (0.5, 0.1, 1.0),
+        sigmas: Sequence[float] = (0.5, 0.1, 1.0),
+        grid: int = 2,
     ):
+        super().__init__(grid)
         enough = "a whole number of at least 2, the newest sample and others to compare it with"
         require(is_count(size) and size >= 2, "modulator.size", size, enough)
         require(signal in FORMS, "modulator.signal", signal, " or ".join(FORMS))
@@ -54,22 +58,22 @@ class RememberedModulator(Modulator):
         self.size, self.signal, self.gamma = size, signal, gamma
         self.sigmas = (*sigmas[:2], sigma if signal == "parzen" else sigmas[2])
 
-    def initial_state(self, sample: Sample, generator: torch.Generator) -> Remembered:
+    def empty(self, sample: Sample) -> Remembered:
         x, y, z = (part.new_zeros(self.size, part.numel()) for part in (self.kept(sample.x), sample.y, sample.z))
         return Remembered(x, y, z, torch.zeros((), dtype=torch.int64))
 
-    def __call__(self, sample: Sample, state: Remembered, taught: Tensor | None) -> tuple[Tensor, Remembered]:
+    def supply(self, sample: Sample, memory: Remembered) -> tuple[Tensor, Remembered]:
         places = torch.arange(self.size, device=sample.z.device)
-        newest = (places == state.count % self.size)[:, None]
+        newest = (places == memory.count % self.size)[:, None]
         parts = (self.kept(sample.x), sample.y, sample.z)
-        ring = [torch.where(newest, part.flatten(), old) for part, old in zip(parts, state[:3], strict=True)]
-        state = Remembered(*ring, state.count + 1)
-        oldest_first = (state.count + places) % self.size
+        ring = [torch.where(newest, part.flatten(), old) for part, old in zip(parts, memory[:3], strict=True)]
+        memory = Remembered(*ring, memory.count + 1)
+        oldest_first = (memory.count + places) % self.size
         x, y, z = (part[oldest_first] for part in ring)
         kx = None if self.signal == "parzen" else kernel_matrix(x, self.sigmas[0])
         ky, kz = kernel_matrix(y, self.sigmas[1]), kernel_row(z, self.sigmas[2])
         xi = modulation(kx, ky, kz, z, self.gamma, self.sigmas[2], self.signal)
-        return torch.where(state.count >= self.size, xi, 0).reshape(sample.z.shape), state
+        return torch.where(memory.count >= self.size, xi, 0).reshape(sample.z.shape), memory
 
     def kept(self, x: Tensor) -> Tensor:
         """What is remembered of an input, flat."""

@@ -1,6 +1,6 @@
 """The three-factor rule: local input, local activity, and the modulatory signal of the newest sample."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_map
 from projectlib.hsic import check_form, check_objective, kernel_matrix, kernel_row, modulation
 from projectlib.modulators import Modulator, Sample, WindowModulator
 from projectlib.rules.local import Hidden, HiddenUpdate, LocalRule
+from projectlib.rules.replay import Replay, nothing_to_replay, update_replayed
+from projectlib.values import is_count, require
 
 
 class WindowContext(NamedTuple):
@@ -29,9 +31,13 @@ class BioHSIC(LocalRule):
     xi is pulled back through the layer's norm, relu and affine map onto its own weights; the rest of the window enters
     through xi only, so it is run without a gradient.
 
+    A modulator that needs no window, a memory, makes it a stream: samples are run once each, A of them with the same
+    weights, which then make one update of their mean gradient; the memory is read and written at every sample.
+
     gamma: weight of the label term.  sigmas: bandwidths of x, y and z.  form: of ``hsic.modulation``, the signal
     computed from the window.  modulator: who supplies the signal that is applied; the window's own unless it is given.
-    Raises UserError for values that are none.
+    accumulate: A, of a stream.  readout_window: samples, the newest among them, that the readout of a stream learns
+    from, as they were when they were the newest.  Raises UserError for values that are none.
     """
 
     smallest_window = 2
@@ -45,14 +51,27 @@ class BioHSIC(LocalRule):
         sigmas: Sequence[float] = (1.0, 0.5, 2.0),
         form: str = "published",
         modulator: Modulator | None = None,
+        accumulate: int = 1,
+        readout_window: int = 1,
     ):
         self.gamma, self.sigmas = check_objective(gamma, sigmas)
         self.form, self.modulator = check_form(form), modulator or WindowModulator()
+        require(is_count(accumulate), "optimizer.accumulate", accumulate, "a whole number of at least 1")
+        require(is_count(readout_window), "readout.window", readout_window, "a whole number of at least 1")
+        self.streams, self.num_replayed = not self.modulator.needs_window, 0
+        if self.streams:
+            self.sliding, self.window, self.smallest_window = False, accumulate, 1
+            self.num_replayed = readout_window - 1
 
     def hidden_state(self, hidden: Hidden, z: Tensor, generator: torch.Generator) -> Any:
         return self.modulator.initial_state(Sample(hidden.x[-1], hidden.y[-1], z[-1]), generator)
 
-    def prepare(self, x: Tensor, y: Tensor) -> WindowContext:
+    def readout_state(self, h: Tensor, u: Any, y: Tensor) -> Any:
+        return nothing_to_replay(self.num_replayed, h, u, y) if self.num_replayed else ()
+
+    def prepare(self, x: Tensor, y: Tensor) -> WindowContext | None:
+        if self.streams:
+            return None
         kx, ky = kernel_matrix(x, self.sigmas[0]), kernel_matrix(y, self.sigmas[1])
         return WindowContext(kx, ky, x[-1], y[-1])
 
@@ -61,7 +80,9 @@ class BioHSIC(LocalRule):
         sigma = self.sigmas[2]
         return modulation(context.kx, context.ky, kernel_row(z, sigma), z, self.gamma, sigma, self.form)
 
-    def update_hidden(self, hidden: Hidden, memory: Any, context: WindowContext) -> HiddenUpdate:
+    def update_hidden(self, hidden: Hidden, memory: Any, context: WindowContext | None) -> HiddenUpdate:
+        if context is None:
+            return self.update_from_stream(hidden, memory)
         past, newest = part_of(hidden, slice(None, -1)), part_of(hidden, slice(-1, None))
         past_z, past_u = past.run()
         newest_z, newest_u, pull_back = newest.pullback()
@@ -69,6 +90,27 @@ class BioHSIC(LocalRule):
         xi, memory = self.modulator(Sample(context.x, context.y, z[-1]), memory, self.signal(z, context))
         u = tree_map(lambda *parts: torch.cat(parts), past_u, newest_u)
         return HiddenUpdate(pull_back(xi[None]), z, u, memory)
+
+    def update_from_stream(self, hidden: Hidden, memory: Any) -> HiddenUpdate:
+        """The mean over a block's samples of xi dz/dW, each with the memory of those before it."""
+        z, u, pull_back = hidden.pullback()
+        signals, memory = self.supply(Sample(hidden.x, hidden.y, z), memory)
+        return HiddenUpdate(pull_back(signals / len(z)), z, u, memory)
+
+    def supply(self, block: Sample, memory: Any) -> tuple[Tensor, Any]:
+        """(xi of the shape of z, the new memory) of a block of samples (A, ...), one after the other."""
+        signals = []
+        for sample in zip(*block, strict=True):
+            xi, memory = self.modulator(Sample(*sample), memory, None)
+            signals.append(xi)
+        return torch.stack(signals), memory
+
+    def update_readout(
+        self, layer: Callable, parameters: dict[str, Tensor], h: Tensor, u: Any, y: Tensor, memory: Any
+    ) -> tuple[dict[str, Tensor], Tensor, Any, Any]:
+        if not self.num_replayed:
+            return super().update_readout(layer, parameters, h, u, y, memory)
+        return update_replayed(layer, parameters, Replay(h, u, y), memory)
 
 
 def part_of(hidden: Hidden, places: slice) -> Hidden:

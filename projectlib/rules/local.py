@@ -68,17 +68,35 @@ class LocalRule(Rule):
         """What the rule remembers of one hidden layer, a pytree; as ``rule_state``.  z: (N, ...) of the layer."""
         return ()
 
+    def readout_state(self, h: Tensor, u: Any, y: Tensor) -> Any:
+        """What the rule remembers of the readout, a pytree.  h, u, y: zeros of what it receives, as of ``Hidden``."""
+        return ()
+
     @abstractmethod
     def update_hidden(self, hidden: Hidden, memory: Any, context: Any) -> HiddenUpdate:
         """The update of one hidden layer.  memory: what ``hidden_state``, then the last update, returned."""
 
+    def update_readout(
+        self, layer: Callable, parameters: dict[str, Tensor], h: Tensor, u: Any, y: Tensor, memory: Any
+    ) -> tuple[dict[str, Tensor], Tensor, Any, Any]:
+        """(gradients, logits, new u, new memory) of the last layer, under the mean cross-entropy of the window."""
+
+        def loss(p):
+            logits, new_u = layer(p, h, u)
+            return cross_entropy(logits, y), (logits, new_u)
+
+        gradients, (logits, u) = torch.func.grad(loss, has_aux=True)(parameters)
+        return gradients, logits, u, memory
+
     def rule_state(self, network: Network, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple:
+        """What is remembered of every layer, the readout last."""
         parameters, layers = network.split_parameters(), network.initial_state(len(x))
         outputs, _ = network.run(parameters, layers, x)
-        return tuple(
+        hidden = (
             self.hidden_state(Hidden(index, network, parameters[index], x, h, layers[index], y), z, generator)
             for index, (h, z) in enumerate(zip([x, *outputs], outputs[:-1], strict=False))
         )
+        return *hidden, self.readout_state([x, *outputs][-2], layers[-1], y)
 
     def __call__(
         self, network: Network, parameters: Parameters, state: TrainingState, x: Tensor, y: Tensor, context: Any
@@ -88,24 +106,16 @@ class LocalRule(Rule):
             outputs, _ = network.run(parameters, state.layers, x)
             error = outputs[-1].softmax(-1) - y
         h, updates = x, []
-        for index, memory in enumerate(state.rule):
+        *memories, of_readout = state.rule
+        for index, memory in enumerate(memories):
             hidden = Hidden(index, network, parameters[index], x, h, state.layers[index], y, error)
             updates.append(self.update_hidden(hidden, memory, context))
             h = updates[-1].z
-        gradient, logits, u = update_readout(network.layer(-1), parameters[-1], h, state.layers[-1], y)
+        gradient, logits, u, of_readout = self.update_readout(
+            network.layer(-1), parameters[-1], h, state.layers[-1], y, of_readout
+        )
         return Update(
             [*(update.gradients for update in updates), gradient],
-            TrainingState((*(update.u for update in updates), u), tuple(update.memory for update in updates)),
+            TrainingState((*(update.u for update in updates), u), (*(update.memory for update in updates), of_readout)),
             [*(update.z for update in updates), logits],
         )
-
-
-def update_readout(layer: Callable, parameters: dict[str, Tensor], h: Tensor, u: Any, y: Tensor):
-    """(gradients, logits, new u) of the last layer under the mean cross-entropy of the window."""
-
-    def loss(p):
-        logits, new_u = layer(p, h, u)
-        return cross_entropy(logits, y), (logits, new_u)
-
-    gradient, (logits, u) = torch.func.grad(loss, has_aux=True)(parameters)
-    return gradient, logits, u

@@ -43,6 +43,7 @@ class Rule(ABC):
 
     task: which scripts it is for, "network" or "reservoir".
     sliding: windows that slide by one sample, or plain batches.
+    streams: whether samples are run once each, in blocks of ``window`` that make one update.
     window: samples in a window or batch, where the rule leaves no choice; None for ``data.batchsize``.
     smallest_window: the fewest that it can learn from.
     trains_hidden: whether hidden layers learn, or only the readout.
@@ -54,6 +55,7 @@ class Rule(ABC):
 
     task: str = "network"
     sliding: bool = False
+    streams: bool = False
     window: int | None = None
     smallest_window: int = 1
     trains_hidden: bool = True

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -14,7 +14,8 @@ from projectlib.engines import choose_engine, choose_reservoir_engine
 from projectlib.engines.eager_reservoir import ReservoirEngine, ReservoirSamples
 from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
-from projectlib.models import Network, Reservoir
+from projectlib.models import DynamicLayer, Network, Reservoir
+from projectlib.rules import Rule
 from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
 from projectlib.training.memory import TRAINED, MakeModel, within_memory
 from projectlib.training.metrics import HSICMonitor
@@ -83,10 +84,20 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
             f"modulator is {config.modulator._target_}, which has no effect on the rule {type(rule).__name__}; "
             "expected rule=biohsic, or modulator=window"
         )
+    check_stream(config, rule)
     dataset = load_dataset(config).to(device)
     sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
     ensemble = build_ensemble(model_maker(config, sizes, device), seeds(config), device)
     use_threads(ensemble)
+    if rule.streams and rule.window > len(dataset.train.labels):
+        raise UserError(
+            f"optimizer.accumulate is {rule.window}; expected at most the {len(dataset.train.labels)} training samples"
+        )
+    if rule.streams and rule.window > 1 and any(isinstance(layer, DynamicLayer) for layer in ensemble.network.layers):
+        raise UserError(
+            f"optimizer.accumulate is {rule.window}; expected 1 with layers that have a state, which passes from time "
+            "step to time step"
+        )
     sampler = Sampler(
         n=len(dataset.train.labels),
         size=rule.window or config.data.batchsize,
@@ -94,11 +105,13 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
         drop_last=ensemble.network.num_timesteps > 1,  # a state belongs to a place: all windows have all places
         augmentation=dataset.augmentation,
     )
-    trained = ensemble.parameters if rule.trains_hidden else ensemble.parameters[-1:]
-    optimizer = build_optimizer(config, [p for layer in trained for p in layer.values()])
+    *hidden, readout = ensemble.parameters
+    learning = [p for layer in hidden for p in layer.values()] if rule.trains_hidden else []
+    optimizer = build_optimizer(config, learning, [*readout.values()])
     schedule = build(config.lr_schedule, optimizer=optimizer)
     objective = rule if rule.sigmas else config.hsic  # what is logged is what is descended
-    monitor = HSICMonitor(objective.gamma, objective.sigmas) if config.training.log_hsic else None
+    logs_hsic = config.training.log_hsic and not rule.streams  # a stream has no windows to measure it in
+    monitor = HSICMonitor(objective.gamma, objective.sigmas) if logs_hsic else None
     required = config.engine == "compiled"  # and not where a checkpoint names the engine that auto chose
     engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs, required)
 
@@ -151,7 +164,9 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
     sizes = {"num_inputs": learnt.x.shape[1] + dataset.num_classes + zdim, "num_outputs": zdim}
     ensemble = build_ensemble(model_maker(config, sizes, device, copies=1), seeds(config), device)
     use_threads(ensemble)
-    optimizer = build_optimizer(config, [ensemble.parameters[0]["readout"]])
+    if config.optimizer.accumulate > 1:
+        raise UserError(f"optimizer.accumulate is {config.optimizer.accumulate}; expected 1 with a reservoir")
+    optimizer = build_optimizer(config, [], [ensemble.parameters[0]["readout"]])
     schedule = build(config.lr_schedule, optimizer=optimizer)
     window, num_timesteps = config.data.batchsize, config.data.ntimesteps
     num_updates = config.training.nepochs * (num_samples - window + 1) * num_timesteps
@@ -184,14 +199,36 @@ def use_threads(ensemble: Ensemble) -> None:
     torch.set_num_threads(ALL_THREADS if heavy else 1)
 
 
-def build_optimizer(config: DictConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """The optimizer of a config over stacked parameters, as one fused kernel where the device has it."""
-    options: dict[str, Any] = {"fused": parameters[0].device.type in ("cpu", "cuda")}
-    if parameters[0].is_cuda:  # rate and step count on the device, where a CUDA graph reads and advances them
-        options["lr"] = torch.tensor(config.optimizer.lr, device=parameters[0].device)
-        if "SGD" not in config.optimizer._target_:
+def check_stream(config: DictConfig, rule: Rule) -> None:
+    """Raises UserError where what only a stream of samples has is asked of another rule."""
+    asked = {"optimizer.accumulate": config.optimizer.accumulate, "readout.window": config.readout.window}
+    for key, value in asked.items():
+        if value > 1 and not rule.streams:
+            raise UserError(
+                f"{key} is {value}, which is for a stream of samples; expected 1 with {type(rule).__name__} on windows "
+                "or batches, or a memory: modulator=delta"
+            )
+
+
+def build_optimizer(config: DictConfig, hidden: list[Tensor], readout: list[Tensor]) -> torch.optim.Optimizer:
+    """The optimizer of a config over stacked parameters, as one fused kernel where the device has it.
+
+    Two groups where the readout has a learning rate of its own.
+    """
+    settings = config.optimizer
+    own = {"accumulate", "readout_lr"}  # ours, not torch's
+    torch_settings = OmegaConf.masked_copy(settings, [key for key in settings if key not in own])
+    device = readout[0].device
+    options: dict[str, Any] = {"fused": device.type in ("cpu", "cuda")}
+    rates = settings.lr, settings.lr if settings.readout_lr is None else settings.readout_lr
+    if device.type == "cuda":  # rate and step count on the device, where a CUDA graph reads and advances them
+        rates = tuple(torch.tensor(rate, device=device) for rate in rates)
+        if "SGD" not in settings._target_:
             options["capturable"] = True
-    return build(config.optimizer, params=parameters, **options)
+    groups = [{"params": part, "lr": rate} for part, rate in zip((hidden, readout), rates, strict=True) if part]
+    if settings.readout_lr is None:
+        groups = [{"params": [*hidden, *readout], "lr": rates[0]}]
+    return build(torch_settings, params=groups, **options)
 
 
 TASKS: dict[str, Callable[[DictConfig, torch.device, str], Task]] = {

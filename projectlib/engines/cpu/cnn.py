@@ -30,8 +30,8 @@ class ConvolutionEngine(EagerEngine):
     worth_compiling = 500  # updates, each of which it makes 5 ms shorter; compiling takes 2 to 3 s
 
     @staticmethod
-    def takes(layers: Sequence[type]) -> bool:
-        """Whether it covers networks of these layers."""
+    def takes(layers: Sequence[type], rule: Rule) -> bool:
+        """Whether it covers networks of these layers under such a rule."""
         first, *others, last = layers if len(layers) > 1 else (None, None)
         return first is ImageLayer and not {*others} - {ConvLayer} and last is PooledReadout
 
@@ -45,7 +45,7 @@ class ConvolutionEngine(EagerEngine):
         return None if own_kernel(rule.modulator) == "window" else f"the modulator {type(rule.modulator).__name__}"
 
     @staticmethod
-    def is_compiled(num_layers: int) -> bool:
+    def is_compiled(num_layers: int, rule: Rule) -> bool:
         """Whether the cache has the pass, which is the same for any number of layers."""
         return bool(cached_signatures(image_kernels.activate_window))
 

@@ -36,9 +36,9 @@ class CpuEngine(EagerEngine):
     worth_compiling = 3300  # updates of one model: eager takes about 3 ms each, compiling 10 s
 
     @staticmethod
-    def takes(layers: Sequence[type]) -> bool:
-        """Whether it covers networks of these layers."""
-        return {*layers} == {LeakyIntegrator} or (layers[-1] is Readout and not {*layers[:-1]} - {DenseLayer})
+    def takes(layers: Sequence[type], rule: Rule) -> bool:
+        """Whether it covers networks of these layers under such a rule."""
+        return not rule.streams and takes_layers(layers)
 
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
@@ -51,10 +51,12 @@ class CpuEngine(EagerEngine):
             return "the signal parzen of a window"
         if reason := kernel_optimizer.lacks(optimizer):
             return reason
+        if len(optimizer.param_groups) > 1:
+            return "optimizer.readout_lr on windows or batches"
         return "augmented data" if sampler.augmentation is not None else None
 
     @staticmethod
-    def is_compiled(num_layers: int) -> bool:
+    def is_compiled(num_layers: int, rule: Rule) -> bool:
         """Whether the cache has the loop for members of as many layers, by far the longest to compile."""
         return any(len(member) == num_layers for member, *_ in cached_signatures(kernels.train_windows))
 
@@ -129,10 +131,13 @@ class CpuEngine(EagerEngine):
     def is_dynamic(self) -> bool:
         return isinstance(self.ensemble.network.layers[0], LeakyIntegrator)
 
+    @property
+    def rate(self) -> float:
+        """dt / tau; an MLP is the network whose time step is as long as its time constant."""
+        return cast(LeakyIntegrator, self.ensemble.network.layers[0]).rate if self.is_dynamic else 1.0
+
     def presentation(self, window: int) -> kernels.Presentation:
-        network = self.ensemble.network
-        rate = cast(LeakyIntegrator, network.layers[0]).rate if self.is_dynamic else 1.0
-        return kernels.Presentation(window, self.sampler.stride, network.num_timesteps, rate)
+        return kernels.Presentation(window, self.sampler.stride, self.ensemble.network.num_timesteps, self.rate)
 
     def learning(self) -> kernels.Learning:
         source = self.monitor or self.rule
@@ -152,6 +157,11 @@ class CpuEngine(EagerEngine):
             )
             for layer in self.ensemble.parameters
         )
+
+
+def takes_layers(layers: Sequence[type]) -> bool:
+    """Whether kernels have the forward pass of a network of these layers."""
+    return {*layers} == {LeakyIntegrator} or (layers[-1] is Readout and not {*layers[:-1]} - {DenseLayer})
 
 
 def num_cores() -> int:

@@ -21,9 +21,9 @@ def lacks(optimizer: Optimizer) -> str | None:
     return None
 
 
-def constants(optimizer: Optimizer) -> kernels.Optimizer:
-    """Of all parameters: there is one group."""
-    group = optimizer.param_groups[0]
+def constants(optimizer: Optimizer, index: int = 0) -> kernels.Optimizer:
+    """Of a group of parameters: the only one, or that of the hidden layers and, last, of the readout."""
+    group = optimizer.param_groups[index]
     beta1, beta2 = group.get("betas", (0.0, 0.0))
     values = (group["lr"], beta1, beta2, group.get("eps", 0.0), group["weight_decay"])
     return kernels.Optimizer(KINDS[type(optimizer)], *map(float, values))

@@ -1,0 +1,200 @@
+"""The CPU engine for streams: samples that are run once each, and a memory beside every hidden layer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+from projectlib.data import Sampler
+from projectlib.engines.cpu import optimizer as kernel_optimizer
+from projectlib.engines.cpu.kernels import hsic as hsic_kernels
+from projectlib.engines.cpu.kernels import memories as kernels
+from projectlib.engines.cpu.kernels.compiler import cached_signatures
+from projectlib.engines.cpu.mlp import CpuEngine, takes_layers
+from projectlib.modulators.remembered import Remembered
+from projectlib.rules import Rule
+from projectlib.rules.rule import own_kernel
+
+
+class Compiled(NamedTuple):
+    """A memory as its kernel has it.
+
+    remembered: the kernel's type.  parts: the tensors of the state that are its arrays, in its order.  settings: of a
+    modulator.
+    """
+
+    remembered: Any
+    parts: Callable[[Any], Sequence[Tensor]]
+    settings: Callable[[Any], Any]
+
+    def view(self, state: Any, member: int) -> Any:
+        """One member's arrays."""
+        return self.remembered(*(part[member].numpy() for part in self.parts(state)))
+
+
+MEMORIES = {
+    "remembered": Compiled(
+        kernels.Remembered,
+        lambda state: (state.y, state.z),
+        lambda modulator: kernels.RememberedSettings(modulator.signal == "parzen", float(modulator.sigmas[2])),
+    ),
+    "covariance": Compiled(
+        kernels.Covariances,
+        lambda state: (state.means.z, state.means.y, state.zz, state.yz),
+        lambda modulator: kernels.CovarianceSettings(float(modulator.horizon), float(modulator.weight)),
+    ),
+    "delta": Compiled(
+        kernels.Predictor,
+        lambda state: (state.means.z, state.means.y, state.q),
+        lambda modulator: kernels.DeltaSettings(float(modulator.learning_rate), float(modulator.horizon)),
+    ),
+    "class-means": Compiled(
+        kernels.ClassMeans,
+        lambda state: (state,),
+        lambda modulator: kernels.ClassMeansSettings(float(modulator.rate), float(modulator.temperature)),
+    ),
+}
+"""By the ``kernel`` of their modulators."""
+
+
+class StreamEngine(CpuEngine):
+    """Eager's steps of BioHSIC with a memory as compiled loops, each member through a range of samples by itself.
+
+    What layers remember is changed in the state's own tensors; what the readout replays, which is small, is copied.
+    """
+
+    @staticmethod
+    def takes(layers: Sequence[type], rule: Rule) -> bool:
+        return rule.streams and len(layers) > 1 and takes_layers(layers)
+
+    @staticmethod
+    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+        if own_kernel(rule) != "biohsic":
+            return f"the rule {type(rule).__name__}"
+        if own_kernel(rule.modulator) not in MEMORIES:
+            return f"the modulator {type(rule.modulator).__name__}"
+        if reason := kernel_optimizer.lacks(optimizer):
+            return reason
+        return "augmented data" if sampler.augmentation is not None else None
+
+    @staticmethod
+    def is_compiled(num_layers: int, rule: Rule) -> bool:
+        remembered = MEMORIES[rule.modulator.kernel].remembered
+        return any(
+            len(member) == num_layers and memories[0].instance_class is remembered
+            for member, memories, *_ in cached_signatures(kernels.train_stream)
+        )
+
+    def train(self, indices: np.ndarray, window: int, members: range) -> None:
+        """All samples of the sequence ``indices``, in blocks of ``window``, for every member."""
+        samples = self.source.inputs.flatten(1).numpy()[indices]
+        labels = self.source.labels.numpy()[indices]
+        stream = kernels.Stream(self.ensemble.network.num_timesteps, window, self.rate)
+        memory = MEMORIES[self.rule.modulator.kernel]
+        settings, weights = memory.settings(self.rule.modulator), self.signal_weights(samples, labels)
+        optimizers = kernel_optimizer.constants(self.optimizer, 0), kernel_optimizer.constants(self.optimizer, -1)
+        num_remembered, num_replayed = getattr(self.rule.modulator, "size", 0), self.rule.num_replayed
+        count, updates = self.count(), kernel_optimizer.count(self.optimizer)
+        *remembered, _ = self.state.rule
+
+        def train_member(index: int) -> tuple[int, int]:
+            member, sums = self.member(index), np.zeros(2)
+            replay = self.replay(index)
+            counts = kernels.train_stream(
+                member,
+                tuple(memory.view(state, index) for state in remembered),
+                settings,
+                replay,
+                self.membranes(index),
+                kernels.workspace(member, num_remembered, num_replayed, window),
+                samples,
+                labels,
+                weights,
+                stream,
+                optimizers,
+                count,
+                updates,
+                sums,
+            )
+            self.totals[index] += torch.from_numpy(sums / window)  # eager's are means over a block
+            self.keep_replay(replay, index, counts[0])
+            return counts
+
+        new_count, updates = list(self.threads.map(train_member, members))[-1]
+        kernel_optimizer.set_count(self.optimizer, updates)
+        self.keep_inputs(samples, count)
+        for counter in self.counters():
+            counter.fill_(new_count)
+
+    # What the state has and kernels are told, or the reverse
+
+    def counters(self) -> list[Tensor]:
+        """What counts samples (time steps) in the state of a memory; it is the same for all."""
+        return [leaf for leaf in tree_leaves(self.state.rule[:-1]) if leaf.dtype == torch.int64]
+
+    def count(self) -> int:
+        """Samples so far; of a memory that does not count them, those that the readout would replay."""
+        counters, replay = self.counters(), self.state.rule[-1]
+        if counters:
+            return int(counters[0][0])
+        return int(replay.y[0].sum()) if replay else 0
+
+    def membranes(self, index: int) -> tuple[np.ndarray, ...]:
+        """(out,) of every layer; an MLP's are not read."""
+        if self.is_dynamic:
+            return tuple(u[index, 0].numpy() for u in self.state.layers)
+        return tuple(np.zeros(layer["affine.bias"].shape[1], np.float32) for layer in self.ensemble.parameters)
+
+    def replay(self, index: int) -> kernels.Replay:
+        """A copy of one member's."""
+        num, replay = self.rule.num_replayed, self.state.rule[-1]
+        width = self.ensemble.parameters[-1]["affine.weight"].shape[2]
+        h, u = np.zeros((num, width), np.float32), np.zeros((num, self.num_classes), np.float32)
+        if not replay:
+            return kernels.Replay(h, u, np.zeros(num, np.int64))
+        if self.is_dynamic:
+            u[:] = replay.u[index].numpy()
+        h[:] = replay.h[index].numpy()
+        return kernels.Replay(h, u, replay.y[index].argmax(1).numpy())
+
+    def keep_replay(self, after: kernels.Replay, index: int, count: int) -> None:
+        """Put a member's replay back after so many samples in all; places that none has filled have no label."""
+        replay = self.state.rule[-1]
+        if not replay:
+            return
+        replay.h[index] = torch.from_numpy(after.h)
+        if self.is_dynamic:
+            replay.u[index] = torch.from_numpy(after.u)
+        filled = torch.arange(len(after.labels)) >= len(after.labels) - count
+        replay.y[index] = one_hot(torch.from_numpy(after.labels), self.num_classes) * filled[:, None]
+
+    def signal_weights(self, samples: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(time steps, M) weights of what is remembered in the paper's signal, which inputs and labels determine."""
+        modulator = self.rule.modulator
+        if getattr(modulator, "signal", "parzen") == "parzen":
+            return np.zeros((1, 1), np.float32)
+        ring: Remembered = self.state.rule[0]
+        size, time_steps = modulator.size, self.ensemble.network.num_timesteps
+        oldest_first = (int(ring.count[0]) + np.arange(1, size)) % size
+        before, labels_before = ring.x[0].numpy()[oldest_first], ring.y[0].argmax(1).numpy()[oldest_first]
+        samples = np.concatenate([before, samples.repeat(time_steps, 0)])
+        labels = np.concatenate([labels_before, labels.repeat(time_steps)])
+        lags = hsic_kernels.lagged_kernel_values(samples, size, modulator.sigmas[0])
+        options = size, 1, modulator.gamma, modulator.sigmas[1], modulator.signal == "exact"
+        return hsic_kernels.scaled_modulation_weights(lags, labels, self.num_classes, *options)
+
+    def keep_inputs(self, samples: np.ndarray, count: int) -> None:
+        """Put the newest inputs into the rings of a memory that has them; kernels, which need none, leave them alone.
+
+        count: time steps before these samples.
+        """
+        for ring in self.state.rule[:-1]:
+            if isinstance(ring, Remembered) and ring.x.shape[-1]:
+                time_steps, size = self.ensemble.network.num_timesteps, ring.x.shape[1]
+                steps = np.arange(len(samples) * time_steps)[-size:]
+                ring.x[:, (count + steps) % size] = torch.from_numpy(samples[steps // time_steps])

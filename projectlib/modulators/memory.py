@@ -1,0 +1,76 @@
+"""What memories share: a sample is run once, and of a layer of images they see blocks."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from projectlib.modulators.modulator import Modulator, Sample
+from projectlib.values import is_count, require
+
+BLOCKS_HORIZON = 1000  # samples over which the mean and the scale of blocks are taken
+
+
+class Blocks(NamedTuple):
+    """What is known of a layer's blocks: mean (d,), scale () of squared distances from it, count () of the samples so
+    far, int64; and what the memory of them remembers.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    count: Tensor
+    memory: Any
+
+
+class Memory(Modulator):
+    """Supplies xi (d,) from what it remembers of a layer's activations z (d,), of which it runs no sample again.
+
+    A subclass says what is remembered before the first sample (``empty``), and reads and then writes it (``supply``).
+
+    Of images z (H, W, C) a memory sees X, the means over grid x grid blocks, d = grid^2 C numbers.  They are brought to
+    a mean of 0 and a mean square of 1, which layer norm leaves a vector with but not the mean of many::
+
+        s  <- s + r (|X - mu|^2 - s),   z = sqrt(d) (X - mu) / sqrt(s),   mu <- mu + r (X - mu),   r = max(1 / T, 1 / t)
+
+    with T = 1000 samples.  mu is 0 before the first, so that s, which begins with |X|^2, is not 0.  xi of a block is
+    that of each of its places.
+
+    grid: blocks along each side.  Raises UserError unless it is a whole number of at least 1.
+    """
+
+    def __init__(self, grid: int = 2):
+        require(is_count(grid), "modulator.grid", grid, "a whole number of at least 1, blocks along a side of an image")
+        self.grid = grid
+
+    @abstractmethod
+    def empty(self, sample: Sample) -> Any:
+        """What is remembered before the first sample, a pytree.  sample: zeros."""
+
+    @abstractmethod
+    def supply(self, sample: Sample, memory: Any) -> tuple[Tensor, Any]:
+        """(xi of the shape of z, what is remembered from now on)."""
+
+    def initial_state(self, sample: Sample, generator: torch.Generator) -> Any:
+        if sample.z.ndim != 3:
+            return self.empty(sample)
+        z = self.averaged(sample.z)
+        memory = self.empty(sample._replace(z=z))
+        return Blocks(torch.zeros_like(z), z.new_zeros(()), torch.zeros((), dtype=torch.int64), memory)
+
+    def __call__(self, sample: Sample, state: Any, taught: Tensor | None) -> tuple[Tensor, Any]:
+        if sample.z.ndim != 3:
+            return self.supply(sample, state)
+        height, width, _ = sample.z.shape
+        x, count = self.averaged(sample.z), state.count + 1
+        rate, deviation = 1 / count.to(x.dtype).clamp(max=BLOCKS_HORIZON), x - state.mean
+        scale = state.scale + rate * (deviation.square().sum() - state.scale)
+        z = (len(x) / scale.clamp(min=torch.finfo(x.dtype).tiny)).sqrt() * deviation
+        xi, memory = self.supply(sample._replace(z=z), state.memory)
+        spread = interpolate(xi.reshape(1, -1, self.grid, self.grid), size=(height, width))[0].movedim(0, -1)
+        return spread, Blocks(state.mean + rate * deviation, scale, count, memory)
+
+    def averaged(self, z: Tensor) -> Tensor:
+        """Means over blocks of z (H, W, C), channel by channel: (C grid^2,)."""
+        return adaptive_avg_pool2d(z.movedim(-1, 0), self.grid).flatten()
