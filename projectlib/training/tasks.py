@@ -46,10 +46,10 @@ def load_dataset(config: DictConfig) -> Dataset:
 
 def make_model(config: DictConfig, sizes: dict[str, Any], generator: torch.Generator) -> Any:
     """One model of a config.  generator: draws its weights.  Raises UserError for a model of another task."""
-    model_class, example = MODELS[config.task]
+    kind = KINDS[config.task]
     model = build(config.model, **sizes, generator=generator)
-    if not isinstance(model, model_class):
-        raise UserError(f"model is {config.model._target_}; expected a model for this script, e.g. model={example}")
+    if not isinstance(model, kind.model_class):
+        raise UserError(f"model is {config.model._target_}; expected a model for this script, e.g. model={kind.model}")
     return model
 
 
@@ -62,7 +62,7 @@ def make_rule(config: DictConfig) -> Any:
     """The rule of a config.  Raises UserError for one of another script, or for windows that are too small for it."""
     rule, name = build(config.rule), config.rule._target_
     if getattr(rule, "task", None) != config.task:
-        raise UserError(f"rule is {name}; expected a rule for this script, which trains a {config.task}")
+        raise UserError(f"rule is {name}; expected a rule for this script, e.g. rule={KINDS[config.task].rule}")
     if config.data.batchsize < rule.smallest_window:
         raise UserError(
             f"data.batchsize is {config.data.batchsize}; expected at least {rule.smallest_window}: "
@@ -235,4 +235,14 @@ TASKS: dict[str, Callable[[DictConfig, torch.device, str], Task]] = {
     "network": network_task,
     "reservoir": reservoir_task,
 }
-MODELS = {"network": (Network, "mlp"), "reservoir": (Reservoir, "reservoir")}
+
+
+class Kind(NamedTuple):
+    """What a task trains, and choices that suit it."""
+
+    model_class: type
+    model: str
+    rule: str
+
+
+KINDS = {"network": Kind(Network, "mlp", "biohsic"), "reservoir": Kind(Reservoir, "reservoir", "delta")}
