@@ -186,8 +186,7 @@ def test_every_memory_with_every_data_set(script):
             assert config.rule.modulator._target_ in TARGETS
 
 
-ADAMW = {"betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 1e-4}
-ONE_BY_ONE = {"readout_lr": None, "accumulate": 1}
+ADAMW = {"betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 1e-4, "readout_lr": None, "accumulate": 1}
 
 
 # script, data and model: lr, gamma, sigmas, window or batch, epochs, features; as published
@@ -212,12 +211,7 @@ ONE_BY_ONE = {"readout_lr": None, "accumulate": 1}
 def test_published_settings(script, overrides, lr, gamma, sigmas, size, epochs, features):
     config = composed(script, *overrides)
     assert (config.seed, config.nmodels) == (42, 30)
-    assert OmegaConf.to_container(config.optimizer) == {
-        "_target_": "torch.optim.AdamW",
-        "lr": lr,
-        **ADAMW,
-        **ONE_BY_ONE,
-    }
+    assert OmegaConf.to_container(config.optimizer) == {"_target_": "torch.optim.AdamW", "lr": lr, **ADAMW}
     assert config.lr_schedule._target_ == "torch.optim.lr_scheduler.ConstantLR"
     assert (config.data.batchsize, config.training.nepochs, config.model.features) == (size, epochs, features)
     assert config.data.test_batchsize == (100 if config.data.name in ("linear", "xor") else 256)

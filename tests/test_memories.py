@@ -337,7 +337,8 @@ def slow_stream(weights, biases, memory, samples, optimizer, accumulate, replaye
                 xi, memories[layer] = memory(Sample(x, y, z.detach()), memories[layer], None)
                 objective = objective + z @ xi
                 h = z.detach()
-            totals += torch.stack([cross_entropy(u, y), (u.argmax() == y.argmax()).double()]).detach() / time_steps
+            of_sample = torch.stack([cross_entropy(u, y), (u.argmax() == y.argmax()).double()]).detach()
+            totals += of_sample / (len(block) * time_steps)
             past = [*past, (h, old, y)][-replayed - 1 :]
             for replayed_h, before, replayed_y in past:
                 u = before + rate * (parameters[-2] @ replayed_h + parameters[-1] - before)

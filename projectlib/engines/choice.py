@@ -7,7 +7,7 @@ from functools import partial
 from torch.optim import Optimizer
 
 from projectlib.data import Sampler
-from projectlib.engines.cpu.cnn import ConvolutionEngine
+from projectlib.engines.cpu.cnn import ConvolutionEngine, ConvolutionStreamEngine
 from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.engines.cpu.reservoir import CpuReservoirEngine
 from projectlib.engines.cpu.stream import StreamEngine
@@ -18,7 +18,7 @@ from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.rules import Rule
 
-COMPILED = {"cpu": (CpuEngine, StreamEngine, ConvolutionEngine), "cuda": (GraphEngine,)}
+COMPILED = {"cpu": (CpuEngine, StreamEngine, ConvolutionEngine, ConvolutionStreamEngine), "cuda": (GraphEngine,)}
 """By device, in the order in which they are asked whether they take a network's layers.
 
 What ``auto`` weighs is theirs: from how many updates on one is ``worth_compiling``, and whether it ``is_compiled``

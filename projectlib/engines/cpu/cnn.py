@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 from projectlib.data import Sampler
 from projectlib.engines.cpu.kernels import cnn as image_kernels
@@ -15,6 +16,7 @@ from projectlib.engines.eager import EagerEngine
 from projectlib.hsic import modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
 from projectlib.models.network import Parameters
+from projectlib.modulators import Sample
 from projectlib.rules import BioHSIC, Rule, TrainingState
 from projectlib.rules.rule import own_kernel
 
@@ -32,8 +34,7 @@ class ConvolutionEngine(EagerEngine):
     @staticmethod
     def takes(layers: Sequence[type], rule: Rule) -> bool:
         """Whether it covers networks of these layers under such a rule."""
-        first, *others, last = layers if len(layers) > 1 else (None, None)
-        return first is ImageLayer and not {*others} - {ConvLayer} and last is PooledReadout
+        return not rule.streams and is_convolutional(layers)
 
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
@@ -97,6 +98,75 @@ class ConvolutionEngine(EagerEngine):
         image_kernels.activate_window(*window, newest, weights.numpy(), float(self.rule.sigmas[2]))
         gradient = weight_gradient(signal.permute(0, 3, 1, 2), h[-1:], weight)
         return {"conv.weight": gradient, "conv.bias": signal.sum((0, 1, 2))}, z
+
+
+class ConvolutionStreamEngine(ConvolutionEngine):
+    """The same of a stream: each image is run once, and each layer's memory read and written once an image.
+
+    Memories are eager's own: next to a convolution they cost little.
+    """
+
+    @staticmethod
+    def takes(layers: Sequence[type], rule: Rule) -> bool:
+        return rule.streams and is_convolutional(layers)
+
+    @staticmethod
+    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+        return None if own_kernel(rule) == "biohsic" else f"the rule {type(rule).__name__} on convolutions"
+
+    @staticmethod
+    def is_compiled(num_layers: int, rule: Rule) -> bool:
+        return bool(cached_signatures(image_kernels.pull_back_images))
+
+    def warm_up(self) -> None:
+        a = torch.zeros(1, 1, 1).numpy()
+        image_kernels.activate_images(a, a.copy(), a[0].copy())
+        image_kernels.pull_back_images(a, a.copy(), a[0].copy(), a.copy())
+
+    def advance(self, x: Tensor, y: Tensor, context: Any) -> tuple[Parameters, TrainingState, Tensor]:
+        images = x.permute(0, 2, 3, 1).contiguous()
+        results = []
+        for index in range(self.ensemble.num_models):
+            state = tree_map(lambda stacked, index=index: stacked[index], self.state)
+            results.append(self.advance_stream(self.ensemble.member(index), state, images, x, y))
+        return tree_map(lambda *members: stack(members), *results)
+
+    def advance_stream(
+        self, parameters: Parameters, state: TrainingState, images: Tensor, x: Tensor, y: Tensor
+    ) -> tuple[Parameters, TrainingState, Tensor]:
+        """One model's gradients, new state and metrics.  images: x with its channels last."""
+        network, h = self.ensemble.network, images
+        *hidden, _ = network.layers
+        *memories, replay = state.rule
+        gradients, remembered = [], []
+        for layer, of_layer, memory in zip(hidden, parameters, memories, strict=False):
+            gradient, h, memory = self.update_from_stream(average(h, layer.pool), of_layer, memory, x, y)
+            gradients.append(gradient)
+            remembered.append(memory)
+        gradient, logits, _, replay = self.rule.update_readout(network.layer(-1), parameters[-1], h, (), y, replay)
+        rule_state = (*remembered, replay)
+        return [*gradients, gradient], state._replace(rule=rule_state), self.measure([logits], x, y)
+
+    def update_from_stream(
+        self, h: Tensor, parameters: dict[str, Tensor], memory: Any, x: Tensor, y: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Any]:
+        """Gradients, z (A, H, W, channels) and new memory of a hidden layer, which receives h (A, C, H, W)."""
+        weight, bias = parameters["conv.weight"], parameters["conv.bias"]
+        a = conv2d(h, weight, bias, padding=1).permute(0, 2, 3, 1).contiguous()
+        z, deviations = torch.empty_like(a), a.new_empty(a[..., 0].shape)
+        pixels = [tensor.flatten(1, 2).numpy() for tensor in (a, z)]
+        image_kernels.activate_images(*pixels, deviations.flatten(1).numpy())
+        signal, memory = self.rule.supply(Sample(x, y, z), memory)
+        signal = (signal / len(z)).contiguous()
+        image_kernels.pull_back_images(*pixels, deviations.flatten(1).numpy(), signal.flatten(1, 2).numpy())
+        gradient = weight_gradient(signal.permute(0, 3, 1, 2), h, weight)
+        return {"conv.weight": gradient, "conv.bias": signal.sum((0, 1, 2))}, z, memory
+
+
+def is_convolutional(layers: Sequence[type]) -> bool:
+    """Whether a network is of convolutions and a readout."""
+    first, *others, last = layers if len(layers) > 1 else (None, None)
+    return first is ImageLayer and not {*others} - {ConvLayer} and last is PooledReadout
 
 
 def weight_gradient(signal: Tensor, h: Tensor, weight: Tensor) -> Tensor:

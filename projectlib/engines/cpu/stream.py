@@ -103,8 +103,7 @@ class StreamEngine(CpuEngine):
         *remembered, _ = self.state.rule
 
         def train_member(index: int) -> tuple[int, int]:
-            member, sums = self.member(index), np.zeros(2)
-            replay = self.replay(index)
+            member, replay = self.member(index), self.replay(index)
             counts = kernels.train_stream(
                 member,
                 tuple(memory.view(state, index) for state in remembered),
@@ -119,9 +118,8 @@ class StreamEngine(CpuEngine):
                 optimizers,
                 count,
                 updates,
-                sums,
+                self.totals[index].numpy(),
             )
-            self.totals[index] += torch.from_numpy(sums / window)  # eager's are means over a block
             self.keep_replay(replay, index, counts[0])
             return counts
 

@@ -34,6 +34,20 @@ def activate_window(a, z, signal, weights, sigma):
 
 
 @compiled
+def pull_back_images(a, z, inverse_deviation, signal):
+    """The signals of images pulled back to a, in place.  All (N, pixels, channels), inverse_deviation (N, pixels)."""
+    for p in range(a.shape[0]):
+        pull_back(signal[p], a[p], z[p], inverse_deviation[p])
+
+
+@compiled
+def activate_images(a, z, inverse_deviation):
+    """``z = LN over channels of relu(a)`` of images, (N, pixels, channels); inverse_deviation (N, pixels)."""
+    for p in range(a.shape[0]):
+        activate(a[p], z[p], inverse_deviation[p])
+
+
+@compiled
 def activate(a, z, inverse_deviation):
     """``z = LN(relu(a))`` of one image, (pixels, channels).  NaN stays NaN."""
     pixels, channels = a.shape

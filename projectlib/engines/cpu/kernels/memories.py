@@ -482,8 +482,11 @@ def shift_in(remembered, newest):
 
 
 @inlined
-def learn_readout(layer, replay, membrane, work, num, count, rate, optimizer, sizes, sums):
-    """The readout's update from a block's z of the last hidden layer, which lie in place, and from those replayed."""
+def learn_readout(layer, replay, membrane, work, num, count, rate, optimizer, sizes, sums, share):
+    """The readout's update from a block's z of the last hidden layer, which lie in place, and from those replayed.
+
+    sums: loss and accuracy of each of the block's samples are added, times share.
+    """
     replayed = len(replay.labels)
     whole = replayed + num
     rows, labels, shares = work.rows[-1][:whole], work.labels[:whole], work.shares[:whole]
@@ -500,8 +503,8 @@ def learn_readout(layer, replay, membrane, work, num, count, rate, optimizer, si
     for p in range(whole):
         loss, is_right = cross_entropy_row(u[p], labels[p], rate * shares[p], signal[p])
         if p >= replayed:
-            sums[0] += loss
-            sums[1] += is_right
+            sums[0] += share * loss
+            sums[1] += share * is_right
     update_rows(layer, rows, signal, work.products, work.gradient, optimizer, sizes)
     shift_in(replay.h, rows[replayed:])
     shift_in(replay.labels, labels[replayed:])
@@ -530,11 +533,12 @@ def train_stream(
 
     memories: what each hidden layer remembers.  membranes: (out,) of every layer.  samples: (n, inputs).  weights: of
     each time step, (n time steps, M), where ``supply`` asks for them; else one row.  optimizers: of the hidden layers
-    and of the readout.  count, updates: time steps and updates before.  totals: loss and accuracy are added.
+    and of the readout.  count, updates: time steps and updates before.  totals: loss and accuracy, means over a block
+    and over time steps, are added.
     """
     rate = np.float32(stream.rate)
     readout, replayed = len(member) - 1, len(replay.labels)
-    sums = np.zeros(2)
+    sums = totals.copy()  # members' totals lie side by side: their threads would fight over lines of cache
     num_steps = len(samples) * stream.time_steps
     for start in range(0, num_steps, stream.accumulate):
         num = min(stream.accumulate, num_steps - start)
@@ -558,10 +562,10 @@ def train_stream(
                 pull_back_row(signal[p], u[p], z[p], scale)
             update_rows(member[layer], rows, signal, work.products, work.gradient, optimizers[0], sizes)
         sizes = step_sizes(optimizers[1], updates)
-        learn_readout(member[readout], replay, membranes[readout], work, num, count, rate, optimizers[1], sizes, sums)
+XXs[1], sizes, sums)
         count += num
     for i in range(2):
-        totals[i] += sums[i] / stream.time_steps
+        totals[i] = sums[i]
     return count, updates
 
 

@@ -1,0 +1,223 @@
+"""Learning from a stream with a memory: engines, command lines, resuming, and what is refused."""
+
+import csv
+import json
+
+import pytest
+import torch
+from test_engines import EXACT, FLOAT32, OPTIMIZERS, assert_same, train
+from test_resume import compare_with_uninterrupted
+
+from projectlib.data import Augmentation, Dataset, Sampler, Split
+from projectlib.engines.choice import choose_engine
+from projectlib.engines.cpu.cnn import ConvolutionStreamEngine
+from projectlib.engines.cpu.stream import StreamEngine
+from projectlib.engines.cuda_graph import GraphEngine
+from projectlib.engines.eager import EagerEngine
+from projectlib.ensemble import build_ensemble
+from projectlib.models import cnn, lif_mlp, mlp
+from projectlib.modulators import ClassMeansModulator, CovarianceModulator, DeltaModulator, RememberedModulator
+from projectlib.rules import BioHSIC
+
+MEMORIES = {
+    "parzen": RememberedModulator(4, sigma=0.5),
+    "published": RememberedModulator(4, "published", sigmas=(0.5, 0.3, 1.0)),
+    "covariance": CovarianceModulator(horizon=20),
+    "delta": DeltaModulator(),
+    "class-means": ClassMeansModulator(rate=0.1, temperature=0.3),
+}
+MODELS = {
+    "mlp": lambda generator: mlp((7,), 3, (9, 5), generator),
+    "lif": lambda generator: lif_mlp((7,), 3, (6, 4), 5e-3, 1e-3, 3, generator),
+    "cnn": lambda generator: cnn((3, 8, 8), 3, (4, 6), generator),
+}
+NUM = 23
+
+
+@pytest.fixture(params=MEMORIES)
+def memory(request):
+    return request.param
+
+
+def make_engine(
+    engine_class,
+    memory,
+    accumulate=1,
+    readout_window=3,
+    optimizer="adamw",
+    model="mlp",
+    seeds=(0, 1),
+    readout_lr=3e-3,
+    **options,
+):
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 8, 8) if model == "cnn" else (7,)
+    split = Split(torch.randn(NUM, *shape, generator=generator), torch.randint(3, (NUM,), generator=generator))
+    augmentation = Augmentation(padding=1, flip=True, fill=(0.0, 0.0, 0.0)) if model == "cnn" else None
+    rule = BioHSIC(modulator=MEMORIES[memory], accumulate=accumulate, readout_window=readout_window)
+    ensemble = build_ensemble(MODELS[model], seeds)
+    sampler = Sampler(NUM, rule.window, rule.sliding, drop_last=model == "lif", augmentation=augmentation)
+    *hidden, readout = ensemble.parameters
+    groups = [{"params": [p for layer in hidden for p in layer.values()]}]
+    groups += [{"params": [*readout.values()], "lr": readout_lr}]
+    dataset = Dataset("made up", split, split, 3, augmentation)
+    return engine_class(ensemble, rule, OPTIMIZERS[optimizer](groups), dataset, sampler, **options)
+
+
+def compare(engine_class, memory, **options):
+    engine, reference = (make_engine(c, memory, **options) for c in (engine_class, EagerEngine))
+    steps = engine.sampler.steps
+    assert_same(train(engine, (0, steps)), train(reference, (0, steps)), **FLOAT32)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_stream_engine_equals_eager(memory, optimizer, accumulate):
+    """Weights, moments, what layers remember and the readout replays, and metrics; 4 leaves a last block of 3."""
+    compare(StreamEngine, memory, optimizer=optimizer, accumulate=accumulate)
+
+
+@pytest.mark.parametrize("readout_window", [1, 3])
+def test_the_stream_engine_of_leaky_integrators_equals_eager(memory, readout_window):
+    compare(StreamEngine, memory, model="lif", readout_window=readout_window)
+
+
+@pytest.mark.parametrize(("accumulate", "readout_window"), [(1, 1), (4, 3)])
+def test_the_convolution_engine_equals_eager(memory, accumulate, readout_window):
+    compare(ConvolutionStreamEngine, memory, model="cnn", accumulate=accumulate, readout_window=readout_window)
+
+
+@pytest.mark.parametrize("model", ["mlp", "lif"])
+def test_engines_go_on_from_each_other_inside_an_epoch(memory, model):
+    """Cut anywhere a step is the same, and a state passes from one engine to another and back."""
+    whole = make_engine(StreamEngine, memory, model=model)
+    expected = train(whole, (0, NUM))
+    first = make_engine(StreamEngine, memory, model=model)
+    state, _ = train(first, (0, 5), (5, 11))
+    second = make_engine(StreamEngine, memory, model=model)
+    second.compile()
+    second.load_state_dict(state)
+    second.run(second.draw_epoch(torch.Generator().manual_seed(1)), 11, NUM)
+    assert_same((second.state_dict(), second.metrics()), expected, **EXACT)
+    third = make_engine(EagerEngine, memory, model=model)
+    third.load_state_dict(train(make_engine(StreamEngine, memory, model=model), (0, 11))[0])
+    third.run(third.draw_epoch(torch.Generator().manual_seed(1)), 11, NUM)
+    assert_same((third.state_dict(), third.metrics()), expected, **FLOAT32)
+
+
+@pytest.mark.parametrize("engine_class", [EagerEngine, StreamEngine])
+def test_a_member_alone_is_the_member_of_an_ensemble(memory, engine_class):
+    together, _ = train(make_engine(engine_class, memory, seeds=(0, 1)), (0, NUM))
+    alone, _ = train(make_engine(engine_class, memory, seeds=(1,)), (0, NUM))
+    tolerance = EXACT if engine_class is StreamEngine else FLOAT32
+    for key in ("parameters", "state"):
+        of_member = torch.utils._pytree.tree_map(lambda stacked: stacked[1:], together[key])
+        torch.testing.assert_close(of_member, alone[key], **tolerance)
+
+
+def test_a_captured_step_equals_eager(memory):
+    """Recorded by a stand-in, where there is no GPU: it repeats the function on the same tensors."""
+    compare(
+        lambda *arguments: GraphEngine(*arguments, capture=lambda function: function, backend=None),
+        memory,
+        accumulate=4,
+    )
+
+
+@pytest.mark.parametrize(("model", "expected"), [("mlp", StreamEngine), ("cnn", ConvolutionStreamEngine)])
+def test_compiled_is_chosen_for_what_it_covers(memory, model, expected):
+    engine = make_engine(EagerEngine, memory, model=model)
+    task = engine.ensemble, engine.rule, engine.optimizer, engine.sampler
+    assert choose_engine("compiled", *task, num_epochs=1) is expected
+
+
+def test_a_block_that_is_not_full_is_the_mean_of_its_samples(memory):
+    """An epoch of one block is one update, whatever the memory does within it."""
+    engine = make_engine(EagerEngine, memory, accumulate=NUM)
+    state, metrics = train(engine, (0, 1))
+    assert state["steps_in_epoch"] == 1
+    assert metrics["loss"].isfinite().all()
+
+
+# The command line
+
+
+def last_row(folder, split="test"):
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    return [float(row["accuracy"]) for row in rows if row["split"] == split][-1]
+
+
+@pytest.mark.parametrize("modulator", ["remembered", "covariance", "delta", "class-means"])
+def test_a_memory_learns_digits(script, tmp_path, modulator):
+    folder = tmp_path / "run"
+    settings = ("data=digits", f"modulator={modulator}", "nmodels=1", "training.nepochs=1", "engine=compiled")
+    assert script("train-biohsic", *settings, f"hydra.run.dir={folder}").code == 0
+    assert last_row(folder) > 0.85
+    assert "hsic_layer0" not in (folder / "metrics.csv").read_text()
+
+
+def test_leaky_integrators_with_a_memory(script, tmp_path):
+    folder = tmp_path / "run"
+    settings = ("data=xor", "modulator=delta", "nmodels=2", "training.nepochs=1", "data.limit=60", "engine=eager")
+    ended = script("train-lif-biohsic", *settings, "training.sample_timesteps=3", f"hydra.run.dir={folder}")
+    assert ended.code == 0, ended.output
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+
+
+def test_convolutions_with_a_memory(script, tmp_path):
+    settings = ("data=digits", "model=cnn", "model.features=[4,6]", "modulator=delta", "nmodels=1", "data.limit=60")
+    more = ("optimizer.accumulate=4", "training.nepochs=1", "engine=compiled", f"hydra.run.dir={tmp_path / 'run'}")
+    ended = script("train-biohsic", *settings, *more)
+    assert ended.code == 0, ended.output
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+@pytest.mark.parametrize("modulator", ["remembered", "covariance", "delta", "class-means"])
+def test_a_run_that_was_stopped_inside_an_epoch(script, tmp_path, modulator, engine):
+    settings = ("data=digits", "data.limit=60", f"modulator={modulator}", "nmodels=1", "training.nepochs=3")
+    compare_with_uninterrupted(script, tmp_path, "train-biohsic", *settings, f"engine={engine}", num_steps=75)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["modulator=delta", "data.batchsize=6"], "data.batchsize=6 has no effect with modulator=delta"),
+        (["modulator=remembered", "hsic.gamma=3"], "hsic.gamma=3 has no effect with modulator=remembered"),
+        (["modulator=covariance", "training.log_hsic=true"], "training.log_hsic=true has no effect"),
+        (["optimizer.accumulate=4"], "optimizer.accumulate is 4, which is for a stream of samples"),
+        (["rule=backprop", "readout.window=4"], "readout.window is 4, which is for a stream of samples"),
+        (["modulator=delta", "optimizer.accumulate=0"], "optimizer.accumulate is 0; expected a whole number"),
+        (
+            ["modulator=delta", "optimizer.accumulate=99", "data.limit=60"],
+            "optimizer.accumulate is 99; expected at most",
+        ),
+        (["modulator=delta", "modulator.horizon=0.5"], "modulator.horizon is 0.5; expected a number of samples"),
+        (["modulator=remembered", "modulator.size=0"], "modulator.size is 0; expected a whole number"),
+        (["modulator=delta", "modulator.grid=0"], "modulator.grid is 0; expected a whole number"),
+        (["modulator=delta", "data.scale=sharp"], "data.scale is 'sharp'; expected unit or symmetric or standardize"),
+        (["modulator=delta", "optimizer.readout_lr=0"], "optimizer.readout_lr is 0; expected a number above 0"),
+        (["modulator=delta", "rule=frozen"], "which has no effect on the rule Frozen"),
+    ],
+)
+def test_what_a_memory_cannot_do_is_one_line(script, settings, message):
+    ended = script("train-biohsic", "data=digits", *settings)
+    assert ended.code == 1
+    assert message in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_time_steps_that_share_weights_are_refused(script):
+    ended = script("train-lif-biohsic", "data=xor", "modulator=delta", "optimizer.accumulate=2")
+    assert ended.code == 1
+    assert "expected 1 with layers that have a state" in ended.output
+
+
+def test_the_paper_s_signal_of_a_memory_takes_its_settings(script, tmp_path):
+    settings = ("data=digits", "modulator=remembered", "modulator.signal=exact", "hsic.gamma=3", "modulator.size=5")
+    more = ("nmodels=1", "data.limit=60", "training.nepochs=1", "engine=eager", f"hydra.run.dir={tmp_path / 'run'}")
+    assert script("train-biohsic", *settings, *more).code == 0
+
+
+def test_a_window_with_parzen_s_signal(script, tmp_path):
+    settings = ("data=digits", "hsic.form=parzen", "nmodels=1", "data.limit=60", "training.nepochs=1")
+    assert script("train-biohsic", *settings, f"hydra.run.dir={tmp_path / 'run'}").code == 0
