@@ -76,6 +76,7 @@ def choose(name: str, eager: type, compiled: type | None, reason: str | None, up
     if reason:
         log.info("engine eager: no compiled engine covers %s", reason)
         return eager
+    assert compiled is not None  # or there would be a reason
     is_short = updates * (1 + ensemble.num_models / 10) < compiled.worth_compiling
     if name == "auto" and is_short and not compiled.is_compiled(ensemble.num_layers):
         log.info("engine eager: %d updates are few, and nothing is compiled yet", updates)

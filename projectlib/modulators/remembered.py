@@ -63,7 +63,7 @@ class RememberedModulator(Modulator):
         newest = (places == state.count % self.size)[:, None]
         parts = (self.kept(sample.x), sample.y, sample.z)
         ring = [torch.where(newest, part.flatten(), old) for part, old in zip(parts, state[:3], strict=True)]
-        state = Remembered(*ring, state.count + 1)
+        state = Remembered(*ring, count=state.count + 1)
         oldest_first = (state.count + places) % self.size
         x, y, z = (part[oldest_first] for part in ring)
         kx = None if self.signal == "parzen" else kernel_matrix(x, self.sigmas[0])
