@@ -74,13 +74,13 @@ def hsic_bottleneck(
 
 
 def modulation(
-    kx: Tensor, ky: Tensor, kz: Tensor, z: Tensor, gamma: float, sigma: float, form: str = "published"
+    kx: Tensor | None, ky: Tensor, kz: Tensor, z: Tensor, gamma: float, sigma: float, form: str = "published"
 ) -> Tensor:
     """The modulatory signal xi: what a layer's newest sample receives, one number per neuron.
 
-    kx, ky: (N, N) kernel matrices of inputs and labels.  kz: (N, N) kernel matrix of z, of which only the
-    last row is read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...) activations.  sigma: bandwidth
-    of kz.  form: of ``modulation_weights``, which give
+    kx, ky: (N, N) kernel matrices of inputs and labels; "parzen" reads no kx.  kz: (N, N) kernel matrix of z, of
+    which only the last row is read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...) activations.
+    sigma: bandwidth of kz.  form: of ``modulation_weights``, which give
 
         xi = 2 / (sigma^2 d (N-1)^2) sum_p c_p k(z_N, z_p) (z_N - z_p)
 
@@ -94,6 +94,7 @@ def modulation(
     if form == "parzen":
         weights = parzen_weights(kz[-1], ky[-1] == 1) / width
     else:
+        assert kx is not None, f"the form {form} compares inputs"
         weights = modulation_weights(kx, ky, gamma, form) * kz[-1] * (2 / (width * (len(z) - 1) ** 2))
     # the newest sample's own term vanishes with z_N - z_N
     return torch.tensordot(weights, z[-1] - z, dims=1)

@@ -16,7 +16,7 @@ from projectlib.errors import UserError
 TRAINED = 4  # copies of a weight: itself, its gradient and the two moments of Adam
 BYTES = 4  # of a float32
 
-MakeModel = Callable[[torch.Generator], nn.Module]
+MakeModel = Callable[[torch.Generator], Any]  # a Network or a Reservoir
 
 
 class TooLarge(Exception):
