@@ -137,7 +137,7 @@ class ConvolutionStreamEngine(ConvolutionEngine):
     ) -> tuple[Parameters, TrainingState, Tensor]:
         """One model's gradients, new state and metrics.  images: x with its channels last."""
         network, h = self.ensemble.network, images
-        *hidden, _ = network.layers
+        hidden: list[Any] = [*network.layers][:-1]  # of the classes that it ``takes``
         *memories, replay = state.rule
         gradients, remembered = [], []
         for layer, of_layer, memory in zip(hidden, parameters, memories, strict=False):
@@ -155,7 +155,7 @@ class ConvolutionStreamEngine(ConvolutionEngine):
         weight, bias = parameters["conv.weight"], parameters["conv.bias"]
         a = conv2d(h, weight, bias, padding=1).permute(0, 2, 3, 1).contiguous()
         z, deviations = torch.empty_like(a), a.new_empty(a[..., 0].shape)
-        pixels = [tensor.flatten(1, 2).numpy() for tensor in (a, z)]
+        pixels = a.flatten(1, 2).numpy(), z.flatten(1, 2).numpy()
         image_kernels.activate_images(*pixels, deviations.flatten(1).numpy())
         signal, memory = self.rule.supply(Sample(x, y, z), memory)
         signal = (signal / len(z)).contiguous()
