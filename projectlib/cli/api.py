@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -60,7 +61,7 @@ def run_job(job: Job, config_name: str, overrides: list[str], config_dir: str | 
     before, threads = instance.hydra, torch.get_num_threads()
     instance.hydra = hydra
     try:
-        done = hydra.run(config_name, task, overrides, with_log_configuration=False)
+        done: Any = hydra.run(config_name, task, overrides, with_log_configuration=False)
     finally:
         instance.hydra = before
         torch.set_num_threads(threads)

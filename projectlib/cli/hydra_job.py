@@ -7,6 +7,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -67,7 +68,7 @@ class Job:
             raise
 
     def work(self, config: DictConfig, folder: Path) -> float | None:
-        hydra = HydraConfig.get()
+        hydra: Any = HydraConfig.get()  # a DictConfig of Hydra's own settings
         refuse_additions(config, hydra)
         validate(config)
         refuse_ignored(config, hydra)

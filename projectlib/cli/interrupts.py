@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from typing import Any
 
 from projectlib.errors import Interrupted
 
@@ -19,7 +20,7 @@ class Interrupts:
     def __init__(self):
         self.requested = False
         self.signal_name = ""
-        self.previous: dict[int, object] = {}
+        self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from projectlib.cli.interrupts import Interrupts
 from projectlib.config.plugins import build
+from projectlib.config.settings import plain
 from projectlib.errors import UserError
 from projectlib.garbage import paused_collector
 from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint, restored_threads
@@ -51,22 +52,22 @@ def train_locked(
 ) -> float | None:
     """``train`` in a folder that no other process writes: everything is checked before anything is written."""
     resuming = bool(config.resume)
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    settings = plain(config, resolve=True)
     checkpoints = checkpoint_folder(folder, config.checkpointing.path)
     with lock_elsewhere(folder, checkpoints):
         clean(folder, checkpoints)
         find = checkpoint_of_run if resuming else refuse_existing_checkpoints
-        checkpoint = find(folder, checkpoints, plain)
+        checkpoint = find(folder, checkpoints, settings)
         rate, minutes = config.checkpointing.rate, config.checkpointing.minutes
-        recorder = Recorder(folder, plain, checkpoints, rate, minutes, interrupts, checkpoint)
+        recorder = Recorder(folder, settings, checkpoints, rate, minutes, interrupts, checkpoint)
         device = resolve_device(config.device, job_number)
-        same_device = checkpoint is not None and checkpoint["device"] == device.type
+        engine = checkpoint["engine_name"] if checkpoint and checkpoint["device"] == device.type else config.engine
         with paused_collector():  # torch imports a compiler for its optimizers
-            task = build_task(config, device, checkpoint["engine_name"] if same_device else config.engine)
+            task = build_task(config, device, engine)
         make_folder(checkpoints)
         if checkpoint:
             torch.set_num_threads(restored_threads(checkpoint))
-        logger = build(config.logger, folder=str(folder), settings=plain)
+        logger = build(config.logger, folder=str(folder), settings=settings)
         recorder.attach([logger, *loggers], sizes=task.sizes, device=device.type)
         if resuming:
             keep_resumed_settings(config, folder)

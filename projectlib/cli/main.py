@@ -40,7 +40,7 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     open_closed_streams()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's own mistakes come here, to be told in one line
     logging.raiseExceptions = False  # on a full disk the log would bury the reason under tracebacks of its own
-    hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader
+    setattr(hydra._internal.hydra, "ConfigLoaderImpl", CheckedLoader)  # noqa: B010 (a name that it imports)
     version.setbase("1.3")
     set_launcher_defaults()
     leave_everything_at_exit()

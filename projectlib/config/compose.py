@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.config.plugins import NAMING, check_targets
+from projectlib.config.settings import plain
 from projectlib.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -150,11 +151,11 @@ def known_values(node: Any) -> Any:
 def check_logging(hydra: DictConfig) -> None:
     """Raises UserError where logging would import something, or where a file would have it write elsewhere."""
     for part in ("job_logging", "hydra_logging"):
-        raw = OmegaConf.to_container(hydra[part], resolve=False)
+        raw = plain(hydra[part]) or {}
         for text in texts(raw):
             if text not in STREAMS and ("ext://" in text or "cfg://" in text):
                 raise UserError(f"hydra.{part} has {text!r}; expected {' or '.join(STREAMS)}: it would import code")
-        for name, handler in ((raw or {}).get("handlers") or {}).items():
+        for name, handler in (raw.get("handlers") or {}).items():
             file = (handler or {}).get("filename")
             key = f"hydra.{part}.handlers.{name}"
             if file is not None and not LOG_FILE.fullmatch(str(file)) and not is_overridden(hydra, key):
@@ -163,7 +164,7 @@ def check_logging(hydra: DictConfig) -> None:
 
 def check_environment(hydra: DictConfig) -> None:
     """Raises UserError for a variable of the environment that a file sets: PATH says which programs are run."""
-    for name, value in OmegaConf.to_container(hydra.job.env_set, resolve=False).items():
+    for name, value in plain(hydra.job.env_set).items():
         key = f"hydra.job.env_set.{name}"
         if value != os.environ.get(name) and not is_overridden(hydra, key):
             raise UserError(f"{key} is {value!r} in a config file; expected it on the command line, if you want it")

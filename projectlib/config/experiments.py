@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from projectlib.config.compose import parse
+from projectlib.config.settings import plain
 from projectlib.errors import UserError
 
 SIZES = ("paper", "quick")
@@ -43,11 +44,13 @@ def read_experiment(name: str, config_dirs: Iterable[str | Path]) -> Experiment:
     if path is None:
         known = ", ".join(experiment_names(config_dirs))
         raise UserError(f"experiment {name!r} does not exist; expected one of {known}")
-    file = OmegaConf.to_container(OmegaConf.load(path))
-    figure = file.get("figure", {})
+    file = OmegaConf.load(path)
+    if not isinstance(file, DictConfig):
+        raise UserError(f"{path} is no table of settings; expected an experiment, as in configs/experiment/")
+    figure = plain(file).get("figure", {})
     runs, quick = figure.get("runs", {}), figure.get("quick", [])
     check_allowed([*quick, *(override for _, *overrides in runs.values() for override in overrides)], path)
-    sweep = OmegaConf.select(OmegaConf.create(file), "hydra.sweeper.params") or {}
+    sweep = OmegaConf.select(file, "hydra.sweeper.params") or {}
     return Experiment(name, runs, quick, [f"{key}={values}" for key, values in sweep.items()])
 
 

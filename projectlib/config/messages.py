@@ -4,11 +4,10 @@ import difflib
 import re
 
 from hydra.errors import OverrideParseException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.config.compose import compose
-from projectlib.config.settings import flatten
+from projectlib.config.settings import flatten, plain
 
 QUOTES = "; values with blanks or signs need quotes within quotes: \"key='a value'\""
 
@@ -29,10 +28,9 @@ def unknown_key(name: str, config_name: str) -> str:
         config = compose(config_name, ["data=mnist"])
     except Exception:  # a config of the person's own may need more than a data set; the advice can do without it
         config = compose("train-biohsic", ["data=mnist"])
-    plain = OmegaConf.to_container(config, resolve=False)
-    settings = [key for key, _ in flatten(plain) if not key.startswith("hydra.")]
+    settings = [key for key, _ in flatten(plain(config)) if not key.startswith("hydra.")]
     if name in settings:
         return f"{name} is a setting of {config_name} with other choices than these; expected one that --help lists"
-    near = difflib.get_close_matches(name, {*settings, *plain, *config.hydra.runtime.choices}, 2)
+    near = difflib.get_close_matches(name, [*{*settings, *plain(config), *config.hydra.runtime.choices}], 2)
     advice = f"did you mean {' or '.join(near)}?" if near else "expected one that --help lists"
     return f"{name} is no setting of {config_name}: {advice}"

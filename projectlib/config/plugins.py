@@ -129,7 +129,7 @@ def construct(value: Any, arguments: dict[str, Any] | None = None) -> Any:
     if "_target_" not in value:
         return children
     name = value["_target_"]
-    target = get_object(name) if name in TARGETS else find_in_plugins(name)
+    target: Any = get_object(name) if name in TARGETS else find_in_plugins(name)
     try:
         return target(**children, **(arguments or {}))
     except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """The table of settings: which change the numbers of a run, which may change when it is resumed, which are its size."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -62,6 +62,11 @@ def is_among(key: str, names: tuple[str, ...]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
+def plain(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
+    """A config as plain values; references stay as they are written unless they are to be resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
+
+
 def flatten(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """``{"a": {"b": 1}}`` -> ``[("a.b", 1)]``."""
     return [
@@ -78,9 +83,8 @@ def plain_settings(config: DictConfig | dict) -> dict[str, Any]:
     is in the config: a config of somebody else must not read this machine's environment into a message or a page.
     Raises OmegaConfBaseException where a reference leads nowhere.
     """
-    plain = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
-    resolved = OmegaConf.to_container(OmegaConf.create(hold_resolvers(plain)), resolve=True)
-    return dict(flatten(release(resolved)))
+    values = plain(config) if isinstance(config, DictConfig) else config
+    return dict(flatten(release(plain(DictConfig(hold_resolvers(values)), resolve=True))))
 
 
 def hold_resolvers(value: Any) -> Any:
@@ -119,15 +123,14 @@ def settled(config: DictConfig) -> DictConfig:
             return raw
         return value.replace("${", r"\${") if isinstance(value, str) else value
 
-    plain = settle(OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True))
-    result = OmegaConf.create(plain)
+    result = DictConfig(settle(plain(config), plain(config, resolve=True)))
     OmegaConf.set_struct(result, True)
     return result
 
 
 def refuse_resolvers(config: DictConfig, origin: str) -> None:
     """Raises UserError where a folder's config would read this machine's environment, or call a resolver."""
-    for key, value in flatten(OmegaConf.to_container(config)):
+    for key, value in flatten(plain(config)):
         if any(map(calls_resolver, leaves(value))):
             raise UserError(f"{key} of {origin} is {value!r}; expected a value: write it out if you trust the folder")
 

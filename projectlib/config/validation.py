@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.config.settings import flatten
+from projectlib.config.settings import flatten, plain
 from projectlib.errors import UserError
 from projectlib.values import is_count, is_number
 
@@ -82,7 +82,7 @@ def check_sections(config: DictConfig) -> None:
 
 def validate(config: DictConfig) -> None:
     """Raises UserError naming the first key whose value is missing or not what it must be."""
-    if missing := [key for key, value in flatten(OmegaConf.to_container(config)) if value == "???"]:
+    if missing := [key for key, value in flatten(plain(config)) if value == "???"]:
         raise UserError(f"{missing[0]} has no value; expected one: type {missing[0]}=...")
     try:
         OmegaConf.to_container(config, resolve=True)

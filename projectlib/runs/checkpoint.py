@@ -85,7 +85,7 @@ def digest(content: Any) -> str:
     def add(node: Any) -> None:
         if isinstance(node, Tensor):
             sha.update(f"{node.dtype}{tuple(node.shape)}".encode())
-            sha.update(node.detach().cpu().flatten().view(torch.uint8).numpy())
+            sha.update(node.detach().cpu().flatten().view(torch.uint8).numpy().data)
         elif isinstance(node, dict | list | tuple):
             sha.update(f"{'dict' if isinstance(node, dict) else 'list'}{len(node)}".encode())
             for item in node.items() if isinstance(node, dict) else node:

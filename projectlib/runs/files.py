@@ -14,7 +14,7 @@ LOCK, OWNER = ".lock", ".owner"
 PATIENCE = 0.5  # seconds for which a lock may be held by one who only looks whether it is
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a file beside ``path``, flush it to disk and rename it over ``path``.
 
     A process killed at any moment leaves the old file or the new one.  Raises OSError (disk full, folder not

@@ -44,7 +44,10 @@ UNREADABLE = (OSError, ValueError, RecursionError)  # what JSON and text raise, 
 Folders = str | Path | Sequence[str | Path]
 
 
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Loader(FastLoader):
     """Reads YAML as OmegaConf does, thirty times as fast where there is the compiled parser.
 
     As there, 1e-4 is a number and 2026-11-24 is text.
@@ -130,7 +133,7 @@ def summary_difference(summary: Any) -> str | None:
             return f"{name} is {summary[name]!r:.50}, expected a number"
     for part in ("metrics", "best"):
         splits = summary.get(part, {})
-        metrics = [*splits.values()] if isinstance(splits, dict) else [None]
+        metrics: list[Any] = [*splits.values()] if isinstance(splits, dict) else [None]
         if not all(isinstance(named, dict) for named in metrics):
             return f"{part} is {splits!r:.50}, expected {{split: {{name: {{mean, sd}}}}}}"
         for value in (value for named in metrics for value in named.values()):
@@ -190,7 +193,7 @@ def write_arrays(folder: Path, stack: str, arrays: dict[str, "np.ndarray"]) -> N
     """``<stack>.npz`` of a run folder.  stack: one of ``STACKS``."""
     import numpy as np
 
-    write_whole(Path(folder) / f"{stack}.npz", lambda target: np.savez(target, **arrays))
+    write_whole(Path(folder) / f"{stack}.npz", lambda target: np.savez(target, allow_pickle=False, **arrays))
 
 
 @dataclass(frozen=True)
@@ -335,10 +338,11 @@ class Run:
     def curve(self, split: str, metric: str) -> tuple["np.ndarray", "np.ndarray"]:
         """Epochs (E,) and values (E, num_models) of one metric."""
         frame = self.history.frame
-        if metric not in frame or (rows := frame[frame["split"] == split].dropna(subset=metric)).empty:
+        rows = frame[(frame["split"] == split) & frame[metric].notna()] if metric in frame else frame[:0]
+        if rows.empty:
             raise UserError(f"{self.folder / METRICS} has no {metric} of split {split}")
         table = rows.pivot_table(index="epoch", columns="model", values=metric)
-        if table.isna().any(axis=None):
+        if table.isna().to_numpy().any():
             raise UserError(f"{self.folder / METRICS} lacks rows: its epochs differ in their number of models")
         return table.index.to_numpy(), table.to_numpy()
 

@@ -59,19 +59,21 @@ class History:
     def statistics(self) -> pd.DataFrame:
         """Mean and sd over models (columns) by epoch, split and metric (index), in the order of the file."""
         measured = self.frame.melt([*KEYS], var_name="metric").dropna()
-        return measured.groupby(["epoch", "split", "metric"], sort=False)["value"].agg(mean="mean", sd="std")
+        groups = measured.groupby(["epoch", "split", "metric"], sort=False)
+        return groups.agg(mean=("value", "mean"), sd=("value", "std"))
 
     def summary(self) -> Statistics:
         """What the models have reached in the last epoch."""
         statistics = self.statistics()
-        return nested(statistics[statistics.index.get_level_values("epoch") == self.last_epoch])
+        return nested(statistics.loc[statistics.index.get_level_values("epoch") == self.last_epoch])
 
     def best(self) -> Statistics:
         """Where the mean over models is best, by split and metric, and in which ``epoch``: the first of equals."""
         statistics = self.statistics()
         metric = statistics.index.get_level_values("metric")
         judged = statistics[metric.isin([*DIRECTION])]
-        score = judged["mean"] * judged.index.get_level_values("metric").map(DIRECTION).to_numpy(dtype=float)
+        sign = np.array([DIRECTION[name] for name in judged.index.get_level_values("metric")], float)
+        score = pd.Series(np.asarray(judged["mean"]) * sign, judged.index)
         best = judged.loc[score.groupby(["split", "metric"], sort=False).idxmax()]
         return nested(best.assign(epoch=best.index.get_level_values("epoch")))
 
@@ -102,13 +104,13 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table that was read from a file.  Raises ValueError where it is none of metrics."""
     if [*frame.columns[:3]] != [*KEYS] or not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"its columns are {', '.join(map(str, frame.columns))}")
-    if frame[[*KEYS]].isna().any(axis=None):
+    if frame[[*KEYS]].isna().to_numpy().any():
         raise ValueError("a row is cut short")
     kinds = {name: int if name in ("epoch", "model") else str if name == "split" else float for name in frame}
     for name in (name for name, kind in kinds.items() if kind is not str and len(frame)):
         if frame[name].dtype.kind not in ("i" if kinds[name] is int else "if"):
             raise ValueError(f"{name} is not a number in every row")
-        if not (frame[name].dropna().abs() < LARGEST).all():
+        if not (frame[name].dropna().abs().to_numpy() < LARGEST).all():
             raise ValueError(f"{name} is not finite in every row")
     names = [*frame]
     return [

@@ -70,7 +70,7 @@ class WandbLogger:
         name = "-".join(Path(folder).absolute().parts[-3:])
         try:
             self.run = wandb.init(project=project, dir=str(folder), id=name, resume="allow", config=settings)
-        except wandb.errors.Error as error:
+        except wandb.Error as error:
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"logger=wandb-logger could not start ({reason}); log in, set WANDB_MODE=offline, or use logger=print"

@@ -131,7 +131,8 @@ class Recorder:
 
     def after_chunk(self, num_steps: int) -> bool:
         """Advance the progress bar; True where a checkpoint is due at once."""
-        self.progress.update(num_steps)
+        if self.progress is not None:
+            self.progress.update(num_steps)
         due = self.minutes is not None and time.monotonic() - self.saved_at > 60 * self.minutes
         return due or self.interrupts.requested
 
@@ -193,8 +194,8 @@ def describe(split: str, metrics: dict[str, Tensor]) -> str:
     """One split of the line an epoch prints: loss and accuracy, or whatever there is, as mean ± sd over models."""
     percent = {"accuracy", "nmse_after", "nmse_before"}
     shown = [name for name in metrics if name == "loss" or name in percent]
-    scales = {name: (100, " %") if name in percent else () for name in shown}
-    values = (f"{name} {format_mean(*mean_and_sd(metrics[name]), *scale)}" for name, scale in scales.items())
+    units = {name: (100.0, " %") if name in percent else (1.0, "") for name in shown}
+    values = (f"{name} {format_mean(*mean_and_sd(metrics[name]), *unit)}" for name, unit in units.items())
     return f"{split}: {', '.join(values)}"
 
 

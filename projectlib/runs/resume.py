@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.config.compose import compose, is_choice, is_hydra, parse, quote, without_hydra
-from projectlib.config.settings import RESUMABLE, is_among, plain_settings, refuse_resolvers, select, settled
+from projectlib.config.settings import RESUMABLE, is_among, plain, plain_settings, refuse_resolvers, select, settled
 from projectlib.errors import UserError
 from projectlib.runs.folder import SETTINGS, find_runs, is_finished, read_yaml, write_settings
 
@@ -30,7 +30,7 @@ def split_resume(overrides: list[str]) -> tuple[str | None, list[str]]:
     return None if wanted in ("", "null") else wanted, [item for item in overrides if item not in named]
 
 
-def folder_to_resume(wanted: str, config_name: str, overrides: list[str], config_dir: Path | None) -> Path | None:
+def folder_to_resume(wanted: str, config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path | None:
     """The run folder that ``resume=wanted`` means; None where ``auto`` finds none.
 
     Raises UserError for a folder that is no run of this config, or whose settings the overrides would change.
@@ -41,7 +41,7 @@ def folder_to_resume(wanted: str, config_name: str, overrides: list[str], config
     return Path(wanted)
 
 
-def resumed_overrides(folder: Path, overrides: list[str], config_dir: Path | None) -> list[str]:
+def resumed_overrides(folder: Path, overrides: list[str], config_dir: str | Path | None) -> list[str]:
     """Overrides with which Hydra makes the job that resumes a run: the run's choices, and what was typed.
 
     The choices, plain names of groups that are here, only say which keys there are: the values of all that was not
@@ -92,7 +92,7 @@ def keep_settings(config: DictConfig, folder: Path) -> bool:
                 "each run: choose another hydra.run.dir or hydra.sweep.dir"
             )
         return False
-    hydra = HydraConfig.instance().cfg
+    hydra: Any = HydraConfig.instance().cfg
     write_settings(folder, config=config, hydra=hydra, overrides=hydra.hydra.overrides.task)
     return True
 
@@ -125,7 +125,7 @@ def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -
         if key in choices:
             differing += [f"{key} (now {value!r}, run {choices[key]!r})"] if value != choices[key] else []
             continue
-        changed = OmegaConf.create(OmegaConf.to_container(config))
+        changed = OmegaConf.create(plain(config))
         OmegaConf.update(changed, key, value)
         own = {k: v for k, v in comparable(changed, folder).items() if is_among(k, (key,))}
         differing += differences(own, {k: v for k, v in before.items() if is_among(k, (key,))})
@@ -140,7 +140,7 @@ def refusal(folder: Path, differing: list[str]) -> str:
     )
 
 
-def newest_unfinished(config_name: str, overrides: list[str], config_dir: Path | None) -> Path | None:
+def newest_unfinished(config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path | None:
     """The newest folder under outputs/<config>/ of the same composed config whose run has not finished."""
     wanted = comparable(settled(without_hydra(compose(config_name, overrides, config_dir))), Path(config_name))
     for folder in reversed([run.folder for run in find_runs(Path("outputs", config_name))]):

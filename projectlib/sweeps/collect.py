@@ -165,7 +165,9 @@ def shortened(value: Any) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m projectlib.sweeps.collect", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m projectlib.sweeps.collect", description="Gather the runs of any number of sweeps."
+    )
     parser.add_argument("folder", nargs="+", type=Path, help="a sweep, a run, or any folder above some")
     parser.add_argument("-o", "--output", type=Path, help="also write every run as a row of this CSV")
     options = parser.parse_args(arguments)

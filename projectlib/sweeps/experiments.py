@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from projectlib.cli.interrupts import EXIT_RESUME
 from projectlib.config.compose import CONFIGS, compose, parse, quote, without_hydra
 from projectlib.config.experiments import SIZES, Experiment, experiment_names, read_experiment, with_size
-from projectlib.config.settings import EXTENT, SAME_RESULT, flatten, is_among
+from projectlib.config.settings import EXTENT, SAME_RESULT, flatten, is_among, plain
 from projectlib.errors import UserError
 from projectlib.runs.folder import Run, all_runs
 
@@ -117,7 +117,7 @@ def composed(script: str, *overrides: str) -> DictConfig:
 
 
 def settings_of(config: DictConfig) -> dict[str, object]:
-    return dict(flatten(OmegaConf.to_container(config)))
+    return dict(flatten(plain(config)))
 
 
 def same_settings(a: DictConfig, b: DictConfig, free: Sequence[str]) -> bool:
@@ -125,9 +125,9 @@ def same_settings(a: DictConfig, b: DictConfig, free: Sequence[str]) -> bool:
 
     A setting that one of them lacks came with a later version, which keeps what was there before as its default.
     """
-    a, b = settings_of(a), settings_of(b)
-    shared = (key for key in a.keys() & b.keys() if not is_among(key, tuple(free)))
-    return all(a[key] == b[key] for key in shared)
+    ours, theirs = settings_of(a), settings_of(b)
+    shared = (key for key in ours.keys() & theirs.keys() if not is_among(key, tuple(free)))
+    return all(ours[key] == theirs[key] for key in shared)
 
 
 class Results:

@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.config.settings import WITHOUT_EFFECT, flatten, is_among
+from projectlib.config.settings import WITHOUT_EFFECT, flatten, is_among, plain
 from projectlib.errors import UserError
 from projectlib.runs.files import write_text
 from projectlib.runs.folder import has_checkpoint, is_finished, read_yaml
@@ -25,7 +25,7 @@ def with_effect(settings: dict[str, Any]) -> dict[str, Any]:
 
 def identity(config: DictConfig) -> str:
     """The same for two configs only if their runs give the same numbers (with the same code)."""
-    settings = dict(flatten(OmegaConf.to_container(config, resolve=True)))
+    settings = dict(flatten(plain(config, resolve=True)))
     text = json.dumps(with_effect(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

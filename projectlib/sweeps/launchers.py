@@ -22,7 +22,7 @@ def set_launcher_defaults() -> None:
         if f"{name}.yaml" in installed:
             plugin = store.load(f"hydra/launcher/{name}.yaml")
             node = OmegaConf.merge(plugin.node, values)
-            store.store(name, node, group="hydra/launcher", provider=plugin.provider)
+            store.store(str(name), node, group="hydra/launcher", provider=plugin.provider)
 
 
 def limit_threads(launcher: DictConfig) -> None:

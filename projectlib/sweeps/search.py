@@ -20,7 +20,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from projectlib.config.settings import select
+from projectlib.config.settings import plain, select
 from projectlib.errors import Diverged, Interrupted, Pruned, UserError
 from projectlib.runs.folder import write_settings
 from projectlib.sweeps.jobs import as_text, identity, resume_in_place
@@ -70,14 +70,14 @@ def work(config: DictConfig, train: Train) -> float | None:
     Raises UserError for a space that cannot be searched and for a study of other settings.
     """
     search, folder = config.search, Path(config.search.folder)
-    base = OmegaConf.merge(config, {"search": None})
-    space = OmegaConf.to_container(search.space)
+    base, space = config.copy(), plain(search.space)
+    base.search = None
     for key in space:
         if OmegaConf.select(base, key) is None:
             raise UserError(f"search.space has {key!r}; expected settings of this script")
     study = open_study(search, folder, {"settings": identity(base), "objective": base.objective, "space": space})
 
-    def run_trial(trial: Trial) -> float:
+    def run_trial(trial: Trial) -> Any:
         trial_folder = folder_of(study.get_trials(deepcopy=False)[trial.number], folder)
         chosen = with_values(base, {key: suggest(trial, key, bounds) for key, bounds in space.items()})
         write_settings(trial_folder, config=chosen)  # makes it a run folder, as Hydra does for a job
@@ -170,4 +170,5 @@ def conclude(study: Study, folder: Path, base: DictConfig) -> float:
     overrides = " ".join(f"{key}={as_text(select(chosen, key))}" for key in keys)
     log.info("%d trials in %s", len(study.trials), folder)
     log.info("best objective %.4f in %s: %s", best.value, folder_of(best, folder), overrides)
+    assert best.value is not None  # as it finished
     return best.value
