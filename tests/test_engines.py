@@ -209,6 +209,7 @@ def test_graph_engine_is_captured_on_an_epoch_of_one_step():
 @pytest.mark.parametrize("make", [make_engine, make_image_engine], ids=["mlp", "augmented cnn"])
 def test_steps_trace_into_one_graph(make):
     """torch.compile takes a window and its time step without a break; fullgraph raises where it could not."""
+    torch.compiler.reset()  # what other tests have compiled counts against the few recompilations that it allows
     graph = make(GraphEngine, capture=lambda function: function, backend="aot_eager")
     assert_same(train(graph, (0, 26)), train(make(EagerEngine), (0, 26)), **FLOAT32)
 
@@ -273,7 +274,7 @@ FAILING = {
     "a moment": (change_after_replay(lambda e: next(iter(e.optimizer.state.values()))["exp_avg"].mul_(1.1)), "exp_avg"),
     "a count": (change_after_replay(lambda e: [*e.optimizer.state.values()][3]["step"].add_(1)), "step"),
     "metrics": (change_after_replay(lambda e: e.totals[:, 1].mul_(1.1)), "totals"),
-    "state": (change_after_replay(lambda e: e.state[0].mul_(1.1)), "eager's"),
+    "state": (change_after_replay(lambda e: e.state.layers[0].mul_(1.1)), "eager's"),
     "the next step": (change_after_replay(lambda e: e.position.sub_(1).clamp_(min=0)), "eager's"),
 }
 

@@ -74,8 +74,8 @@ def initialize_optimizer(optimizer: Optimizer) -> None:
     optimizer.step()  # without gradients: changes nothing, and tells a schedule that training has begun
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if not optimizer.state.get(parameter):
-                optimizer.state[parameter].update(fresh_state(optimizer, group, parameter))
+            if not optimizer.state.get(parameter) and (fresh := fresh_state(optimizer, group, parameter)):
+                optimizer.state[parameter].update(fresh)
 
 
 def fresh_state(optimizer: Optimizer, group: dict, parameter: Tensor) -> dict:
