@@ -562,7 +562,8 @@ def train_stream(
                 pull_back_row(signal[p], u[p], z[p], scale)
             update_rows(member[layer], rows, signal, work.products, work.gradient, optimizers[0], sizes)
         sizes = step_sizes(optimizers[1], updates)
-XXs[1], sizes, sums)
+        last, membrane, share = member[readout], membranes[readout], 1 / (num * stream.time_steps)
+        learn_readout(last, replay, membrane, work, num, count, rate, optimizers[1], sizes, sums, share)
         count += num
     for i in range(2):
         totals[i] = sums[i]
