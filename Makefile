@@ -46,6 +46,7 @@ bench: setup
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m pyright
 
 format: setup
 	$(PY) -m ruff check --fix .

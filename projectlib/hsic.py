@@ -74,13 +74,13 @@ def hsic_bottleneck(
 
 
 def modulation(
-    kx: Tensor, ky: Tensor, kz: Tensor, z: Tensor, gamma: float, sigma: float, form: str = "published"
+    kx: Tensor | None, ky: Tensor, kz: Tensor, z: Tensor, gamma: float, sigma: float, form: str = "published"
 ) -> Tensor:
     """The modulatory signal xi: what a layer's newest sample receives, one number per neuron.
 
-    kx, ky: (N, N) kernel matrices of inputs and labels.  kz: (N, N) kernel matrix of z, of which only the
-    last row is read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...) activations.  sigma: bandwidth
-    of kz.  form: of ``modulation_weights``, which give
+    kx, ky: (N, N) kernel matrices of inputs and labels; "parzen" reads no kx.  kz: (N, N) kernel matrix of z, of
+    which only the last row is read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...) activations.
+    sigma: bandwidth of kz.  form: of ``modulation_weights``, which give
 
         xi = 2 / (sigma^2 d (N-1)^2) sum_p c_p k(z_N, z_p) (z_N - z_p)
 
@@ -94,6 +94,7 @@ def modulation(
     if form == "parzen":
         weights = parzen_weights(kz[-1], ky[-1] == 1) / width
     else:
+        assert kx is not None, f"the form {form} compares inputs"
         weights = modulation_weights(kx, ky, gamma, form) * kz[-1] * (2 / (width * (len(z) - 1) ** 2))
     # the newest sample's own term vanishes with z_N - z_N
     return torch.tensordot(weights, z[-1] - z, dims=1)
@@ -144,25 +145,25 @@ def check_objective(gamma: Any, sigmas: Any) -> tuple[float, tuple[float, float,
     """gamma, and sigmas as a tuple.  Raises UserError unless they are a finite number and three bandwidths."""
     check_gamma(gamma)
     is_triple = isinstance(sigmas, Sequence) and len(sigmas) == 3 and all(map(is_bandwidth, sigmas))
-    require(is_triple, "sigmas", sigmas, f"three bandwidths (of inputs, labels and activations) {BANDWIDTH}")
+    require(is_triple, "hsic.sigmas", sigmas, f"three bandwidths (of inputs, labels and activations) {BANDWIDTH}")
     return gamma, tuple(sigmas)
 
 
 def check_gamma(gamma: Any) -> float:
     """gamma.  Raises UserError unless it is a finite number."""
-    require(is_number(gamma), "gamma", gamma, "a finite number, the weight of the label term")
+    require(is_number(gamma), "hsic.gamma", gamma, "a finite number, the weight of the label term")
     return gamma
 
 
 def check_sigma(sigma: Any) -> float:
     """sigma.  Raises UserError unless it is a bandwidth."""
-    require(is_bandwidth(sigma), "sigma", sigma, f"a bandwidth {BANDWIDTH}")
+    require(is_bandwidth(sigma), "hsic.sigma", sigma, f"a bandwidth {BANDWIDTH}")
     return sigma
 
 
 def check_form(form: Any) -> str:
     """form.  Raises UserError unless it is one of ``FORMS``."""
-    require(form in FORMS, "form", form, " or ".join(FORMS))
+    require(form in FORMS, "hsic.form", form, " or ".join(FORMS))
     return form
 
 

@@ -37,7 +37,7 @@ CASES = {
     "lr_schedule=piecewise lr_schedule.milestones=[1,2]",
     "lif": "train-lif-biohsic data=xor nmodels=2 engine=eager data.batchsize=10 training.sample_timesteps=2 "
     "optimizer=adam lr_schedule=exponential",
-    "reservoir": "train-reservoir data=xor nmodels=2 model.nhidden=150 data.nsamples=60 model.noise=0.01",
+    "reservoir": "train-reservoir data=xor nmodels=2 engine=eager model.nhidden=150 data.nsamples=60 model.noise=0.01",
     "biohsic compiled": "train-biohsic data=digits nmodels=2 engine=compiled training.log_hsic=true",
     "cnn compiled": "train-biohsic data=digits model=cnn model.features=[4,8] nmodels=1 engine=compiled",
     "lif compiled": "train-lif-biohsic data=xor nmodels=1 engine=compiled data.batchsize=10",

@@ -113,7 +113,7 @@ def command(tmp_path):
 
     def run(name, *arguments, cwd=tmp_path, **environment):
         process = start(name, *arguments, cwd=cwd, **environment)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=400)
         return Ended(process.returncode, output)
 
     return run

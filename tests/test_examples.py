@@ -10,6 +10,7 @@ import torch
 import two_moons
 from torch.nn.functional import cross_entropy, one_hot
 
+import projectlib
 from projectlib.data import Sampler
 from projectlib.engines import EagerEngine
 from projectlib.ensemble import build_ensemble
@@ -142,3 +143,46 @@ def test_a_rule_that_draws_while_it_runs_is_told_in_one_line():
     with pytest.raises(UserError, match="Noisy cannot run for many models at once") as caught:
         engine.run(engine.draw_epoch(torch.Generator()), 0, 1)
     assert "\n" not in str(caught.value)
+
+
+OURS = (f"--config-dir={EXAMPLES / 'configs'}", "nmodels=2", "data.limit=60", "training.nepochs=2", "engine=eager")
+COMMANDS = {
+    "direct_feedback_alignment": ("train-biohsic", "rule=direct_feedback_alignment", "data=digits"),
+    "eligibility_trace": ("train-biohsic", "rule=eligibility_trace", "data=digits"),
+    "spiking_layer": (
+        *("train-lif-biohsic", "model=spiking_layer", "data=xor", "data.batchsize=10"),
+        *("training.sample_timesteps=3", "training.log_hsic=false"),
+    ),
+    "two_moons": ("train-biohsic", "data=two_moons"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_runs_from_outside_and_is_resumed_as_if_it_had_not_stopped(script, tmp_path, name):
+    """One epoch and then another, its state from the checkpoint, against two in one go."""
+    config, *options = COMMANDS[name]
+    arguments = [*OURS, f"plugins=[{name}]", *options]
+    assert script(config, *arguments, "hydra.run.dir=whole").code == 0
+    assert script(config, *arguments, "training.nepochs=1", "hydra.run.dir=parts").code == 0
+    resumed = script(config, OURS[0], f"plugins=[{name}]", "training.nepochs=2", "resume=parts")
+    assert resumed.code == 0, resumed.output
+    assert (tmp_path / "parts" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+
+
+def test_examples_in_a_sweep_of_workers(command, tmp_path):
+    """joblib's workers are processes of their own, which import the plugin too."""
+    config, *options = COMMANDS["direct_feedback_alignment"]
+    ended = command(
+        *(config, "--multirun", *OURS, "plugins=[direct_feedback_alignment]", *options, "rule.scale=1.0,0.5"),
+        *("training.nepochs=1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"),
+    )
+    assert ended.code == 0, ended.output
+    assert all((tmp_path / "sweep" / job / "summary.json").exists() for job in "01")
+
+
+def test_an_example_from_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ("plugins=[eligibility_trace]", "rule=eligibility_trace", "data=digits")
+    run = projectlib.train("train-biohsic", *settings, *OURS[1:], config_dir=EXAMPLES / "configs")
+    assert run.metrics["epoch"].max() == 2
+    assert run.predict(torch.zeros(3, 1, 8, 8)).shape == (2, 3, 10)

@@ -16,7 +16,7 @@ from projectlib.config.compose import CONFIGS
 from projectlib.config.experiments import experiment_names
 from projectlib.errors import UserError
 from projectlib.plotting.page import new_figure
-from projectlib.plotting.style import KINDS, SEQUENCE, extent, kind, names_and_looks
+from projectlib.plotting.style import KINDS, SEQUENCE, conditions, kind, names_and_looks
 from projectlib.runs.folder import Run, all_runs, open_runs
 from projectlib.sweeps.experiments import Results, arguments, is_there, plan, run_missing
 
@@ -81,13 +81,13 @@ def test_the_notebook_draws_every_figure(tiny_results, environment, tmp_path):
         exec(cell, names)
     assert set(pyplot.get_figlabels()) == set(DRAWN)
     for name, expected in DRAWN.items():
-        axes = [axis for axis in pyplot.figure(name).axes if axis.get_label() != "<colorbar>"]
-        for axis, (lines, images) in zip(axes, expected, strict=True):
-            drawn = [line for line in axis.lines if len(line.get_xdata())]
-            assert len(drawn) >= lines, (name, axis)
-            assert len(axis.images) >= images, (name, axis)
-            assert axis.has_data(), (name, axis)
-            assert all(np.isfinite(np.asarray(line.get_ydata(), dtype=float)).all() for line in drawn), (name, axis)
+        axes = [ax for ax in pyplot.figure(name).axes if ax.get_label() != "<colorbar>"]
+        for ax, (lines, images) in zip(axes, expected, strict=True):
+            drawn = [line for line in ax.lines if len(line.get_xdata())]
+            assert len(drawn) >= lines, (name, ax)
+            assert len(ax.images) >= images, (name, ax)
+            assert ax.has_data(), (name, ax)
+            assert all(np.isfinite(np.asarray(line.get_ydata(), dtype=float)).all() for line in drawn), (name, ax)
         for suffix in ("pdf", "png"):
             assert (tmp_path / "figures" / f"{name}.{suffix}").stat().st_size > 2000
 
@@ -118,13 +118,13 @@ def test_the_committed_notebook_has_no_outputs():
 
 def test_accuracy_draws_mean_and_published_value(tiny_results):
     run = Run(run_of(tiny_results, "xor"))
-    _, axis = new_figure()
-    plotting.curves.accuracy(run.folder, axis)
+    _, ax = new_figure()
+    plotting.curves.accuracy(run.folder, ax)
     rows = [row for row in run.history.rows if row["split"] == "test"]
     expected = [100 * np.mean([r["accuracy"] for r in rows if r["epoch"] == epoch]) for epoch in range(3)]
-    np.testing.assert_allclose(axis.lines[0].get_ydata(), expected)
-    assert axis.lines[1].get_ydata()[0] == 96
-    assert "published" in axis.get_legend_handles_labels()[1][1]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), expected)
+    assert ax.lines[1].get_ydata()[0] == 96
+    assert "published" in ax.get_legend_handles_labels()[1][1]
 
 
 def test_window_size_refuses_several_runs_of_one_window(tiny_results):
@@ -136,9 +136,9 @@ def test_window_size_refuses_several_runs_of_one_window(tiny_results):
 
 
 def test_window_size_draws_every_window(tiny_results):
-    _, axis = new_figure()
-    plotting.curves.window_size(run_of(tiny_results, "window-mnist"), axis)
-    bars = [c for c in axis.containers if isinstance(c, ErrorbarContainer)]
+    _, ax = new_figure()
+    plotting.curves.window_size(run_of(tiny_results, "window-mnist"), ax)
+    bars = [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
     assert [bar.get_label() for bar in bars] == [f"epoch {e}, {split}" for e in (1, 2) for split in ("test", "train")]
     assert all([*bar.lines[0].get_xdata()] == [2, 4, 8, 16, 32] for bar in bars)
 
@@ -148,7 +148,7 @@ def test_heat_maps_show_the_traces(tiny_results):
     _, axes = new_figure(2, 3)
     plotting.reservoir.heat_maps(run.folder, axes)
     output = run.arrays("traces")["output"][1:].reshape(-1, 10)
-    shown = np.concatenate([axis.images[0].get_array().T for axis in axes[1]])
+    shown = np.concatenate([ax.images[0].get_array().T for ax in axes[1]])
     assert {*map(bytes, np.ascontiguousarray(shown))} <= {*map(bytes, output)}
 
 
@@ -165,7 +165,7 @@ def test_a_run_draws_its_own_figures(damaged, name):
 def test_runs_are_told_apart(tiny_results):
     runs = open_runs([run_of(tiny_results, "mnist", name) for name in ("local", "exact", "frozen", "backprop")])
     assert [kind(run) for run in runs] == ["biohsic", "exact", "frozen", "backprop"]
-    assert extent(runs) == "digits (40 samples), 2 models, 2 epochs"
+    assert conditions(runs) == "digits (40 samples), 2 models, 2 epochs"
     sweep = open_runs(run_of(tiny_results, "window-mnist"))
     named = names_and_looks([*runs, *sweep[:2]])
     assert len({name for name, _ in named}) == len({look for _, look in named}) == 6
@@ -189,9 +189,9 @@ def test_a_damaged_run_is_told_in_one_line(damaged, file, text, message):
     folder = damaged("mnist")
     path = folder / file
     path.unlink() if text is None else path.write_text(text, encoding="latin-1")
-    _, axis = new_figure()
+    _, ax = new_figure()
     with pytest.raises(UserError) as error:
-        plotting.reservoir.error(folder, axis) if "run of" in message else plotting.curves.accuracy(folder, axis)
+        plotting.reservoir.error(folder, ax) if "run of" in message else plotting.curves.accuracy(folder, ax)
     assert message in str(error.value)
     assert str(folder) in str(error.value)
 
@@ -209,15 +209,15 @@ def test_damaged_arrays_are_told_in_one_line(damaged, content):
 
 
 def test_what_a_figure_does_not_draw_is_refused(tiny_results, tmp_path):
-    _, axis = new_figure()
+    _, ax = new_figure()
     with pytest.raises(UserError, match="expected a run of a network"):
-        plotting.curves.accuracy(run_of(tiny_results, "reservoir"), axis)
+        plotting.curves.accuracy(run_of(tiny_results, "reservoir"), ax)
     with pytest.raises(UserError, match="draws one run"):
-        plotting.curves.hsic([run_of(tiny_results, "xor"), run_of(tiny_results, "linear")], axis)
+        plotting.curves.hsic([run_of(tiny_results, "xor"), run_of(tiny_results, "linear")], ax)
     with pytest.raises(UserError, match="expected a sweep"):
-        plotting.curves.window_size(run_of(tiny_results, "mnist"), axis)
+        plotting.curves.window_size(run_of(tiny_results, "mnist"), ax)
     with pytest.raises(UserError, match="has no input, signal, weight_change"):
-        plotting.signals.three_factors(run_of(tiny_results, "mnist", "backprop"), [axis])
+        plotting.signals.three_factors(run_of(tiny_results, "mnist", "backprop"), [ax])
     with pytest.raises(UserError, match="does not exist"):
         open_runs(tmp_path / "nowhere*")
     with pytest.raises(UserError, match="holds no run"):
@@ -228,16 +228,16 @@ def test_a_rule_of_ones_own_is_drawn_by_its_name(damaged):
     folder = damaged("mnist")
     hydra = folder / ".hydra" / "hydra.yaml"
     hydra.write_text(hydra.read_text().replace("rule: biohsic", "rule: my_rule"))
-    _, axis = new_figure()
-    plotting.curves.accuracy(folder, axis)
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["my_rule"]
+    _, ax = new_figure()
+    plotting.curves.accuracy(folder, ax)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["my_rule"]
 
 
 def test_bands_and_bars_end_at_100_percent(tiny_results):
     for draw, experiment in ((plotting.curves.accuracy, "xor"), (plotting.curves.window_size, "window-mnist")):
-        _, axis = new_figure()
-        draw(run_of(tiny_results, experiment), axis)
-        ends = [path.vertices[:, 1].max() for drawn in axis.collections for path in drawn.get_paths()]
+        _, ax = new_figure()
+        draw(run_of(tiny_results, experiment), ax)
+        ends = [path.vertices[:, 1].max() for drawn in ax.collections for path in drawn.get_paths()]
         assert ends
         assert max(ends) <= 100
 

@@ -33,10 +33,11 @@ def exact_gradient(x, y, z):
     return torch.autograd.grad(total, newest)[0][0]
 
 
-def test_cosine_against_automatic_differentiation():
+@pytest.mark.parametrize("form", ["published", "exact"])
+def test_cosine_against_automatic_differentiation(form):
     data = digits()
     ensemble = ensemble_of(mlp, data, features=[12, 8])
-    probe = probe_of(ensemble, data)
+    probe = probe_of(ensemble, data, form)
     arrays = probe(0)
     sizes = arrays["window_sizes"].tolist()
     assert sizes == [2, 4, 6, 8, 16, 32, 64]
@@ -57,10 +58,9 @@ def test_cosine_against_automatic_differentiation():
             torch.testing.assert_close(arrays["cosine"][member, layer, sizes.index(size)], expected, atol=1e-3, rtol=0)
 
 
-def test_signals_agree_where_they_must():
+def test_the_published_signal_is_the_gradient_at_a_window_of_two():
     data = digits()
     ensemble = ensemble_of(mlp, data, features=[12, 8])
-    torch.testing.assert_close(probe_of(ensemble, data, "exact")(0)["cosine"], torch.ones(2, 2, 7))
     published = probe_of(ensemble, data)(0)["cosine"]
     torch.testing.assert_close(published[..., 0], torch.ones(2, 2))
     assert (published[..., -1] < 0.9).all()

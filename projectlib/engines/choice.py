@@ -88,6 +88,7 @@ def choose(
     if reason:
         log.info("engine eager: no compiled engine covers %s", reason)
         return eager
+    assert compiled is not None  # or there would be a reason
     is_short = updates * (1 + num_models / 10) < compiled.worth_compiling
     if name == "auto" and is_short and not is_compiled():
         log.info("engine eager: %d updates are few, and nothing is compiled yet", updates)

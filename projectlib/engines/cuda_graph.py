@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,13 @@ log = logging.getLogger(__name__)
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Turns a function without arguments into one that repeats its work on the same tensors."""
+
+
+class Replays(NamedTuple):
+    """Of the captured graphs of one step and of several."""
+
+    one: Callable[[], None]
+    many: Callable[[], None]
 
 
 def capture_graph(function: Callable[[], None]) -> Callable[[], None]:
@@ -86,13 +94,12 @@ class GraphEngine(EagerEngine):
         self.whole_steps = replace(self.sampler, drop_last=True)
         self.position = torch.zeros((), dtype=torch.int64, device=self.source.inputs.device)
         self.epoch: Epoch = super().draw_epoch(torch.Generator())  # every later one is copied into it for the graph
-        self.replay_one: Callable[[], None] | None = None  # None: eager
-        self.replay_many: Callable[[], None] | None = None
+        self.replays: Replays | None = None  # None: eager
         self.unrolled = UNROLLED if self.ensemble.network.num_timesteps == 1 else 1
 
     def draw_epoch(self, generator: torch.Generator) -> Epoch:
         for fixed, drawn in zip(self.epoch, self.sampler.epoch(generator), strict=True):
-            if fixed is not None:
+            if fixed is not None and drawn is not None:
                 fixed.copy_(drawn)
         return self.epoch
 
@@ -104,9 +111,9 @@ class GraphEngine(EagerEngine):
         initialize_optimizer(self.optimizer)
         before = self.snapshot()
         try:
-            self.record()
+            self.replays = self.record()
             self.put_back(before)
-            failure = self.difference(before)
+            failure = self.difference(before, self.replays)
         except Exception as error:  # whatever torch.compile, a compiler that it calls or the driver may raise
             failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         self.put_back(before)
@@ -119,16 +126,15 @@ class GraphEngine(EagerEngine):
                 "engine=eager"
             )
         log.warning("engine eager: the captured graph fails on this device (%s)", failure)
-        self.name, self.replay_one, self.replay_many = EagerEngine.name, None, None
+        self.name, self.replays = EagerEngine.name, None
 
-    def record(self) -> None:
+    def record(self) -> Replays:
         """Capture one step, and ``unrolled`` of them."""
-        self.replay_one = self.replay_many = self.capture(self.one_step)
+        one = self.capture(self.one_step)
         self.position.zero_()
-        if self.unrolled > 1:
-            self.replay_many = self.capture(lambda: [self.one_step() for _ in range(self.unrolled)])
+        return Replays(one, self.capture(self.many_steps) if self.unrolled > 1 else one)
 
-    def difference(self, before: dict[str, Tensor]) -> str | None:
+    def difference(self, before: dict[str, Tensor], replays: Replays) -> str | None:
         """Where each replay, once, leaves other numbers than eager's steps from the same state; None if nowhere."""
         num_steps, steps_in_epoch = self.unrolled + 1, self.whole_steps.steps
         for step in range(num_steps):
@@ -137,8 +143,8 @@ class GraphEngine(EagerEngine):
         expected = self.snapshot()
         self.put_back(before)
         self.position.zero_()
-        self.replay_many()
-        self.replay_one()
+        replays.many()
+        replays.one()
         departures = {name: departure(got, expected[name], before[name]) for name, got in self.changing().items()}
         worst = max(departures, key=departures.__getitem__)
         if departures[worst] <= 1:
@@ -148,21 +154,27 @@ class GraphEngine(EagerEngine):
         )
 
     def run(self, epoch: Epoch, start: int, stop: int) -> None:
-        whole = min(stop, self.whole_steps.steps) if self.replay_one else start
-        self.position.fill_(start)
-        many, one = divmod(max(whole - start, 0), self.unrolled)
-        for _ in range(many):
-            self.replay_many()
-        for _ in range(one):
-            self.replay_one()
-        self.steps_in_epoch += max(whole - start, 0)
+        whole = start
+        if self.replays:
+            whole = max(start, min(stop, self.whole_steps.steps))
+            self.position.fill_(start)
+            many, one = divmod(whole - start, self.unrolled)
+            for _ in range(many):
+                self.replays.many()
+            for _ in range(one):
+                self.replays.one()
+            self.steps_in_epoch += whole - start
         if stop > whole:  # eager, or a last, smaller batch, which has other shapes than the graph
-            super().run(epoch, max(start, whole), stop)
+            super().run(epoch, whole, stop)
 
     def one_step(self) -> None:
         """The step that ``position`` counts, in place, and the counter moved on."""
         self.fused.present(*self.fused.window(self.whole_steps, self.epoch, self.position))
         self.position.add_(1).remainder_(self.whole_steps.steps)  # the runs before a capture may be more than an epoch
+
+    def many_steps(self) -> None:
+        for _ in range(self.unrolled):
+            self.one_step()
 
     def changing(self) -> dict[str, Tensor]:
         """Every tensor that a step changes, by where it is."""

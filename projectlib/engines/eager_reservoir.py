@@ -1,7 +1,7 @@
 """Reservoirs that learn the modulatory signal, one window after the other."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from projectlib.data import Epoch, Sampler
 from projectlib.engines.optimizers import load_optimizer
 from projectlib.ensemble import Ensemble, over_members
+from projectlib.models import Reservoir
 from projectlib.rules import Delta
 
 NOISE_STREAM = 1 << 32  # keeps a member's noise apart from its weights
@@ -52,7 +53,8 @@ class ReservoirEngine:
         num_timesteps: int,
         seeds: Sequence[int],
     ):
-        self.network, self.rule, self.optimizer, self.num_timesteps = ensemble.network, rule, optimizer, num_timesteps
+        self.network = cast(Reservoir, ensemble.network)
+        self.rule, self.optimizer, self.num_timesteps = rule, optimizer, num_timesteps
         (self.parameters,) = ensemble.parameters
         self.noise = [torch.Generator().manual_seed(seed + NOISE_STREAM) for seed in seeds]
         self.samples, device = samples, samples.x.device

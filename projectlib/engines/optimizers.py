@@ -1,6 +1,8 @@
 """What engines need of torch's optimizers: their state, there before the first step, and back from a checkpoint."""
 
 import math
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -81,7 +83,7 @@ def fresh_state(optimizer: Optimizer, group: dict, parameter: Tensor) -> dict:
     trial = torch.zeros_like(parameter)
     trial.grad = torch.zeros_like(parameter)
     options = {key: value for key, value in group.items() if key != "params"}
-    example = type(optimizer)([{**options, "params": [trial]}])
+    example = cast(Callable[..., Optimizer], type(optimizer))([{**options, "params": [trial]}])
     example.step()
     state = example.state[trial]
     return {name: torch.zeros_like(value) if torch.is_tensor(value) else value for name, value in state.items()}

@@ -67,7 +67,7 @@ class RememberedModulator(Memory):
         newest = (places == memory.count % self.size)[:, None]
         parts = (self.kept(sample.x), sample.y, sample.z)
         ring = [torch.where(newest, part.flatten(), old) for part, old in zip(parts, memory[:3], strict=True)]
-        memory = Remembered(*ring, memory.count + 1)
+        memory = Remembered(*ring, count=memory.count + 1)
         oldest_first = (memory.count + places) % self.size
         x, y, z = (part[oldest_first] for part in ring)
         kx = None if self.signal == "parzen" else kernel_matrix(x, self.sigmas[0])

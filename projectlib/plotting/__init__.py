@@ -1,4 +1,4 @@
-"""Figures from run folders: one function a figure, each of run folders (or globs of them) and what to draw on.
+"""Figures from run folders: one function a figure, each of run folders (or globs of them) and matplotlib's Axes.
 
 ``None`` instead of run folders is the newest finished run that suits.  Where a run is missing, empty or damaged, or
 is not what a figure draws, a UserError says so.
@@ -22,8 +22,8 @@ def save_run_figure(folder: str | Path) -> Path:
     Returns the path of the last that was drawn.
     """
     run = Run(Path(folder))
-    figure, axis = new_figure()
-    (reservoir.error if run.is_reservoir else curves.learning_curve)(run.folder, axis)
+    figure, ax = new_figure()
+    (reservoir.error if run.is_reservoir else curves.learning_curve)(run.folder, ax)
     (path,) = save(figure, run.folder / FIGURES, "learning-curve", types=["png"])
     if run.is_reservoir:
         figure, axes = new_figure(2, 3, width=3.6, height=1.8)

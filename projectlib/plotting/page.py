@@ -1,11 +1,10 @@
-"""Where figures go: a page of axes in a notebook, and the files made of it."""
+"""Where figures go, a page of a notebook and the files made of it, and which runs they draw."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -21,11 +20,11 @@ TYPES = ("pdf", "png")
 @contextmanager
 def page(
     folder: str | Path, name: str, rows: int = 1, columns: int = 1, width: float = WIDTH, height: float = HEIGHT
-) -> Iterator:
-    """Axes to draw on, shown by a notebook and saved as ``<folder>/<name>.pdf`` and ``.png``.
+) -> Iterator[Any]:
+    """Panels to draw on, shown by a notebook and saved as ``<folder>/<name>.pdf`` and ``.png``.
 
-    Yields one axis, or an array of them.  A figure whose runs are missing or damaged is left out: its message is
-    printed and the notebook goes on.  width, height: of one panel, in inches.
+    Yields Axes, or an array of them, as ``new_figure``.  A figure whose runs are missing or damaged is left out: its
+    message is printed and the notebook goes on.  width, height: of one panel, in inches.
     """
     from matplotlib import pyplot
 
@@ -52,9 +51,10 @@ def save(figure: Figure, folder: Path, name: str, types: Sequence[str] = TYPES) 
 
 def new_figure(
     rows: int = 1, columns: int = 1, width: float = WIDTH, height: float = HEIGHT, **options
-) -> tuple[Figure, Axes | np.ndarray]:
-    """A figure that no window or notebook shows, and its axes, to be drawn on under ``styled``.
+) -> tuple[Figure, Any]:
+    """A figure that no window or notebook shows, and its panels, to be drawn on under ``styled``.
 
+    One panel is matplotlib's Axes; several are an array of them, (columns,) or (rows, columns).
     width, height: of one panel, in inches.  options: further ones of ``Figure.subplots``.
     """
     with styled():
@@ -63,30 +63,41 @@ def new_figure(
         return figure, figure.subplots(rows, columns, **options)
 
 
-def select_runs(runs: Folders | None, suits: Callable[[Run], bool], what: str) -> list[Run]:
+def select_runs(folders: Folders | None, suits: Callable[[Run], bool], what: str) -> list[Run]:
     """The runs to draw: those given, or the newest that suits.
 
     Raises UserError for a run that does not suit, or where there is none.  what: the runs that suit, in words.
     """
-    if runs is None:
+    if folders is None:
         newest = next((run for run in all_runs(RESULTS) if suits(run) and run.is_finished), None)
         if newest is None:
             raise UserError(f"no finished {what} in {' or '.join(str(root) for root in RESULTS)}; name its folder")
         return [newest]
-    opened = open_runs(runs)
-    for run in opened:
+    runs = open_runs(folders)
+    for run in runs:
         if not suits(run):
             raise UserError(f"{run.folder} is a run of {run.script}.py; expected a {what}")
-    return opened
+    return runs
 
 
-def only(runs: Sequence[Run]) -> Run:
-    """The one run of a figure that draws one.  Raises UserError for several."""
+def select_run(folders: Folders | None, suits: Callable[[Run], bool], what: str) -> Run:
+    """The run of a figure that draws one, as ``select_runs``.  Raises UserError for several."""
+    runs = select_runs(folders, suits, what)
     if len(runs) > 1:
         raise UserError(
-            f"this figure draws one run, but {len(runs)} were given: {', '.join(str(r.folder) for r in runs)}"
+            f"this figure draws one run, but {len(runs)} were given: {', '.join(str(run.folder) for run in runs)}"
         )
     return runs[0]
+
+
+def network_runs(folders: Folders | None) -> list[Run]:
+    """Runs of networks, as ``select_runs``."""
+    return select_runs(folders, is_network, "run of a network")
+
+
+def network_run(folders: Folders | None) -> Run:
+    """A run of networks, as ``select_run``."""
+    return select_run(folders, is_network, "run of a network")
 
 
 def is_network(run: Run) -> bool:

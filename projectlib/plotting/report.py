@@ -111,7 +111,11 @@ def problem(run: Run) -> str | None:
     """Why a run cannot be compared; None where all that the page needs of it can be read."""
     try:
         trained = run.trained()
-        run_row("", run, None), trained.settings, [trained.curve(*m[:2]) for m in METRICS if final(trained, m)]
+        run_row("", run, None)
+        with_effect(trained.settings)
+        for metric in METRICS:
+            if final(trained, metric):
+                trained.curve(metric.split, metric.name)
     except (UserError, RecursionError) as error:
         return str(error)
     return None
@@ -122,8 +126,8 @@ def final(run: Run, metric: Metric) -> dict[int, float]:
     frame = run.history.frame
     if metric.name not in frame:
         return {}
-    rows = frame[frame["split"] == metric.split].dropna(subset=metric.name)
-    rows = rows[rows["epoch"] == rows["epoch"].max()]
+    measured = frame[(frame["split"] == metric.split) & frame[metric.name].notna()]
+    rows = measured[measured["epoch"] == measured["epoch"].max()]
     return dict(zip(run.seed + rows["model"], metric.scale * rows[metric.name], strict=True))
 
 
@@ -179,11 +183,9 @@ def final_table(runs: Sequence[Compared], metrics: Sequence[Metric]) -> Table:
 def paired_table(runs: Sequence[Compared], metric: Metric) -> Table:
     (first, reference), rows = runs[0], []
     for label, run in runs[1:]:
-        pairs, mean, low, high = paired_interval(final(run, metric), final(reference, metric))
-        interval = "needs two shared seeds" if low is None else f"{low:+.3g} to {high:+.3g}"
-        verdict = "" if low is None else "differs" if low > 0 or high < 0 else "0 lies within"
-        difference = "—" if mean is None else f"{mean:+.3g}"
-        rows.append([f"{label} minus {first}", str(pairs), difference, interval, verdict])
+        interval = paired_interval(final(run, metric), final(reference, metric))
+        mean = "—" if interval.mean is None else f"{interval.mean:+.3g}"
+        rows.append([f"{label} minus {first}", str(interval.pairs), mean, *verdict(interval)])
     return Table(
         f"Difference from {first}: {metric.title}",
         ["difference", "shared seeds", "mean", f"{LEVEL:.0%} interval", ""],
@@ -192,14 +194,22 @@ def paired_table(runs: Sequence[Compared], metric: Metric) -> Table:
     )
 
 
+def verdict(interval: Interval) -> tuple[str, str]:
+    """The ends of an interval, and whether 0 lies within, in words."""
+    if interval.low is None or interval.high is None:
+        return "needs two shared seeds", ""
+    differs = interval.low > 0 or interval.high < 0
+    return f"{interval.low:+.3g} to {interval.high:+.3g}", "differs" if differs else "0 lies within"
+
+
 def picture(runs: Sequence[Compared], metric: Metric) -> str:
     """A metric over epochs, as the address of an image that holds it."""
-    figure, axis = new_figure()
+    figure, ax = new_figure()
     for index, (label, run) in enumerate(runs):
         if final(run, metric):
             epochs, values = run.curve(metric.split, metric.name)
-            band(axis, epochs, metric.scale * values, label, look(index))
-    finish(axis, metric.title)
+            band(ax, epochs, metric.scale * values, label, look(index))
+    finish(ax, metric.title)
     file = io.BytesIO()
     figure.savefig(file, format="svg")
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -211,10 +221,10 @@ def look(index: int) -> Look:
     return Look(base.color, base.linestyle, other.marker)
 
 
-def finish(axis: Axes, title: str) -> None:
-    axis.set_ylabel(title, fontsize="small")
-    whole_epochs(axis)
-    axis.legend(fontsize="x-small", ncols=1 + len(axis.lines) // 8)
+def finish(ax: Axes, title: str) -> None:
+    ax.set_ylabel(title, fontsize="small")
+    whole_epochs(ax)
+    ax.legend(fontsize="x-small", ncols=1 + len(ax.lines) // 8)
 
 
 PAGE = """<!doctype html>
@@ -254,7 +264,9 @@ PAGE = """<!doctype html>
 
 
 def main(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m projectlib.plotting.report", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m projectlib.plotting.report", description="One HTML page that compares runs."
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, folders of runs, or globs")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="default: report.html")
     arguments = parser.parse_args(words)

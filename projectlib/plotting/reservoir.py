@@ -2,9 +2,10 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 
 from projectlib.errors import UserError
-from projectlib.plotting.page import only, select_runs
+from projectlib.plotting.page import select_run
 from projectlib.plotting.published import STRETCHES
 from projectlib.plotting.style import (
     BLACK,
@@ -14,51 +15,56 @@ from projectlib.plotting.style import (
     VERMILION,
     Look,
     band,
-    extent,
+    conditions,
     legend,
     whole_epochs,
 )
 from projectlib.runs.folder import Folders, Run
 
-WHAT = "run of train-reservoir.py"
 
-
-def heat_maps(runs: Folders | None, axes: np.ndarray) -> None:
+def heat_maps(folders: Folders | None, axes: np.ndarray) -> None:
     """Target (first row) over output (second row) at three stretches of simulation time.  axes: (2, 3).
 
     The output is that of the first model while it learns.  The stretches are the published ones; of a run that
     is shorter, the same fractions.
     """
-    run = reservoir_run(runs)
+    run = reservoir_run(folders)
     target, output, dt = simulation(run)
     total = len(target) * dt
     scale = min(1.0, total / STRETCHES[-1][1])
     limit = np.percentile(np.abs(target), 99) or 1.0
     for column, stretch in zip(axes.T, STRETCHES, strict=True):
         start, stop = (scale * time for time in stretch)
-        for axis, values, name in zip(column, (target, output), ("target", "output"), strict=True):
-            part = values[round(start / dt) : max(round(stop / dt), round(start / dt) + 1)]
-            image = axis.imshow(
-                part.T,
-                aspect="auto",
-                interpolation="nearest",
-                cmap=DIVERGING,
-                vmin=-limit,
-                vmax=limit,
-                extent=(start, stop, part.shape[1] - 0.5, -0.5),
-            )
-            axis.set_yticks([0, part.shape[1] - 1])
-            axis.locator_params("x", nbins=4)
-            axis.set_title(f"{name}, {start:.2g} to {stop:.2g} s")
+        steps = slice(round(start / dt), max(round(stop / dt), round(start / dt) + 1))
+        for ax, values, name in zip(column, (target, output), ("target", "output"), strict=True):
+            image = heat_map(ax, values[steps], start, stop, limit)
+            ax.set_title(f"{name}, {start:.2g} to {stop:.2g} s")
         column[1].set_xlabel("simulation time (s)")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("neuron")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("neuron")
     axes[0, 0].figure.colorbar(image, ax=axes, label="modulatory signal", shrink=0.8, extend="both")
 
 
-def error_over_time(runs: Folders | None, axis: Axes) -> None:
+def heat_map(ax: Axes, values: np.ndarray, start: float, stop: float, limit: float) -> AxesImage:
+    """values: (time steps, zdim), from start to stop in seconds, with colours from -limit to limit."""
+    zdim = values.shape[1]
+    image = ax.imshow(
+        values.T,
+        aspect="auto",
+        interpolation="nearest",
+        cmap=DIVERGING,
+        vmin=-limit,
+        vmax=limit,
+        extent=(start, stop, zdim - 0.5, -0.5),
+    )
+    ax.set_yticks([0, zdim - 1])
+    ax.locator_params("x", nbins=4)
+    return image
+
+
+def error_over_time(folders: Folders | None, ax: Axes) -> None:
     """Squared error of the output while it learns over simulation time, relative to the target's variance."""
-    run = reservoir_run(runs)
+    run = reservoir_run(folders)
     arrays = run.arrays("traces")
     target, output = traces(run, arrays)
     windows = target.shape[1]
@@ -66,19 +72,19 @@ def error_over_time(runs: Folders | None, axis: Axes) -> None:
     percent = 100 * errors.mean((2, 3)) / target[1:].astype(float).var((1, 2, 3))[:, None]
     dt = run.get("training.time_step") * target.shape[2]
     times = dt * (np.arange(percent.size) + 1)
-    axis.plot(times, percent.ravel(), color=BLUE, linewidth=0.8, label="each window")
+    ax.plot(times, percent.ravel(), color=BLUE, linewidth=0.8, label="each window")
     ends = times.reshape(percent.shape)[:, -1]
     middles = ends - dt * windows / 2
-    axis.plot(middles, percent.mean(1), color=BLACK, marker="o", linestyle="--", label="mean of an epoch")
-    axis.set_title(f"Error of the output while it learns\n{extent([run])}")
-    axis.set(xlabel="simulation time (s)", ylabel="error (% of the target's variance)", yscale="log")
-    axis.yaxis.set_major_formatter("{x:g}")
-    legend(axis)
+    ax.plot(middles, percent.mean(1), color=BLACK, marker="o", linestyle="--", label="mean of an epoch")
+    ax.set_title(f"Error of the output while it learns\n{conditions([run])}")
+    ax.set(xlabel="simulation time (s)", ylabel="error (% of the target's variance)", yscale="log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    legend(ax)
 
 
-def error(runs: Folders | None, axis: Axes) -> None:
+def error(folders: Folders | None, ax: Axes) -> None:
     """Error of the output over epochs: after and before the updates on a window, and on samples never learnt."""
-    run = reservoir_run(runs)
+    run = reservoir_run(folders)
     curves = (
         ("train", "nmse_after", "right after learning the window", Look(BLUE, "-", "o")),
         ("train", "nmse_before", "before learning the window", Look(ORANGE, "--", "s")),
@@ -87,17 +93,17 @@ def error(runs: Folders | None, axis: Axes) -> None:
     splits = run.history.splits
     for split, name, label, look in (curve for curve in curves if curve[0] in splits):
         epochs, values = run.curve(split, name)
-        band(axis, epochs, 100 * values, label, look)
-    axis.axhline(100, color=BLACK, linewidth=0.8, linestyle=":", label="a constant output")
-    axis.set_title(f"Error of the output before and after it learns\n{extent([run])}")
-    axis.set(ylabel="error (% of the target's variance)", yscale="log")
-    axis.yaxis.set_major_formatter("{x:g}")
-    whole_epochs(axis)
-    legend(axis)
+        band(ax, epochs, 100 * values, label, look)
+    ax.axhline(100, color=BLACK, linewidth=0.8, linestyle=":", label="a constant output")
+    ax.set_title(f"Error of the output before and after it learns\n{conditions([run])}")
+    ax.set(ylabel="error (% of the target's variance)", yscale="log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    whole_epochs(ax)
+    legend(ax)
 
 
-def reservoir_run(runs: Folders | None) -> Run:
-    return only(select_runs(runs, lambda run: run.is_reservoir, WHAT))
+def reservoir_run(folders: Folders | None) -> Run:
+    return select_run(folders, lambda run: run.is_reservoir, "run of train-reservoir.py")
 
 
 def simulation(run: Run) -> tuple[np.ndarray, np.ndarray, float]:

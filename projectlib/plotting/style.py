@@ -5,7 +5,7 @@ Kinds are told apart in grey and by colour-blind readers.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -19,7 +19,7 @@ BLACK, BLUE, VERMILION, GREEN, ORANGE, SKY = "#000000", "#0072B2", "#D55E00", "#
 SEQUENTIAL = "cividis"  # of values from 0: lightness grows with the value
 DIVERGING = "RdBu_r"  # of signed values: white is 0
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     **{"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8},
     **{"axes.titlelocation": "left", "axes.titlepad": 8, "axes.spines.top": False, "axes.spines.right": False},
     **{"legend.frameon": False, "legend.fontsize": 8, "figure.titlesize": 10},
@@ -96,7 +96,7 @@ def progress(run: Run) -> str:
     return "" if last is None or reached >= last else f", epoch {reached} of {last}"
 
 
-def extent(runs: Sequence[Run]) -> str:
+def conditions(runs: Sequence[Run]) -> str:
     """On which data runs were trained, how many models and how long, e.g. ``mnist, 5 models, 25 epochs``."""
     data, models, epochs = (
         " and ".join(map(str, sorted(set(values))))
@@ -115,7 +115,7 @@ def plural(word: str, count: str) -> str:
 
 
 def band(
-    axis: Axes, x: np.ndarray, values: np.ndarray, label: str | None, look: Look, limits: tuple = (-np.inf, np.inf)
+    ax: Axes, x: np.ndarray, values: np.ndarray, label: str | None, look: Look, limits: tuple = (-np.inf, np.inf)
 ) -> None:
     """Mean over models as a line, and one standard deviation around it, within the limits of what can be.
 
@@ -123,31 +123,31 @@ def band(
     """
     mean = values.mean(1)
     color, linestyle, marker = look
-    axis.plot(x, mean, label=label, color=color, linestyle=linestyle, marker=marker, markevery=max(1, len(x) // 10))
+    ax.plot(x, mean, label=label, color=color, linestyle=linestyle, marker=marker, markevery=max(1, len(x) // 10))
     if values.shape[1] > 1:
         sd = values.std(1, ddof=1)
-        axis.fill_between(x, *np.clip([mean - sd, mean + sd], *limits), color=color, alpha=0.2, linewidth=0)
+        ax.fill_between(x, *np.clip([mean - sd, mean + sd], *limits), color=color, alpha=0.2, linewidth=0)
 
 
 PERCENT = (0, 100)  # limits of an accuracy
 
 
-def whole_epochs(axis: Axes) -> None:
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set_xlabel("epoch")
+def whole_epochs(ax: Axes) -> None:
+    ax.locator_params("x", integer=True)
+    ax.set_xlabel("epoch")
 
 
-def legend(axis: Axes, **options) -> None:
+def legend(ax: Axes, **options) -> None:
     """What the lines are, beside them and not on them."""
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), **options)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), **options)
 
 
 def figure_title(figure: Figure, text: str) -> None:
     figure.suptitle(text, x=0.01, ha="left")
 
 
-def window_ticks(axis: Axes, windows: Sequence[int]) -> None:
+def window_ticks(ax: Axes, windows: Sequence[int]) -> None:
     """A logarithmic axis of window sizes with a tick at each."""
-    axis.set(xscale="log", xlabel="samples in a window")
-    axis.set_xticks(windows, labels=map(str, windows))
-    axis.minorticks_off()
+    ax.set(xscale="log", xlabel="samples in a window")
+    ax.set_xticks(windows, labels=map(str, windows))
+    ax.minorticks_off()

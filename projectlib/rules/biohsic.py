@@ -44,6 +44,7 @@ class BioHSIC(LocalRule):
     kernel = "biohsic"
     gamma: float
     sigmas: tuple[float, float, float]
+    form: str
 
     def __init__(
         self,

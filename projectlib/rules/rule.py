@@ -49,6 +49,7 @@ class Rule(ABC):
     trains_hidden: whether hidden layers learn, or only the readout.
     gamma, sigmas: of the objective HSIC(X, Z) - gamma HSIC(Y, Z) that hidden layers descend, which is then what
         ``training.log_hsic`` measures; None for another objective.
+    form: of the signal that is computed from a window (``hsic.modulation``); None for a rule without one.
     modulator: who supplies the modulatory signal (``projectlib.modulators``); None for a rule without one.
     kernel: the name of compiled code that does the same.  A subclass, which may do something else, does not inherit it.
     """
@@ -61,6 +62,7 @@ class Rule(ABC):
     trains_hidden: bool = True
     gamma: float | None = None
     sigmas: tuple[float, float, float] | None = None
+    form: str | None = None
     modulator: Any = None
     kernel: str | None = None
 

@@ -13,48 +13,56 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from projectlib.errors import UserError
 
-COPIES = 4  # of every weight: itself, its gradient and the two moments of Adam
+TRAINED = 4  # copies of a weight: itself, its gradient and the two moments of Adam
 BYTES = 4  # of a float32
-RANDOM = {"normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_"}  # what draws weights, in place
+
+MakeModel = Callable[[torch.Generator], Any]  # a Network or a Reservoir
 
 
 class TooLarge(Exception):
-    """One tensor that would not fit, and the number of its elements."""
+    """One tensor that would not fit, with the number of its elements."""
 
 
-class UndrawnWeights(TorchDispatchMode):
-    """Within it a model is made without drawing its weights, whose memory is then never touched.
-
-    limit: elements; a larger tensor raises TooLarge before it is allocated.
-    """
+class Allocations(TorchDispatchMode):
+    """Within it a tensor of more than ``limit`` elements raises TooLarge before it is allocated."""
 
     def __init__(self, limit: float):
         super().__init__()
         self.limit = limit
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if args and isinstance(args[0], list | torch.Size) and math.prod(args[0]) > self.limit:
-            raise TooLarge(math.prod(args[0]))
-        if name == "empty_like" and args[0].numel() > self.limit:
-            raise TooLarge(args[0].numel())
-        return args[0] if name in RANDOM else func(*args, **(kwargs or {}))
+        if args and isinstance(args[0], list | torch.Size) and all(isinstance(n, int) for n in args[0]):
+            size = math.prod(args[0])  # torch.empty, rand, zeros: what is asked for comes first
+        else:
+            size = args[0].numel() if func is torch.ops.aten.empty_like.default else 0
+        if size > self.limit:
+            raise TooLarge(size)
+        return func(*args, **(kwargs or {}))
 
 
-def check_memory(make: Callable[[], nn.Module], num_models: int, device: torch.device) -> None:
-    """Raises UserError where ``num_models`` of what ``make`` returns, as they are trained, do not fit the device."""
-    available = memory_of(device)
-    with UndrawnWeights(available / BYTES), torch.no_grad():
+def within_memory(make: MakeModel, num_models: int, device: torch.device, copies: int = TRAINED) -> MakeModel:
+    """``make``, which raises UserError where ``num_models`` of its models do not fit the device.
+
+    copies: of every weight, while the models are trained.
+    """
+
+    def make_one(generator: torch.Generator) -> nn.Module:
+        available = memory_of(device)
         try:
-            weights = sum(parameter.numel() for parameter in make().parameters())
+            with Allocations(available / (copies * BYTES)):
+                model = make(generator)
+            weights, about = sum(parameter.numel() for parameter in model.parameters()), ""
         except TooLarge as error:
-            weights = error.args[0]
-    needed = COPIES * BYTES * weights * num_models
-    if needed > available:
-        raise UserError(
-            f"{num_models} models of {weights:,} weights need about {needed / 1e9:,.1f} GB to be trained, of "
-            f"{available / 1e9:,.1f} GB that {device} has; expected a smaller nmodels, or smaller models"
-        )
+            weights, about = error.args[0], "at least "
+        needed, least = copies * BYTES * weights * num_models, about or "about "
+        if needed > available:
+            raise UserError(
+                f"{num_models} models of {about}{weights:,} weights need {least}{needed / 1e9:,.1f} GB to be trained, "
+                f"of {available / 1e9:,.1f} GB that {device} has; expected fewer or smaller models"
+            )
+        return model
+
+    return make_one
 
 
 def memory_of(device: torch.device) -> float:

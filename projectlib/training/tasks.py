@@ -17,7 +17,7 @@ from projectlib.errors import UserError
 from projectlib.models import DynamicLayer, Network, Reservoir
 from projectlib.rules import Rule
 from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
-from projectlib.training.memory import check_memory
+from projectlib.training.memory import TRAINED, MakeModel, within_memory
 from projectlib.training.metrics import HSICMonitor
 from projectlib.training.probes import Probe
 
@@ -46,18 +46,23 @@ def load_dataset(config: DictConfig) -> Dataset:
 
 def make_model(config: DictConfig, sizes: dict[str, Any], generator: torch.Generator) -> Any:
     """One model of a config.  generator: draws its weights.  Raises UserError for a model of another task."""
-    model_class, example = MODELS[config.task]
+    kind = KINDS[config.task]
     model = build(config.model, **sizes, generator=generator)
-    if not isinstance(model, model_class):
-        raise UserError(f"model is {config.model._target_}; expected a model for this script, e.g. model={example}")
+    if not isinstance(model, kind.model_class):
+        raise UserError(f"model is {config.model._target_}; expected a model for this script, e.g. model={kind.model}")
     return model
+
+
+def model_maker(config: DictConfig, sizes: dict[str, Any], device: torch.device, copies: int = TRAINED) -> MakeModel:
+    """``make_model`` of a generator.  Raises UserError, before it takes much memory, where the ensemble cannot fit."""
+    return within_memory(lambda generator: make_model(config, sizes, generator), config.nmodels, device, copies)
 
 
 def make_rule(config: DictConfig) -> Any:
     """The rule of a config.  Raises UserError for one of another script, or for windows that are too small for it."""
     rule, name = build(config.rule), config.rule._target_
     if getattr(rule, "task", None) != config.task:
-        raise UserError(f"rule is {name}; expected a rule for this script, which trains a {config.task}")
+        raise UserError(f"rule is {name}; expected a rule for this script, e.g. rule={KINDS[config.task].rule}")
     if config.data.batchsize < rule.smallest_window:
         raise UserError(
             f"data.batchsize is {config.data.batchsize}; expected at least {rule.smallest_window}: "
@@ -82,8 +87,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     check_stream(config, rule)
     dataset = load_dataset(config).to(device)
     sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
-    check_memory(lambda: make_model(config, sizes, torch.Generator()), config.nmodels, device)
-    ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
+    ensemble = build_ensemble(model_maker(config, sizes, device), seeds(config), device)
     use_threads(ensemble)
     if rule.streams and rule.window > len(dataset.train.labels):
         raise UserError(
@@ -158,8 +162,7 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
         for part in (slice(num_samples), slice(num_samples, 2 * num_samples))
     )
     sizes = {"num_inputs": learnt.x.shape[1] + dataset.num_classes + zdim, "num_outputs": zdim}
-    check_memory(lambda: make_model(config, sizes, torch.Generator()), config.nmodels, device)
-    ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config), device)
+    ensemble = build_ensemble(model_maker(config, sizes, device, copies=1), seeds(config), device)
     use_threads(ensemble)
     if config.optimizer.accumulate > 1:
         raise UserError(f"optimizer.accumulate is {config.optimizer.accumulate}; expected 1 with a reservoir")
@@ -232,4 +235,14 @@ TASKS: dict[str, Callable[[DictConfig, torch.device, str], Task]] = {
     "network": network_task,
     "reservoir": reservoir_task,
 }
-MODELS = {"network": (Network, "mlp"), "reservoir": (Reservoir, "reservoir")}
+
+
+class Kind(NamedTuple):
+    """What a task trains, and choices that suit it."""
+
+    model_class: type
+    model: str
+    rule: str
+
+
+KINDS = {"network": Kind(Network, "mlp", "biohsic"), "reservoir": Kind(Reservoir, "reservoir", "delta")}

@@ -74,7 +74,8 @@ class ConvolutionEngine(EagerEngine):
     ) -> tuple[Parameters, Tensor]:
         """One model's gradients and metrics.  images: x with its channels last.  weights: (N,) of the signal."""
         gradients, outputs, h = [], [], images
-        *hidden, readout = self.ensemble.network.layers
+        layers: list[Any] = [*self.ensemble.network.layers]  # of the classes that it ``takes``
+        *hidden, readout = layers
         for index, layer in enumerate(hidden):
             gradient, h = self.update_convolution(index, average(h, layer.pool), parameters[index], weights)
             gradients.append(gradient)
@@ -94,8 +95,8 @@ class ConvolutionEngine(EagerEngine):
         if index not in self.buffers:
             self.buffers[index] = torch.empty_like(a), torch.empty_like(a[-1:])
         z, signal = self.buffers[index]
-        window, newest = (tensor.flatten(1, 2).numpy() for tensor in (a, z)), signal.flatten(0, 2).numpy()
-        image_kernels.activate_window(*window, newest, weights.numpy(), float(self.rule.sigmas[2]))
+        flat_a, flat_z, newest = a.flatten(1, 2).numpy(), z.flatten(1, 2).numpy(), signal.flatten(0, 2).numpy()
+        image_kernels.activate_window(flat_a, flat_z, newest, weights.numpy(), float(self.rule.sigmas[2]))
         gradient = weight_gradient(signal.permute(0, 3, 1, 2), h[-1:], weight)
         return {"conv.weight": gradient, "conv.bias": signal.sum((0, 1, 2))}, z
 

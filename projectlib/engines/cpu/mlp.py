@@ -47,7 +47,7 @@ class CpuEngine(EagerEngine):
             return f"the rule {type(rule).__name__}"
         if rule.modulator and own_kernel(rule.modulator) != "window":
             return f"the modulator {type(rule.modulator).__name__}"
-        if getattr(rule, "form", None) == "parzen":
+        if rule.form == "parzen":
             return "the signal parzen of a window"
         if reason := kernel_optimizer.lacks(optimizer):
             return reason
@@ -143,7 +143,9 @@ class CpuEngine(EagerEngine):
         source = self.monitor or self.rule
         gamma, (_, sigma_y, sigma_z) = source.gamma or 0.0, source.sigmas or (1.0, 1.0, 1.0)
         log_hsic = self.monitor is not None
-        return kernels.Learning(RULES[own_kernel(self.rule)], log_hsic, float(gamma), float(sigma_y), float(sigma_z))
+        kernel = own_kernel(self.rule)
+        assert kernel in RULES  # or ``lacks`` would have said so
+        return kernels.Learning(RULES[kernel], log_hsic, float(gamma), float(sigma_y), float(sigma_z))
 
     def member(self, index: int) -> tuple[kernels.Layer, ...]:
         """One model's arrays, as views."""

@@ -1,5 +1,8 @@
 """numba as all kernels use it: sets of options, and a cache that notices changes in every kernel's file."""
 
+# numba sets its options as attributes when it is imported; a locator's methods are of the class that it is mixed into
+# pyright: reportAttributeAccessIssue=false
+
 import hashlib
 import logging
 from collections.abc import Callable

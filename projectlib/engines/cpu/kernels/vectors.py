@@ -12,13 +12,19 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import models, overload, register_model
 
 from projectlib.engines.cpu.kernels.compiler import compiled_in_order
 
 LANES = 8
 LOG2_E = np.float32(1.44269504)
 REGISTER = ir.VectorType(ir.FloatType(), LANES)
+
+
+def intrinsic(function: Callable) -> Callable:
+    """numba's intrinsic, of the type it is called with: without the typing context, which numba itself passes."""
+    return numba_intrinsic(function)
 
 
 class VectorType(types.Type):
