@@ -1,5 +1,7 @@
 """The exceptions that are a user's to read, and the two that are no mistakes."""
 
+EXIT_RESUME = 75  # "temporary failure" of sysexits.h: start it again with resume=<run folder>
+
 
 class UserError(Exception):
     """A mistake in the input: names the value, what was expected and what to do.

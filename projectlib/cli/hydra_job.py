@@ -15,11 +15,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.cli.interrupts import EXIT_RESUME, ignore_signals, signal_previous_listener
+from projectlib.cli.interrupts import ignore_signals, signal_previous_listener
 from projectlib.config.plugins import import_plugins, require_plugins
 from projectlib.config.settings import settled
 from projectlib.config.validation import refuse_additions, refuse_ignored, validate
-from projectlib.errors import Interrupted, UserError
+from projectlib.errors import EXIT_RESUME, Interrupted, UserError
 from projectlib.garbage import paused_collector
 from projectlib.runs.files import FolderLock
 from projectlib.runs.folder import read_summary, write_summary

@@ -6,7 +6,6 @@ from typing import Any
 
 from projectlib.errors import Interrupted
 
-EXIT_RESUME = 75  # "temporary failure" of sysexits.h: start it again with resume=<run folder>
 NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGHUP")  # SIGUSR2: submitit, before a time limit
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has two of them
 

@@ -8,14 +8,13 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from projectlib.cli.interrupts import Interrupts
 from projectlib.errors import Interrupted, Pruned, UserError
 from projectlib.runs.checkpoint import save_checkpoint
 from projectlib.runs.folder import METRICS, write_arrays, write_summary
@@ -24,6 +23,14 @@ from projectlib.runs.history import History, format_mean, mean_and_sd
 GIT = shutil.which("git")  # found once: nothing that a run sets says which program it is
 
 log = logging.getLogger(__name__)
+
+
+class Stop(Protocol):
+    """Whether somebody asked the run to stop; ``cli.interrupts.Interrupts`` listens for signals."""
+
+    requested: bool
+
+    def raise_if_requested(self) -> None: ...
 
 
 class Recorder:
@@ -44,7 +51,7 @@ class Recorder:
         checkpoints: Path,
         rate: int,
         minutes: float | None,
-        interrupts: Interrupts,
+        interrupts: Stop,
         checkpoint: dict | None = None,
     ):
         self.folder, self.config, self.loggers = Path(folder), config, []

@@ -20,11 +20,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from projectlib.cli.interrupts import EXIT_RESUME
 from projectlib.config.compose import CONFIGS, compose, parse, quote, without_hydra
 from projectlib.config.experiments import SIZES, Experiment, experiment_names, read_experiment, with_size
 from projectlib.config.settings import EXTENT, SAME_RESULT, flatten, is_among, plain
-from projectlib.errors import UserError
+from projectlib.errors import EXIT_RESUME, UserError
 from projectlib.runs.folder import Run, all_runs
 
 ROOT = CONFIGS.parent
