@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from projectlib.modulators.modulator import Modulator, Sample
 from projectlib.values import is_count, require
@@ -68,9 +67,23 @@ class Memory(Modulator):
         scale = state.scale + rate * (deviation.square().sum() - state.scale)
         z = (len(x) / scale.clamp(min=torch.finfo(x.dtype).tiny)).sqrt() * deviation
         xi, memory = self.supply(sample._replace(z=z), state.memory)
-        spread = interpolate(xi.reshape(1, -1, self.grid, self.grid), size=(height, width))[0].movedim(0, -1)
+        rows, columns = (block_of_place(size, self.grid, z.device) for size in (height, width))
+        spread = xi.reshape(self.grid, self.grid, -1)[rows][:, columns]
         return spread, Blocks(state.mean + rate * deviation, scale, count, memory)
 
     def averaged(self, z: Tensor) -> Tensor:
-        """Means over blocks of z (H, W, C), channel by channel: (C grid^2,)."""
-        return adaptive_avg_pool2d(z.movedim(-1, 0), self.grid).flatten()
+        """Means over blocks of z (H, W, C), channel by channel: (grid^2 C,)."""
+        height, width, channels = z.shape
+        rows, columns = (block_means(size, self.grid, z) for size in (height, width))
+        return (columns @ (rows @ z.reshape(height, -1)).reshape(self.grid, width, channels)).flatten()
+
+
+def block_of_place(size: int, grid: int, device: torch.device) -> Tensor:
+    """Which of ``grid`` blocks, about equally long, each of ``size`` places along a side is in, (size,) int64."""
+    return torch.arange(size, device=device) * grid // size
+
+
+def block_means(size: int, grid: int, like: Tensor) -> Tensor:
+    """(grid, size), what turns ``size`` places along a side into the means of their blocks; 0 for an empty block."""
+    is_in = block_of_place(size, grid, like.device) == torch.arange(grid, device=like.device)[:, None]
+    return is_in.to(like.dtype) / is_in.sum(1, keepdim=True).clamp(min=1)

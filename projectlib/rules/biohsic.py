@@ -104,7 +104,7 @@ class BioHSIC(LocalRule):
         for sample in zip(*block, strict=True):
             xi, memory = self.modulator(Sample(*sample), memory, None)
             signals.append(xi)
-        return torch.stack(signals), memory
+        return signals[0][None] if len(signals) == 1 else torch.stack(signals), memory
 
     def update_readout(
         self, layer: Callable, parameters: dict[str, Tensor], h: Tensor, u: Any, y: Tensor, memory: Any

@@ -158,7 +158,7 @@ class ConvolutionStreamEngine(ConvolutionEngine):
         pixels = a.flatten(1, 2).numpy(), z.flatten(1, 2).numpy()
         image_kernels.activate_images(*pixels, deviations.flatten(1).numpy())
         signal, memory = self.rule.supply(Sample(x, y, z), memory)
-        signal = (signal / len(z)).contiguous()
+        signal = signal.contiguous() if len(z) == 1 else signal.div_(len(z))  # its own tensor
         image_kernels.pull_back_images(*pixels, deviations.flatten(1).numpy(), signal.flatten(1, 2).numpy())
         gradient = weight_gradient(signal.permute(0, 3, 1, 2), h, weight)
         return {"conv.weight": gradient, "conv.bias": signal.sum((0, 1, 2))}, z, memory
