@@ -18,7 +18,7 @@ from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.models import Network
 from projectlib.runs.checkpoint import layout_difference, newest_checkpoint
-from projectlib.runs.folder import checkpoint_folder, read_yaml
+from projectlib.runs.folder import METRICS, checkpoint_folder, read_yaml
 from projectlib.training.tasks import make_model
 
 
@@ -38,7 +38,7 @@ class TrainedRun:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """metrics.csv: one row an epoch, split and model.  Raises UserError where it cannot be read."""
-        path = self.folder / "metrics.csv"
+        path = self.folder / METRICS
         try:
             return pd.read_csv(path)
         except (OSError, ValueError) as error:

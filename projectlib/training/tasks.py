@@ -16,8 +16,8 @@ from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
 from projectlib.models import DynamicLayer, Network, Reservoir
 from projectlib.rules import Rule
+from projectlib.training.allocation import TRAINED, MakeModel, within_memory
 from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
-from projectlib.training.memory import TRAINED, MakeModel, within_memory
 from projectlib.training.metrics import HSICMonitor
 from projectlib.training.probes import Probe
 
