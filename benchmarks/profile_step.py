@@ -77,7 +77,7 @@ def profile(engine: CpuEngine) -> None:
     indices = epoch.order.numpy()[: num + window - 1]
     samples, labels = engine.source.inputs.flatten(1).numpy()[indices], engine.source.labels.numpy()[indices]
     presentation, learning = engine.presentation(window), engine.learning()
-    membranes = tuple(u[0].numpy() for u in engine.state) if engine.is_dynamic else None
+    membranes = tuple(u[0].numpy() for u in engine.state.layers) if engine.is_dynamic else None
     member, work = engine.member(0), kernels.workspace(engine.member(0), window, membranes)
     work.h[0][:], work.rows[0][:] = samples[:window].T, samples[:window]
     weights = engine.shared_kernels(samples, labels, window)[1][0]

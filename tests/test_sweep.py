@@ -16,6 +16,7 @@ from projectlib.cli.interrupts import signal_previous_listener
 from projectlib.cli.job import train
 from projectlib.config.compose import CONFIGS
 from projectlib.errors import Interrupted
+from projectlib.runs.folder import write_settings
 from projectlib.runs.loggers import PrintLogger
 from projectlib.sweeps import launchers
 from projectlib.sweeps.collect import collect
@@ -43,9 +44,8 @@ def job(tmp_path, monkeypatch):
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(launched)
     folder = tmp_path / "sweep" / "0"
-    (folder / ".hydra").mkdir(parents=True)
     config = compose_config()
-    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    write_settings(folder, config=config, hydra=launched)
     return config, folder, OmegaConf.create({"name": "train-biohsic", "num": 0})
 
 

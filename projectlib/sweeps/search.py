@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import ExperimentalWarning, TrialPruned
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -80,7 +81,8 @@ def work(config: DictConfig, train: Train) -> float | None:
     def run_trial(trial: Trial) -> Any:
         trial_folder = folder_of(study.get_trials(deepcopy=False)[trial.number], folder)
         chosen = with_values(base, {key: suggest(trial, key, bounds) for key, bounds in space.items()})
-        write_settings(trial_folder, config=chosen)  # makes it a run folder, as Hydra does for a job
+        hydra: Any = HydraConfig.instance().cfg  # of the worker; with it the folder is a run like any other
+        write_settings(trial_folder, config=chosen, hydra=hydra, overrides=hydra.hydra.overrides.task)
         resume_in_place(chosen, trial_folder)
         try:
             value = train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])

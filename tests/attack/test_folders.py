@@ -165,8 +165,8 @@ def test_a_relative_path_of_checkpoints_stays_inside(script, run_folder, path):
     with pytest.raises(UserError, match="leads out of"):
         checkpoint_folder(run_folder, path)
     (run_folder / SUMMARY).unlink()
-    overrides = run_folder / ".hydra" / "overrides.yaml"
-    overrides.write_text(f"{overrides.read_text()}- checkpointing.path={path}\n")
+    settings = run_folder / ".hydra" / "config.yaml"
+    settings.write_text(settings.read_text().replace("path: checkpoints\n", f"path: {path}\n"))
     assert "leads out of" in script("train-biohsic", f"resume={run_folder}").error
     assert {file: file.read_bytes() for file in checkpoint_files(other / "checkpoints")} == before
 
