@@ -92,9 +92,16 @@ def keep_settings(config: DictConfig, folder: Path) -> bool:
                 "each run: choose another hydra.run.dir or hydra.sweep.dir"
             )
         return False
-    hydra: Any = HydraConfig.instance().cfg
-    write_settings(folder, config=config, hydra=hydra, overrides=hydra.hydra.overrides.task)
+    write_settings(folder, config=config, **hydra_settings())
     return True
+
+
+def hydra_settings() -> dict[str, Any]:
+    """Hydra's own settings of this job and its overrides, as ``.hydra/`` keeps them; nothing outside of a job."""
+    if not HydraConfig.initialized():
+        return {}
+    hydra: Any = HydraConfig.instance().cfg
+    return {"hydra": hydra, "overrides": hydra.hydra.overrides.task}
 
 
 def keep_resumed_settings(config: DictConfig, folder: Path) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import ExperimentalWarning, TrialPruned
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -24,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from projectlib.config.settings import plain, select
 from projectlib.errors import Diverged, Interrupted, Pruned, UserError
 from projectlib.runs.folder import write_settings
+from projectlib.runs.resume import hydra_settings
 from projectlib.sweeps.jobs import as_text, identity, resume_in_place
 
 optuna.logging.disable_default_handler()
@@ -81,8 +81,7 @@ def work(config: DictConfig, train: Train) -> float | None:
     def run_trial(trial: Trial) -> Any:
         trial_folder = folder_of(study.get_trials(deepcopy=False)[trial.number], folder)
         chosen = with_values(base, {key: suggest(trial, key, bounds) for key, bounds in space.items()})
-        hydra: Any = HydraConfig.instance().cfg  # of the worker; with it the folder is a run like any other
-        write_settings(trial_folder, config=chosen, hydra=hydra, overrides=hydra.hydra.overrides.task)
+        write_settings(trial_folder, config=chosen, **hydra_settings())  # a run folder like any other
         resume_in_place(chosen, trial_folder)
         try:
             value = train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])
