@@ -4,7 +4,7 @@
     python -m projectlib.sweeps.experiments mnist xor --size quick          some, as make figures has them
     python -m projectlib.sweeps.experiments mnist --draw nmodels=5          with settings of one's own; then the figures
 
-What a signal cut is gone on with.
+What a signal cut is resumed.
 """
 
 import argparse
@@ -189,7 +189,7 @@ def is_there(planned: PlannedRun, runs: Sequence[Run]) -> bool:
 
 
 def arguments(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
-    """The command line that makes what is missing: a run or a sweep that was cut is gone on with."""
+    """The command line that makes what is missing: a run or a sweep that was cut is resumed."""
     cut = [run for run in runs if planned.claims(run) and planned.is_full(run)]
     if not cut:
         return planned.words
@@ -216,7 +216,7 @@ def run_missing(
         print(f"{one.title}: python {shlex.join(words)}", flush=True)
         code = call(words)
         if code == EXIT_RESUME:
-            raise UserError(f"{one.title} was stopped; the same command goes on with it")
+            raise UserError(f"{one.title} was stopped; the same command resumes it")
         if code:
             failed.append(one.title)
     return failed
