@@ -8,7 +8,7 @@ from projectlib.data import Split, digits, xor
 from projectlib.ensemble import build_ensemble
 from projectlib.hsic import hsic_bottleneck
 from projectlib.models import cnn, lif_mlp, mlp
-from projectlib.rules import Backprop, BioHSIC
+from projectlib.rules import Backprop, BioHSIC, TrainingState
 from projectlib.training.probes import Probe, by_class, cosine, settle
 
 GAMMA, SIGMAS = 2.0, (0.5, 0.1, 1.0)
@@ -22,7 +22,8 @@ def ensemble_of(model, dataset, **settings):
 
 def probe_of(ensemble, dataset, form="published", window=6, epochs=(0,)):
     rule = BioHSIC(GAMMA, SIGMAS, form)
-    return Probe(epochs, ensemble, rule, dataset.train, dataset.num_classes, GAMMA, SIGMAS, window)
+    state = TrainingState((), ((),) * ensemble.num_layers)
+    return Probe(epochs, ensemble, rule, dataset.train, dataset.num_classes, GAMMA, SIGMAS, window, lambda: state)
 
 
 def exact_gradient(x, y, z):
@@ -123,7 +124,7 @@ def test_looking_changes_nothing_and_happens_when_asked():
 def test_a_rule_without_a_signal_has_representations_only():
     data = xor(0)
     ensemble = ensemble_of(mlp, data, features=[5])
-    arrays = Probe((0,), ensemble, Backprop(), data.train, 2, GAMMA, SIGMAS, 6)(0)
+    arrays = Probe((0,), ensemble, Backprop(), data.train, 2, GAMMA, SIGMAS, 6, state=lambda: None)(0)
     assert set(arrays) == {"epoch", "labels", "kernel_layer0"}
 
 

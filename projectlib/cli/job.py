@@ -68,7 +68,7 @@ def train_locked(
         if checkpoint:
             torch.set_num_threads(restored_threads(checkpoint))
         logger = build(config.logger, folder=str(folder), settings=settings)
-        recorder.attach([logger, *loggers], sizes=task.sizes, device=device.type)
+        recorder.attach([logger, *loggers], task.numbers_kept, sizes=task.sizes, device=device.type)
         if resuming:
             keep_resumed_settings(config, folder)
         log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)

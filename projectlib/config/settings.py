@@ -24,6 +24,7 @@ SETTINGS = {
     "seed": Setting(is_extent=True),
     "training.nepochs": Setting(resumable=True, is_extent=True),
     "training.log_hsic": Setting(is_extent=True),
+    "training.log_memory": Setting(is_extent=True),
     "training.log_arrays": Setting(is_extent=True),
     "training.log_interval": Setting("nothing", resumable=True),
     "logger": Setting("nothing", resumable=True),

@@ -44,6 +44,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "training.nepochs": COUNT,
     "training.log_interval": COUNT,
     "training.log_hsic": FLAG,
+    "training.log_memory": FLAG,
     "training.log_arrays": (
         lambda v: isinstance(v, list) and all(e == 0 or is_count(e) for e in v),
         "a list of epochs, 0 for before training",

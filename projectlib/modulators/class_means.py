@@ -39,11 +39,27 @@ class ClassMeansModulator(Memory):
 
     def supply(self, sample: Sample, memory: Tensor) -> tuple[Tensor, Tensor]:
         z, y = sample.z.flatten(), sample.y
-        seen = (memory != 0).any(1)
+        seen, direction = directions(memory)
         known = (seen * y).sum() > 0
-        direction = torch.where(seen[:, None], memory - memory.sum(0) / seen.sum().clamp(min=1), 0)
-        direction = direction / (torch.linalg.vector_norm(direction, dim=1, keepdim=True) + SMALLEST_NORM)
         similarity = direction @ z / (len(z) ** 0.5 * self.temperature)
         likelihood = torch.softmax(torch.where(seen, similarity, -torch.inf), 0)  # NaN before the first sample
         xi = torch.where(known, (likelihood - y) @ direction, 0)
         return xi.reshape(sample.z.shape), memory + self.rate * torch.outer(y, z) - self.rate * y[:, None] * memory
+
+    def objective(self, samples: Sample) -> Tensor:
+        """The mean cross-entropy of that softmax, the means being those of the samples."""
+        y, z = samples.y, samples.z
+        seen, direction = directions(y.T @ z / y.sum(0).clamp(min=1)[:, None])
+        similarity = z @ direction.T / (z.shape[1] ** 0.5 * self.temperature)
+        likelihood = torch.log_softmax(torch.where(seen, similarity, -torch.inf), 1)
+        return -torch.where(y > 0, likelihood, 0).sum(1).mean()
+
+    def of_classes(self, memory: Tensor) -> Tensor:
+        return directions(memory)[1]
+
+
+def directions(means: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each class has been seen, (num_classes,), and m^ (num_classes, d), 0 of one that has not."""
+    seen = (means != 0).any(1)
+    apart = torch.where(seen[:, None], means - means.sum(0) / seen.sum().clamp(min=1), 0)
+    return seen, apart / (torch.linalg.vector_norm(apart, dim=1, keepdim=True) + SMALLEST_NORM)

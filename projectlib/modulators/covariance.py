@@ -7,7 +7,7 @@ from torch import Tensor
 
 from projectlib.modulators.memory import Memory
 from projectlib.modulators.modulator import Sample
-from projectlib.modulators.running import Means, centered, moved, no_means
+from projectlib.modulators.running import Means, centered, covariances, moved, no_means
 from projectlib.values import is_number, require
 
 
@@ -50,3 +50,11 @@ class CovarianceModulator(Memory):
         zz = (1 - rate) * memory.zz + rate * torch.outer(z, z)
         yz = (1 - rate) * memory.yz + rate * torch.outer(y, z)
         return xi.reshape(sample.z.shape), Covariances(means, zz, yz)
+
+    def objective(self, samples: Sample) -> Tensor:
+        """``w HSIC(Z, Z) / 2 - HSIC(Y, Z)``."""
+        zz, yz = covariances(samples)
+        return self.weight / 2 * zz.square().sum() - yz.square().sum()
+
+    def of_classes(self, memory: Covariances) -> Tensor:
+        return memory.yz

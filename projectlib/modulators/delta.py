@@ -7,8 +7,11 @@ from torch import Tensor
 
 from projectlib.modulators.memory import Memory
 from projectlib.modulators.modulator import Sample
-from projectlib.modulators.running import Means, centered, moved, no_means
+from projectlib.modulators.running import Means, centered, covariances, moved, no_means
 from projectlib.values import is_number, require
+
+
+RIDGE = 1e-3  # of the exact objective, relative to C_zz
 
 
 class Predictor(NamedTuple):
@@ -49,3 +52,12 @@ class DeltaModulator(Memory):
         xi = torch.where(seen, error @ memory.q, 0)
         means, _ = moved(memory.means, z, y, self.horizon)
         return xi.reshape(sample.z.shape), Predictor(means, memory.q - self.learning_rate * torch.outer(error, z))
+
+    def objective(self, samples: Sample) -> Tensor:
+        """``-tr[C_yz (C_zz + eps)^-1 C_zy]``, eps a thousandth of what C_zz is on average along a direction."""
+        zz, yz = covariances(samples)
+        ridge = RIDGE * zz.diagonal().mean().detach() * torch.eye(len(zz), dtype=zz.dtype, device=zz.device)
+        return -(yz * torch.linalg.solve(zz + ridge, yz.T).T).sum()
+
+    def of_classes(self, memory: Predictor) -> Tensor:
+        return memory.q

@@ -27,6 +27,8 @@ class Memory(Modulator):
     """Supplies xi (d,) from what it remembers of a layer's activations z (d,), of which it runs no sample again.
 
     A subclass says what is remembered before the first sample (``empty``), and reads and then writes it (``supply``).
+    What the signal stands for, ``objective``, and what it has learnt of each class, ``of_classes``, are for those who
+    look on.
 
     Of images z (H, W, C) a memory sees X, the means over grid x grid blocks, d = grid^2 C numbers.  They are brought to
     a mean of 0 and a mean square of 1, which layer norm leaves a vector with but not the mean of many::
@@ -51,6 +53,14 @@ class Memory(Modulator):
     def supply(self, sample: Sample, memory: Any) -> tuple[Tensor, Any]:
         """(xi of the shape of z, what is remembered from now on)."""
 
+    @abstractmethod
+    def objective(self, samples: Sample) -> Tensor:
+        """What the signal descends, from samples (n, ...) that are all at hand: its gradient is the exact signal."""
+
+    @abstractmethod
+    def of_classes(self, memory: Any) -> Tensor:
+        """What it has learnt of each class: a direction among the activations for each, (num_classes, d)."""
+
     def initial_state(self, sample: Sample, generator: torch.Generator) -> Any:
         if sample.z.ndim != 3:
             return self.empty(sample)
@@ -62,14 +72,29 @@ class Memory(Modulator):
         if sample.z.ndim != 3:
             return self.supply(sample, state)
         height, width, _ = sample.z.shape
-        x, count = self.averaged(sample.z), state.count + 1
-        rate, deviation = 1 / count.to(x.dtype).clamp(max=BLOCKS_HORIZON), x - state.mean
-        scale = state.scale + rate * (deviation.square().sum() - state.scale)
-        z = (len(x) / scale.clamp(min=torch.finfo(x.dtype).tiny)).sqrt() * deviation
+        z, state = self.blocks(sample.z, state)
         xi, memory = self.supply(sample._replace(z=z), state.memory)
         rows, columns = (block_of_place(size, self.grid, z.device) for size in (height, width))
-        spread = xi.reshape(self.grid, self.grid, -1)[rows][:, columns]
-        return spread, Blocks(state.mean + rate * deviation, scale, count, memory)
+        return xi.reshape(self.grid, self.grid, -1)[rows][:, columns], state._replace(memory=memory)
+
+    def recall(self, sample: Sample, state: Any) -> tuple[Tensor, Tensor]:
+        """What it sees of a sample, (d,), and the signal to that, (d,); nothing is remembered."""
+        z, memory = sample.z.flatten(), state
+        if sample.z.ndim == 3:
+            z, (*_, memory) = self.blocks(sample.z, state)
+        return z, self.supply(sample._replace(z=z), memory)[0]
+
+    def remembered(self, state: Any) -> Any:
+        """The part of a state that ``supply`` reads."""
+        return state.memory if isinstance(state, Blocks) else state
+
+    def blocks(self, z: Tensor, state: Blocks) -> tuple[Tensor, Blocks]:
+        """Of images z (H, W, C) what the memory sees, (d,), and their mean and scale from now on."""
+        x, count = self.averaged(z), state.count + 1
+        rate, deviation = 1 / count.to(x.dtype).clamp(max=BLOCKS_HORIZON), x - state.mean
+        scale = state.scale + rate * (deviation.square().sum() - state.scale)
+        seen = (len(x) / scale.clamp(min=torch.finfo(x.dtype).tiny)).sqrt() * deviation
+        return seen, Blocks(state.mean + rate * deviation, scale, count, state.memory)
 
     def averaged(self, z: Tensor) -> Tensor:
         """Means over blocks of z (H, W, C), channel by channel: (grid^2 C,)."""

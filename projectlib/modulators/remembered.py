@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from projectlib.hsic import FORMS, kernel_matrix, kernel_row, modulation
+from projectlib.hsic import FORMS, hsic, kernel_matrix, kernel_row, modulation
 from projectlib.modulators.memory import Memory
 from projectlib.modulators.modulator import Sample
 from projectlib.values import is_count, is_number, require
@@ -74,6 +74,24 @@ class RememberedModulator(Memory):
         ky, kz = kernel_matrix(y, self.sigmas[1]), kernel_row(z, self.sigmas[2])
         xi = modulation(kx, ky, kz, z, self.gamma, self.sigmas[2], self.signal)
         return torch.where(memory.count >= self.size, xi, 0).reshape(sample.z.shape), memory
+
+    def objective(self, samples: Sample) -> Tensor:
+        """The mean of ``-log(S_same / S_all)`` over samples that have another of their class; of the paper's signals
+        ``HSIC(X, Z) - gamma HSIC(Y, Z)``.
+        """
+        ky, kz = kernel_matrix(samples.y, self.sigmas[1]), kernel_matrix(samples.z, self.sigmas[2])
+        if self.signal != "parzen":
+            return hsic(kernel_matrix(samples.x, self.sigmas[0]), kz) - self.gamma * hsic(ky, kz)
+        others = kz * (1 - torch.eye(len(kz), dtype=kz.dtype, device=kz.device))
+        sum_same, sum_all = (others * (samples.y @ samples.y.T)).sum(1), others.sum(1)
+        tiny = torch.finfo(kz.dtype).tiny
+        surprise = sum_all.clamp(min=tiny).log() - sum_same.clamp(min=tiny).log()
+        return torch.where(sum_same > tiny, surprise, 0).mean()
+
+    def of_classes(self, memory: Remembered) -> Tensor:
+        """The mean of what is remembered of each class, apart from that of all."""
+        shares = memory.y / memory.y.sum(0).clamp(min=1)
+        return shares.T @ (memory.z - memory.z.mean(0))
 
     def kept(self, x: Tensor) -> Tensor:
         """What is remembered of an input, flat."""

@@ -27,6 +27,13 @@ def centered(sample: Sample, means: Means) -> tuple[Tensor, Tensor, Tensor]:
     return z, sample.y - means.y, (sample.y * means.y).sum() > 0
 
 
+def covariances(samples: Sample) -> tuple[Tensor, Tensor]:
+    """C_zz (d, d) and C_yz (num_classes, d) of samples (n, ...), of ``z / sqrt(d)`` and y around their means."""
+    z = samples.z / samples.z.shape[1] ** 0.5
+    z, y = z - z.mean(0), samples.y - samples.y.mean(0)
+    return z.T @ z / len(z), y.T @ z / len(z)
+
+
 def moved(means: Means, z: Tensor, y: Tensor, horizon: float) -> tuple[Means, Tensor]:
     """The means after a sample of centred z and y, and the rate ``r = max(1 / T, 1 / t)`` at which they move.
 

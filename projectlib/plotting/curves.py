@@ -62,7 +62,8 @@ def leave_out_epoch_0(ax: Axes) -> None:
 def learning_curve(folders: Folders | None, ax: Axes) -> None:
     """Accuracy of one run over epochs on each of its splits, mean and sd over models."""
     run = network_run(folders)
-    for split, look in zip(run.history.splits, SEQUENCE, strict=False):
+    splits = [split for split in run.history.splits if split != "memory"]
+    for split, look in zip(splits, SEQUENCE, strict=False):
         epochs, values = run.curve(split, "accuracy")
         band(ax, epochs, 100 * values, split, look, PERCENT)
     ax.set_title(f"Accuracy, {names_and_looks([run])[0][0]}\n{conditions([run])}")

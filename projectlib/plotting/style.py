@@ -16,6 +16,7 @@ from projectlib.runs.folder import Run
 
 # Okabe and Ito's colours in an order of growing lightness
 BLACK, BLUE, VERMILION, GREEN, ORANGE, SKY = "#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
+PURPLE, GREY, BROWN = "#CC79A7", "#777777", "#8C510A"
 SEQUENTIAL = "cividis"  # of values from 0: lightness grows with the value
 DIVERGING = "RdBu_r"  # of signed values: white is 0
 
@@ -53,8 +54,14 @@ KINDS = {
     "frozen": Kind("frozen hidden layers", Look(ORANGE, ":", "s")),
     "backprop": Kind("back-propagation", Look(BLACK, "-.", "D")),
     "hsic": Kind("batch HSIC", Look(GREEN, (0, (3, 1, 1, 1, 1, 1)), "v"), has_signal=True),
+    "remembered": Kind("remembered window", Look(BROWN, "--", "P"), has_signal=True),
+    "covariance": Kind("covariances", Look(GREY, "--", "X"), has_signal=True),
+    "delta": Kind("delta memory", Look(PURPLE, "-", "*"), has_signal=True),
+    "class-means": Kind("class means", Look(SKY, "-", "h"), has_signal=True),
 }
 """By ``kind``; a rule that is not here has its own name as title, and a look that is free."""
+
+MEMORIES = ("remembered", "covariance", "delta", "class-means")
 
 SEQUENCE = (
     Look(BLUE, "-", "o"),
@@ -67,9 +74,16 @@ SEQUENCE = (
 
 
 def kind(run: Run) -> str:
-    """What was chosen as ``rule=``; ``exact`` for biohsic with ``hsic.form=exact``."""
-    rule = str(run.choice("rule"))
+    """What was chosen as ``rule=``; for biohsic its memory, or ``exact`` with ``hsic.form=exact``."""
+    rule, modulator = str(run.choice("rule")), str(run.choice("modulator"))
+    if rule == "biohsic" and modulator in MEMORIES:
+        return modulator
     return "exact" if rule == "biohsic" and run.get("hsic.form") == "exact" else rule
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of that name; of a name that is none of ``KINDS`` one with the first look of ``SEQUENCE``."""
+    return KINDS.get(name, Kind(name, SEQUENCE[0]))
 
 
 def names_and_looks(runs: Sequence[Run]) -> list[tuple[str, Look]]:

@@ -128,7 +128,7 @@ def summary_difference(summary: Any) -> str | None:
     for name in ("status", "error", "device", "finished_in"):
         if not isinstance(summary.get(name, ""), str):
             return f"{name} is {summary[name]!r:.50}, expected text"
-    for name in ("steps_per_second", "compile_seconds", "wall_seconds"):
+    for name in ("steps_per_second", "compile_seconds", "wall_seconds", "numbers_kept"):
         if not is_number(summary.get(name)):
             return f"{name} is {summary[name]!r:.50}, expected a number"
     for part in ("metrics", "best"):

@@ -61,7 +61,7 @@ class Recorder:
         self.steps = 0
         self.started = self.saved_at = time.monotonic()
         self.num_epochs, self.progress, self.open = 0, None, ExitStack()  # open: until the run ends
-        self.about: dict[str, Any] = {}
+        self.numbers_kept, self.about = None, {}
         self.code = commit()  # as it is now: a checkout may move on while a run goes on
         if checkpoint:
             self.restore(checkpoint)
@@ -94,9 +94,9 @@ class Recorder:
         with suppress(OSError):  # what stopped the run, a full disk perhaps, is what has to be told
             self.close(status, reason)
 
-    def attach(self, loggers: list, **about: Any) -> None:
-        """loggers: where metrics go beside the files.  about: what every checkpoint says of the run."""
-        self.loggers, self.about = loggers, about
+    def attach(self, loggers: list, numbers_kept: int, **about: Any) -> None:
+        """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  about: what every checkpoint says."""
+        self.loggers, self.numbers_kept, self.about = loggers, numbers_kept, about
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps; quiet where the output is not a terminal."""
@@ -188,6 +188,7 @@ class Recorder:
             "steps_per_second": self.steps / training if training else None,
             "compile_seconds": self.seconds["compile"],
             "wall_seconds": self.wall_seconds(),
+            "numbers_kept": self.numbers_kept,
             "device": self.about.get("device", self.config["device"]),
             "versions": versions(),
             "seed": self.config["seed"],
@@ -198,9 +199,9 @@ class Recorder:
 
 
 def describe(split: str, metrics: dict[str, Tensor]) -> str:
-    """One split of the line an epoch prints: loss and accuracy, or whatever there is, as mean ± sd over models."""
+    """One split of the line an epoch prints: what fits into it, as mean ± sd over models."""
     percent = {"accuracy", "nmse_after", "nmse_before"}
-    shown = [name for name in metrics if name == "loss" or name in percent]
+    shown = [name for name in metrics if name == "loss" or name in percent or name.startswith("cosine")]
     units = {name: (100.0, " %") if name in percent else (1.0, "") for name in shown}
     values = (f"{name} {format_mean(*mean_and_sd(metrics[name]), *unit)}" for name, unit in units.items())
     return f"{split}: {', '.join(values)}"

@@ -1,17 +1,19 @@
 """A look inside a network at chosen epochs, as a few small arrays: what figures need and metrics do not say."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+from torch.utils._pytree import tree_map
 
 from projectlib.data import Split
 from projectlib.ensemble import Ensemble, over_members
 from projectlib.hsic import kernel_matrix, kernel_row, modulation
 from projectlib.models import Network
 from projectlib.models.network import Parameters, State
+from projectlib.modulators import Memory, Sample
 from projectlib.rules import TrainingState
 
 SEED = 0  # all runs on a data set are looked at with the same samples
@@ -26,7 +28,7 @@ class Probe:
     """Looks at an ensemble on a fixed choice of training samples, and changes nothing.
 
     epochs: when; 0 is before training.  train: the training samples, from which windows and samples are chosen.
-    gamma, sigmas: of the objective.  window: samples in a window of this run.
+    gamma, sigmas: of the objective.  window: samples in a window of this run.  state: the state of the models, stacked.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Probe:
         gamma: float,
         sigmas: tuple[float, float, float],
         window: int,
+        state: Callable[[], TrainingState],
     ):
         self.epochs, self.ensemble, self.rule = frozenset(epochs), ensemble, rule
-        self.gamma, self.sigmas, self.window = gamma, tuple(sigmas), window
-        modulator = rule.modulator
-        self.has_signal = bool(modulator) and modulator.applies_window_signal and ensemble.num_layers > 1
+        self.gamma, self.sigmas, self.window, self.state = gamma, tuple(sigmas), window, state
+        self.has_memory = isinstance(rule.modulator, Memory) and ensemble.num_layers > 1
+        of_window = bool(rule.modulator) and rule.modulator.applies_window_signal
+        self.has_signal = of_window and ensemble.num_layers > 1
         order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(SEED))
         self.sizes = sorted(size for size in {*WINDOW_SIZES, window} if size <= len(order))
         longest = self.sizes[-1]
@@ -61,10 +65,17 @@ class Probe:
             labels          (n,)       of the n samples of the kernel matrices, sorted
             kernel_layer0   (n, n)     of the first member's activations, one matrix a layer
 
-        and of a rule whose signal comes from the window:
+        of a rule whose signal comes from the window:
 
             window_sizes    (S,)
             cosine          (num_models, L, S)   between the applied signal and the exact gradient, mean over windows
+
+        of a memory:
+
+            of_classes      (num_classes, d)     what that of the last hidden layer has learnt of each; first member
+
+        and of both:
+
             input           (i,)       of the last hidden layer at the newest sample of one window; first member
             signal          (o,)       what its neurons receive there
             weight_change   (o, i)     the rule's step there, before the optimizer
@@ -83,10 +94,15 @@ class Probe:
                 arrays[f"kernel_layer{index}"] = kernel_matrix(z, SIGMA)
             if self.has_signal:
                 arrays |= {"window_sizes": torch.tensor(self.sizes), "cosine": self.cosine()}
-        if self.has_signal:
-            x, y = (tensor[-self.window :] for tensor in self.windows[0])
-            arrays |= three_factors(network, member, self.rule, x, y)
-        return arrays
+        if not self.has_signal and not self.has_memory:
+            return arrays
+        memories = tree_map(lambda stacked: stacked[0], self.state().rule)
+        window = 1 if self.has_memory else self.window
+        x, y = (tensor[-window:] for tensor in self.windows[0])
+        if self.has_memory:
+            modulator = self.rule.modulator
+            arrays["of_classes"] = modulator.of_classes(modulator.remembered(memories[-2]))
+        return arrays | three_factors(network, member, self.rule, memories, x, y)
 
     def cosine(self) -> Tensor:
         """(num_models, L, S), mean over windows; a window whose signal or gradient vanishes is left out."""
@@ -128,22 +144,26 @@ def settle(network: Network, parameters: Parameters, x: Tensor) -> tuple[list[Te
     return outputs, state
 
 
-def three_factors(network: Network, parameters: Parameters, rule: Any, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def three_factors(
+    network: Network, parameters: Parameters, rule: Any, memories: Any, x: Tensor, y: Tensor
+) -> dict[str, Tensor]:
     """Input (i,), signal (o,) and weight change (o, i) of the last hidden layer at a window's newest sample.
 
-    x: (N, ...) inputs.  y: (N, num_classes) one-hot.  The network starts from rest.
+    memories: what the rule remembers.  x: (N, ...) inputs.  y: (N, num_classes) one-hot.  The network starts from rest.
     """
     _, layers = settle(network, parameters, x)
     context = rule.prepare(x, y)
-    memory = rule.rule_state(network, x, y, torch.Generator().manual_seed(SEED))
-    update = rule(network, parameters, TrainingState(layers, memory), x, y, context)
+    update = rule(network, parameters, TrainingState(layers, memories), x, y, context)
     received, z = [x, *update.outputs][-3:-1]
     gradient = next(g for g in update.gradients[-2].values() if g.ndim >= 2)
-    h, xi = received[-1], rule.signal(z, context)
-    if gradient.ndim > 2:  # a convolution: its channels are last, but first in an image
+    if isinstance(rule.modulator, Memory):
+        _, xi = rule.modulator.recall(Sample(x[-1], y[-1], z[-1]), memories[-2])
+    else:
+        xi = rule.signal(z, context)
+    h, xi = received[-1], xi.reshape(-1, len(gradient)).mean(0)  # of a convolution the mean over places
+    if gradient.ndim > 2:  # a convolution's channels are last, but first in an image
         channels = h if len(update.outputs) > 2 else h.movedim(0, -1)
-        h, xi = channels.flatten(0, 1).mean(0), xi.flatten(0, 1).mean(0)
-        gradient = gradient.flatten(2).sum(2)
+        h, gradient = channels.flatten(0, 1).mean(0), gradient.flatten(2).sum(2)
     inputs, neurons = evenly(gradient.shape[1]), evenly(gradient.shape[0])
     return {
         "input": h.flatten()[inputs],

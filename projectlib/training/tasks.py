@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_leaves
 
 from projectlib.config.plugins import build
 from projectlib.data import Dataset, Sampler, Split, prepare
@@ -15,9 +16,11 @@ from projectlib.engines.eager_reservoir import ReservoirEngine, ReservoirSamples
 from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
 from projectlib.models import DynamicLayer, Network, Reservoir
-from projectlib.rules import Rule
+from projectlib.modulators import Memory
+from projectlib.rules import Rule, TrainingState
 from projectlib.training.allocation import TRAINED, MakeModel, within_memory
 from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
+from projectlib.training.memory_monitor import MemoryMonitor
 from projectlib.training.metrics import HSICMonitor
 from projectlib.training.probes import Probe
 
@@ -25,13 +28,18 @@ ALL_THREADS = torch.get_num_threads()  # before a job of a sweep changes it for 
 
 
 class Task(NamedTuple):
-    """What ``training.fit`` needs.  sizes: of the models' inputs and outputs, for ``make_model``."""
+    """What ``training.fit`` needs.
+
+    sizes: of the models' inputs and outputs, for ``make_model``.  numbers_kept: of each model, to learn from the next
+    sample, beside its weights and what the optimizer keeps of them.
+    """
 
     engine: Engine
     evaluate: Evaluator
     schedule: LRScheduler
     sizes: dict[str, Any]
     probe: ProbeFunction
+    numbers_kept: int
 
 
 def build_task(config: DictConfig, device: torch.device, engine: str) -> Task:
@@ -116,13 +124,17 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs, required)
 
     def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
-        return {
+        scores = {
             name: evaluate(ensemble, split, config.data.test_batchsize)
             for name, split in dataset.splits.items()
             if name != "train" or before_training
         }
+        if memory_monitor and not before_training:
+            scores["memory"] = memory_monitor(trainer.state.rule[:-1])
+        return scores
 
     trainer = engine_class(ensemble, rule, optimizer, dataset, sampler, monitor)
+    memory_monitor = build_memory_monitor(config, rule, ensemble, dataset)
     probe = Probe(
         config.training.log_arrays,
         ensemble,
@@ -132,8 +144,16 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
         config.hsic.gamma,
         config.hsic.sigmas,
         config.data.batchsize,
+        state=lambda: trainer.state,
     )
-    return Task(trainer, score, schedule, sizes, probe)
+    return Task(
+        trainer,
+        score,
+        schedule,
+        sizes,
+        probe,
+        numbers_kept(rule, trainer.state, ensemble, dataset.train.inputs[:1], sampler.size),
+    )
 
 
 def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Task:
@@ -181,7 +201,8 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
             scores["test"] = reservoirs.score(held_out)
         return scores
 
-    return Task(reservoirs, score, schedule, sizes, probe=lambda epoch: {})
+    kept = config.data.batchsize * sum(part[0].numel() for part in (learnt.x, learnt.y, learnt.z))
+    return Task(reservoirs, score, schedule, sizes, probe=lambda epoch: {}, numbers_kept=kept)
 
 
 def present_samples(
@@ -208,6 +229,29 @@ def check_stream(config: DictConfig, rule: Rule) -> None:
                 f"{key} is {value}, which is for a stream of samples; expected 1 with {type(rule).__name__} on windows "
                 "or batches, or a memory: modulator=delta"
             )
+
+
+def numbers_kept(rule: Rule, state: TrainingState, ensemble: Ensemble, example: Tensor, window: int) -> int:
+    """What a model remembers between samples: its rule's state, and a window's x, y and z where samples are compared."""
+    remembered = sum(leaf[0].numel() for leaf in tree_leaves(state.rule) if leaf.is_floating_point())
+    if rule.smallest_window == 1:
+        return remembered
+    with torch.no_grad():
+        outputs, _ = ensemble.network.run(ensemble.member(0), ensemble.network.initial_state(1), example)
+    sample = example.numel() + sum(output.numel() for output in outputs)  # of the readout as many as labels
+    return remembered + window * sample
+
+
+def build_memory_monitor(config: DictConfig, rule: Rule, ensemble: Ensemble, dataset: Dataset) -> MemoryMonitor | None:
+    """What ``training.log_memory`` asks for.  Raises UserError where hidden layers have no memory."""
+    if not config.training.log_memory:
+        return None
+    if not isinstance(rule.modulator, Memory) or ensemble.num_layers == 1:
+        raise UserError(
+            "training.log_memory is true, but no hidden layer has a memory; expected modulator=delta or another memory, "
+            "and a model with a hidden layer"
+        )
+    return MemoryMonitor(ensemble, rule.modulator, dataset.train, dataset.num_classes)
 
 
 def build_optimizer(config: DictConfig, hidden: list[Tensor], readout: list[Tensor]) -> torch.optim.Optimizer:
