@@ -10,8 +10,9 @@ from torch.nn.functional import cross_entropy, layer_norm, one_hot
 from torch.utils._pytree import tree_leaves, tree_map
 
 from projectlib.engines.cpu.kernels import hsic as hsic_kernels
-from projectlib.engines.cpu.kernels import memories as kernels
+from projectlib.engines.cpu.kernels import memories as memory_kernels
 from projectlib.engines.cpu.kernels import mlp as mlp_kernels
+from projectlib.engines.cpu.kernels import stream as kernels
 from projectlib.errors import UserError
 from projectlib.hsic import FORMS, kernel_matrix, modulation
 from projectlib.modulators.class_means import ClassMeansModulator
@@ -351,10 +352,10 @@ def slow_stream(weights, biases, memory, samples, optimizer, accumulate, replaye
 
 
 SETTINGS = {
-    "remembered": lambda m: kernels.RememberedSettings(m.signal == "parzen", m.sigmas[2]),
-    "covariance": lambda m: kernels.CovarianceSettings(m.horizon, m.weight),
-    "delta": lambda m: kernels.DeltaSettings(m.learning_rate, m.horizon),
-    "class-means": lambda m: kernels.ClassMeansSettings(m.rate, m.temperature),
+    "remembered": lambda m: memory_kernels.RememberedSettings(m.signal == "parzen", m.sigmas[2]),
+    "covariance": lambda m: memory_kernels.CovarianceSettings(m.horizon, m.weight),
+    "delta": lambda m: memory_kernels.DeltaSettings(m.learning_rate, m.horizon),
+    "class-means": lambda m: memory_kernels.ClassMeansSettings(m.rate, m.temperature),
 }
 
 
@@ -362,12 +363,12 @@ def remembering(memory, width):
     """What a layer remembers before the first sample, as its kernel has it."""
     zeros = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
     if memory.kernel == "remembered":
-        return kernels.Remembered(zeros(memory.size, CLASSES), zeros(memory.size, width))
+        return memory_kernels.Remembered(zeros(memory.size, CLASSES), zeros(memory.size, width))
     if memory.kernel == "covariance":
-        return kernels.Covariances(zeros(width), zeros(CLASSES), zeros(width, width), zeros(CLASSES, width))
+        return memory_kernels.Covariances(zeros(width), zeros(CLASSES), zeros(width, width), zeros(CLASSES, width))
     if memory.kernel == "delta":
-        return kernels.Predictor(zeros(width), zeros(CLASSES), zeros(CLASSES, width))
-    return kernels.ClassMeans(zeros(CLASSES, width))
+        return memory_kernels.Predictor(zeros(width), zeros(CLASSES), zeros(CLASSES, width))
+    return memory_kernels.ClassMeans(zeros(CLASSES, width))
 
 
 def window_weights(memory, samples, labels):

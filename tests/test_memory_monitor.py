@@ -1,4 +1,4 @@
-"""What memories are measured by while a network learns: their objectives, the cosine with the exact signal, the norm."""
+"""What memories are measured by while a network learns: objective, cosine with the exact signal, norm."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def test_a_settled_memory_supplies_the_exact_signal(name):
 
 def test_an_empty_memory_has_no_signal():
     for memory in MEMORIES.values():
-        ensemble, monitor = network_and_monitor(memory, samples_of())
+        _, monitor = network_and_monitor(memory, samples_of())
         zeros = Sample(monitor.x[0], monitor.y[0], torch.zeros(6, dtype=torch.float64))
         state = memory.initial_state(zeros, torch.Generator())
         metrics = monitor([tree_map(lambda leaf: torch.stack([leaf, leaf]), state)])
@@ -150,7 +150,8 @@ def test_of_images_it_recalls_what_it_would_have_supplied():
         seen, recalled = memory.recall(sample, state)
         supplied, after = memory(sample, state, None)
         block_means = torch.stack([supplied[r : r + 2, c : c + 2].mean((0, 1)) for r in (0, 2) for c in (0, 2)])
-        assert isinstance(after, Blocks) and seen.shape == recalled.shape == (12,)
+        assert isinstance(after, Blocks)
+        assert seen.shape == recalled.shape == (12,)
         torch.testing.assert_close(block_means.flatten(), recalled)
         state = after
     assert directions(memory.remembered(state))[0].all()
@@ -163,10 +164,13 @@ def test_metrics_are_logged_where_they_are_asked_for(script, tmp_path):
     assert ended.code == 0, ended.error
     run = load(tmp_path / "run")
     rows = run.metrics[run.metrics["split"] == "memory"]
-    assert [*rows["epoch"]] == [1, 1] and (rows["norm_layer0"] > 0).all() and (rows["cosine_layer1"].abs() <= 1).all()
+    assert [*rows["epoch"]] == [1, 1]
+    assert (rows["norm_layer0"] > 0).all()
+    assert (rows["cosine_layer1"].abs() <= 1).all()
     assert "memory: cosine_layer0" in ended.output
     refused = script("train-biohsic", *common, "modulator=window", f"hydra.run.dir={tmp_path / 'none'}")
-    assert refused.code == 1 and "training.log_memory is true, but no hidden layer has a memory" in refused.error
+    assert refused.code == 1
+    assert "training.log_memory is true, but no hidden layer has a memory" in refused.error
 
 
 def test_leaves_of_a_state_are_counted_by_the_norm():

@@ -277,7 +277,7 @@ def test_the_runs_of_a_figure_are_told_apart(tiny_results):
 
 
 def test_runs_that_are_not_there_are_refused():
-    with pytest.raises(UserError, match="expected one of cifar10, linear, mnist"):
+    with pytest.raises(UserError, match="expected one of cifar10, linear, memories, mnist"):
         plan("minst")
     with pytest.raises(UserError, match="expected backprop or local or exact or frozen"):
         Results().runs("mnist", "bp")

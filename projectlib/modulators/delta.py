@@ -10,7 +10,6 @@ from projectlib.modulators.modulator import Sample
 from projectlib.modulators.running import Means, centered, covariances, moved, no_means
 from projectlib.values import is_number, require
 
-
 RIDGE = 1e-3  # of the exact objective, relative to C_zz
 
 

@@ -38,8 +38,12 @@ class Memory(Modulator):
     with T = 1000 samples.  mu is 0 before the first, so that s, which begins with |X|^2, is not 0.  xi of a block is
     that of each of its places.
 
+    num_samples: how many samples it keeps as they were.  compares_inputs: whether their inputs are among what it keeps.
     grid: blocks along each side.  Raises UserError unless it is a whole number of at least 1.
     """
+
+    num_samples: int = 0
+    compares_inputs: bool = False
 
     def __init__(self, grid: int = 2):
         require(is_count(grid), "modulator.grid", grid, "a whole number of at least 1, blocks along a side of an image")

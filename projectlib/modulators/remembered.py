@@ -56,6 +56,7 @@ class RememberedModulator(Memory):
             require(is_number(value) and value > 0, name, value, "a bandwidth above 0")
         require(is_number(gamma), "modulator.gamma", gamma, "a finite number, the weight of the label term")
         self.size, self.signal, self.gamma = size, signal, gamma
+        self.num_samples, self.compares_inputs = size, signal != "parzen"
         self.sigmas = (*sigmas[:2], sigma if signal == "parzen" else sigmas[2])
 
     def empty(self, sample: Sample) -> Remembered:
@@ -70,7 +71,7 @@ class RememberedModulator(Memory):
         memory = Remembered(*ring, count=memory.count + 1)
         oldest_first = (memory.count + places) % self.size
         x, y, z = (part[oldest_first] for part in ring)
-        kx = None if self.signal == "parzen" else kernel_matrix(x, self.sigmas[0])
+        kx = kernel_matrix(x, self.sigmas[0]) if self.compares_inputs else None
         ky, kz = kernel_matrix(y, self.sigmas[1]), kernel_row(z, self.sigmas[2])
         xi = modulation(kx, ky, kz, z, self.gamma, self.sigmas[2], self.signal)
         return torch.where(memory.count >= self.size, xi, 0).reshape(sample.z.shape), memory
@@ -80,7 +81,7 @@ class RememberedModulator(Memory):
         ``HSIC(X, Z) - gamma HSIC(Y, Z)``.
         """
         ky, kz = kernel_matrix(samples.y, self.sigmas[1]), kernel_matrix(samples.z, self.sigmas[2])
-        if self.signal != "parzen":
+        if self.compares_inputs:
             return hsic(kernel_matrix(samples.x, self.sigmas[0]), kz) - self.gamma * hsic(ky, kz)
         others = kz * (1 - torch.eye(len(kz), dtype=kz.dtype, device=kz.device))
         sum_same, sum_all = (others * (samples.y @ samples.y.T)).sum(1), others.sum(1)
@@ -95,4 +96,4 @@ class RememberedModulator(Memory):
 
     def kept(self, x: Tensor) -> Tensor:
         """What is remembered of an input, flat."""
-        return x.flatten()[:0] if self.signal == "parzen" else x.flatten()
+        return x.flatten() if self.compares_inputs else x.flatten()[:0]

@@ -95,7 +95,7 @@ class Recorder:
             self.close(status, reason)
 
     def attach(self, loggers: list, numbers_kept: int, **about: Any) -> None:
-        """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  about: what every checkpoint says."""
+        """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  about: what checkpoints say."""
         self.loggers, self.numbers_kept, self.about = loggers, numbers_kept, about
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:

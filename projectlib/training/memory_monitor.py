@@ -48,7 +48,7 @@ class MemoryMonitor:
         metrics = {}
         for index, (z, state) in enumerate(zip(outputs, states, strict=False)):
             numbers = [leaf for leaf in tree_leaves(state) if leaf.is_floating_point()]
-            metrics[f"norm_layer{index}"] = sum(leaf.square().sum() for leaf in numbers).sqrt()
+            metrics[f"norm_layer{index}"] = torch.stack([leaf.square().sum() for leaf in numbers]).sum().sqrt()
             metrics[f"cosine_layer{index}"] = self.cosine(z, state)
         return metrics
 

@@ -232,7 +232,7 @@ def check_stream(config: DictConfig, rule: Rule) -> None:
 
 
 def numbers_kept(rule: Rule, state: TrainingState, ensemble: Ensemble, example: Tensor, window: int) -> int:
-    """What a model remembers between samples: its rule's state, and a window's x, y and z where samples are compared."""
+    """What a model remembers between samples: its rule's state, and x, y and z of a window that it compares."""
     remembered = sum(leaf[0].numel() for leaf in tree_leaves(state.rule) if leaf.is_floating_point())
     if rule.smallest_window == 1:
         return remembered
@@ -248,8 +248,8 @@ def build_memory_monitor(config: DictConfig, rule: Rule, ensemble: Ensemble, dat
         return None
     if not isinstance(rule.modulator, Memory) or ensemble.num_layers == 1:
         raise UserError(
-            "training.log_memory is true, but no hidden layer has a memory; expected modulator=delta or another memory, "
-            "and a model with a hidden layer"
+            "training.log_memory is true, but no hidden layer has a memory; expected modulator=delta or another memory "
+            "and a model with hidden layers"
         )
     return MemoryMonitor(ensemble, rule.modulator, dataset.train, dataset.num_classes)
 

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 from projectlib.data import Sampler
 from projectlib.engines.cpu import optimizer as kernel_optimizer
 from projectlib.engines.cpu.kernels import hsic as hsic_kernels
-from projectlib.engines.cpu.kernels import memories as kernels
+from projectlib.engines.cpu.kernels import memories as memory_kernels
+from projectlib.engines.cpu.kernels import stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.mlp import CpuEngine, takes_layers
 from projectlib.modulators.remembered import Remembered
@@ -39,24 +40,24 @@ class Compiled(NamedTuple):
 
 MEMORIES = {
     "remembered": Compiled(
-        kernels.Remembered,
+        memory_kernels.Remembered,
         lambda state: (state.y, state.z),
-        lambda modulator: kernels.RememberedSettings(modulator.signal == "parzen", float(modulator.sigmas[2])),
+        lambda modulator: memory_kernels.RememberedSettings(modulator.signal == "parzen", float(modulator.sigmas[2])),
     ),
     "covariance": Compiled(
-        kernels.Covariances,
+        memory_kernels.Covariances,
         lambda state: (state.means.z, state.means.y, state.zz, state.yz),
-        lambda modulator: kernels.CovarianceSettings(float(modulator.horizon), float(modulator.weight)),
+        lambda modulator: memory_kernels.CovarianceSettings(float(modulator.horizon), float(modulator.weight)),
     ),
     "delta": Compiled(
-        kernels.Predictor,
+        memory_kernels.Predictor,
         lambda state: (state.means.z, state.means.y, state.q),
-        lambda modulator: kernels.DeltaSettings(float(modulator.learning_rate), float(modulator.horizon)),
+        lambda modulator: memory_kernels.DeltaSettings(float(modulator.learning_rate), float(modulator.horizon)),
     ),
     "class-means": Compiled(
-        kernels.ClassMeans,
+        memory_kernels.ClassMeans,
         lambda state: (state,),
-        lambda modulator: kernels.ClassMeansSettings(float(modulator.rate), float(modulator.temperature)),
+        lambda modulator: memory_kernels.ClassMeansSettings(float(modulator.rate), float(modulator.temperature)),
     ),
 }
 """By the ``kernel`` of their modulators."""
@@ -98,7 +99,7 @@ class StreamEngine(CpuEngine):
         memory = MEMORIES[self.rule.modulator.kernel]
         settings, weights = memory.settings(self.rule.modulator), self.signal_weights(samples, labels)
         optimizers = kernel_optimizer.constants(self.optimizer, 0), kernel_optimizer.constants(self.optimizer, -1)
-        num_remembered, num_replayed = getattr(self.rule.modulator, "size", 0), self.rule.num_replayed
+        num_remembered, num_replayed = self.rule.modulator.num_samples, self.rule.num_replayed
         count, updates = self.count(), kernel_optimizer.count(self.optimizer)
         *remembered, _ = self.state.rule
 
@@ -174,10 +175,10 @@ class StreamEngine(CpuEngine):
     def signal_weights(self, samples: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(time steps, M) weights of what is remembered in the paper's signal, which inputs and labels determine."""
         modulator = self.rule.modulator
-        if getattr(modulator, "signal", "parzen") == "parzen":
+        if not modulator.compares_inputs:
             return np.zeros((1, 1), np.float32)
         ring: Remembered = self.state.rule[0]
-        size, time_steps = modulator.size, self.ensemble.network.num_timesteps
+        size, time_steps = modulator.num_samples, self.ensemble.network.num_timesteps
         oldest_first = (int(ring.count[0]) + np.arange(1, size)) % size
         before, labels_before = ring.x[0].numpy()[oldest_first], ring.y[0].argmax(1).numpy()[oldest_first]
         samples = np.concatenate([before, samples.repeat(time_steps, 0)])
