@@ -76,25 +76,30 @@ class Memory(Modulator):
         if sample.z.ndim != 3:
             return self.supply(sample, state)
         height, width, _ = sample.z.shape
-        z, state = self.blocks(sample.z, state)
+        xi, state = self.supply_blocks(sample._replace(z=self.averaged(sample.z)), state)
+        rows, columns = (block_of_place(size, self.grid, xi.device) for size in (height, width))
+        return xi.reshape(self.grid, self.grid, -1)[rows][:, columns], state
+
+    def supply_blocks(self, sample: Sample, state: Blocks) -> tuple[Tensor, Blocks]:
+        """(xi (d,) of blocks, what is remembered from now on) of a sample whose z are means over blocks, (d,)."""
+        z, state = self.scaled(sample.z, state)
         xi, memory = self.supply(sample._replace(z=z), state.memory)
-        rows, columns = (block_of_place(size, self.grid, z.device) for size in (height, width))
-        return xi.reshape(self.grid, self.grid, -1)[rows][:, columns], state._replace(memory=memory)
+        return xi, state._replace(memory=memory)
 
     def recall(self, sample: Sample, state: Any) -> tuple[Tensor, Tensor]:
         """What it sees of a sample, (d,), and the signal to that, (d,); nothing is remembered."""
         z, memory = sample.z.flatten(), state
         if sample.z.ndim == 3:
-            z, (*_, memory) = self.blocks(sample.z, state)
+            z, (*_, memory) = self.scaled(self.averaged(sample.z), state)
         return z, self.supply(sample._replace(z=z), memory)[0]
 
     def remembered(self, state: Any) -> Any:
         """The part of a state that ``supply`` reads."""
         return state.memory if isinstance(state, Blocks) else state
 
-    def blocks(self, z: Tensor, state: Blocks) -> tuple[Tensor, Blocks]:
-        """Of images z (H, W, C) what the memory sees, (d,), and their mean and scale from now on."""
-        x, count = self.averaged(z), state.count + 1
+    def scaled(self, x: Tensor, state: Blocks) -> tuple[Tensor, Blocks]:
+        """Means over blocks x (d,) as the memory sees them, (d,), and their mean and scale from now on."""
+        count = state.count + 1
         rate, deviation = 1 / count.to(x.dtype).clamp(max=BLOCKS_HORIZON), x - state.mean
         scale = state.scale + rate * (deviation.square().sum() - state.scale)
         seen = (len(x) / scale.clamp(min=torch.finfo(x.dtype).tiny)).sqrt() * deviation

@@ -32,6 +32,7 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)  # the heartbeat
 
 RETRY = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+MISSING = object()
 SILENT = 4  # heartbeats missed before a trial is taken for dead
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def work(config: DictConfig, train: Train) -> float | None:
     base, space = config.copy(), plain(search.space)
     base.search = None
     for key in space:
-        if OmegaConf.select(base, key) is None:
+        if OmegaConf.select(base, key, default=MISSING) is MISSING:
             raise UserError(f"search.space has {key!r}; expected settings of this script")
     study = open_study(search, folder, {"settings": identity(base), "objective": base.objective, "space": space})
 
@@ -95,7 +96,8 @@ def work(config: DictConfig, train: Train) -> float | None:
         return value
 
     if len(study.get_trials(deepcopy=False, states=DONE)) < search.trials:
-        study.enqueue_trial({key: OmegaConf.select(base, key) for key in space}, skip_if_exists=True)
+        given = {key: value for key in space if (value := OmegaConf.select(base, key)) is not None}
+        study.enqueue_trial(given, skip_if_exists=True)
         study.optimize(run_trial, callbacks=[MaxTrialsCallback(search.trials, DONE)])
     return conclude(study, folder, base)
 

@@ -16,7 +16,7 @@ from projectlib.engines.eager import EagerEngine
 from projectlib.hsic import modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
 from projectlib.models.network import Parameters
-from projectlib.modulators import Sample
+from projectlib.modulators import Memory, Sample
 from projectlib.rules import BioHSIC, Rule, TrainingState
 from projectlib.rules.rule import own_kernel
 
@@ -104,7 +104,8 @@ class ConvolutionEngine(EagerEngine):
 class ConvolutionStreamEngine(ConvolutionEngine):
     """The same of a stream: each image is run once, and each layer's memory read and written once an image.
 
-    Memories are eager's own: next to a convolution they cost little.
+    A convolution of few images is a product with the matrix of what it reads at each place, and its weight gradient
+    another with the same matrix.  Memories are eager's own: next to these they cost little.
     """
 
     @staticmethod
@@ -113,16 +114,20 @@ class ConvolutionStreamEngine(ConvolutionEngine):
 
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
-        return None if own_kernel(rule) == "biohsic" else f"the rule {type(rule).__name__} on convolutions"
+        if own_kernel(rule) != "biohsic":
+            return f"the rule {type(rule).__name__} on convolutions"
+        modulator = rule.modulator
+        return None if isinstance(modulator, Memory) else f"the modulator {type(modulator).__name__} on convolutions"
 
     @staticmethod
     def is_compiled(num_layers: int, rule: Rule) -> bool:
         return bool(cached_signatures(image_kernels.pull_back_images))
 
     def warm_up(self) -> None:
-        a = torch.zeros(1, 1, 1).numpy()
-        image_kernels.activate_images(a, a.copy(), a[0].copy())
-        image_kernels.pull_back_images(a, a.copy(), a[0].copy(), a.copy())
+        a = torch.zeros(1, 1, 1, 1).numpy()
+        image_kernels.neighbourhoods(a, torch.zeros(1, 1, 1, 1, 3, 3).numpy())
+        image_kernels.activate_images(a, a.copy(), a[..., 0].copy(), a.copy())
+        image_kernels.pull_back_images(a, a.copy(), a[..., 0].copy(), a.copy(), a.copy())
 
     def advance(self, x: Tensor, y: Tensor, context: Any) -> tuple[Parameters, TrainingState, Tensor]:
         images = x.permute(0, 2, 3, 1).contiguous()
@@ -141,7 +146,8 @@ class ConvolutionStreamEngine(ConvolutionEngine):
         *memories, replay = state.rule
         gradients, remembered = [], []
         for layer, of_layer, memory in zip(hidden, parameters, memories, strict=False):
-            gradient, h, memory = self.update_from_stream(average(h, layer.pool), of_layer, memory, x, y)
+            pooled = average(h, layer.pool).permute(0, 2, 3, 1).contiguous()
+            gradient, h, memory = self.update_from_stream(pooled, of_layer, memory, x, y)
             gradients.append(gradient)
             remembered.append(memory)
         gradient, logits, _, replay = self.rule.update_readout(network.layer(-1), parameters[-1], h, (), y, replay)
@@ -151,17 +157,23 @@ class ConvolutionStreamEngine(ConvolutionEngine):
     def update_from_stream(
         self, h: Tensor, parameters: dict[str, Tensor], memory: Any, x: Tensor, y: Tensor
     ) -> tuple[dict[str, Tensor], Tensor, Any]:
-        """Gradients, z (A, H, W, channels) and new memory of a hidden layer, which receives h (A, C, H, W)."""
-        weight, bias = parameters["conv.weight"], parameters["conv.bias"]
-        a = conv2d(h, weight, bias, padding=1).permute(0, 2, 3, 1).contiguous()
-        z, deviations = torch.empty_like(a), a.new_empty(a[..., 0].shape)
-        pixels = a.flatten(1, 2).numpy(), z.flatten(1, 2).numpy()
-        image_kernels.activate_images(*pixels, deviations.flatten(1).numpy())
-        signal, memory = self.rule.supply(Sample(x, y, z), memory)
-        signal = signal.contiguous() if len(z) == 1 else signal.div_(len(z))  # its own tensor
-        image_kernels.pull_back_images(*pixels, deviations.flatten(1).numpy(), signal.flatten(1, 2).numpy())
-        gradient = weight_gradient(signal.permute(0, 3, 1, 2), h, weight)
-        return {"conv.weight": gradient, "conv.bias": signal.sum((0, 1, 2))}, z, memory
+        """Gradients, z (A, H, W, channels) and new memory of a hidden layer, which receives h (A, H, W, C)."""
+        weight, bias, modulator = parameters["conv.weight"], parameters["conv.bias"], self.rule.modulator
+        read = h.new_empty(*h.shape, 3, 3)
+        image_kernels.neighbourhoods(h.numpy(), read.numpy())
+        read = read.flatten(3).flatten(0, 2)  # (places, C * 9)
+        a = torch.addmm(bias, read, weight.flatten(1).T).reshape(*h.shape[:3], -1)
+        z, signal, deviations = torch.empty_like(a), torch.empty_like(a), a.new_empty(a.shape[:3])
+        means = a.new_empty(len(a), modulator.grid, modulator.grid, a.shape[3])
+        image_kernels.activate_images(a.numpy(), z.numpy(), deviations.numpy(), means.numpy())
+        of_blocks = []
+        for sample in zip(x, y, means.flatten(1), strict=True):
+            xi, memory = modulator.supply_blocks(Sample(*sample), memory)
+            of_blocks.append(xi)
+        xi = stack(of_blocks).reshape(means.shape)
+        image_kernels.pull_back_images(a.numpy(), z.numpy(), deviations.numpy(), xi.numpy(), signal.numpy())
+        pulled = signal.flatten(0, 2)
+        return {"conv.weight": (pulled.T @ read).view_as(weight), "conv.bias": pulled.sum(0)}, z, memory
 
 
 def is_convolutional(layers: Sequence[type]) -> bool:

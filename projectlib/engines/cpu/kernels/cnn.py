@@ -34,17 +34,65 @@ def activate_window(a, z, signal, weights, sigma):
 
 
 @compiled
-def pull_back_images(a, z, inverse_deviation, signal):
-    """The signals of images pulled back to a, in place.  All (N, pixels, channels), inverse_deviation (N, pixels)."""
-    for p in range(a.shape[0]):
-        pull_back(signal[p], a[p], z[p], inverse_deviation[p])
+def activate_images(a, z, inverse_deviation, means):
+    """``z = LN over channels of relu(a)`` of images, and z's means over grid x grid blocks.
+
+    a, z: (N, H, W, channels).  inverse_deviation: (N, H, W).  means: (N, grid, grid, channels); of an empty block 0.
+    """
+    num, height, width, channels = a.shape
+    grid = means.shape[1]
+    size = np.zeros((grid, grid), np.float32)
+    for i in range(height):
+        for j in range(width):
+            size[i * grid // height, j * grid // width] += 1
+    means[:] = 0
+    for p in range(num):
+        for i in range(height):
+            activate(a[p, i], z[p, i], inverse_deviation[p, i])
+            for j in range(width):
+                row, column = i * grid // height, j * grid // width
+                share = np.float32(1) / size[row, column]
+                for c in range(channels):
+                    means[p, row, column, c] += share * z[p, i, j, c]
 
 
 @compiled
-def activate_images(a, z, inverse_deviation):
-    """``z = LN over channels of relu(a)`` of images, (N, pixels, channels); inverse_deviation (N, pixels)."""
-    for p in range(a.shape[0]):
-        activate(a[p], z[p], inverse_deviation[p])
+def pull_back_images(a, z, inverse_deviation, xi, signal):
+    """The signals of blocks, each that of all of its places, pulled back to a: the gradient of the mean over images.
+
+    a, z, signal: (N, H, W, channels).  inverse_deviation: (N, H, W).  xi: (N, grid, grid, channels).
+    """
+    num, height, width, channels = a.shape
+    grid, share = xi.shape[1], np.float32(1 / num)
+    for p in range(num):
+        for i in range(height):
+            for j in range(width):
+                of_block = xi[p, i * grid // height, j * grid // width]
+                for c in range(channels):
+                    signal[p, i, j, c] = share * of_block[c]
+            pull_back(signal[p, i], a[p, i], z[p, i], inverse_deviation[p, i])
+
+
+@compiled
+def neighbourhoods(h, rows):
+    """What a 3 x 3 convolution with padding 1 reads for each place of images, as a matrix: a product does the rest.
+
+    h: (N, H, W, channels).  rows: (N, H, W, channels, 3, 3), of which the last three are in the order of its weights.
+    """
+    num, height, width, channels = h.shape
+    for p in range(num):
+        for i in range(height):
+            for j in range(width):
+                place = rows[p, i, j]
+                for k in range(3):
+                    for m in range(3):
+                        y, x = i + k - 1, j + m - 1
+                        if 0 <= y < height and 0 <= x < width:
+                            for c in range(channels):
+                                place[c, k, m] = h[p, y, x, c]
+                        else:
+                            for c in range(channels):
+                                place[c, k, m] = 0
 
 
 @compiled
