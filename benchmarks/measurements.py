@@ -61,7 +61,46 @@ def mnist_ensemble(bench: Bench) -> list[Result]:
     ]
 
 
-def mnist_run(bench: Bench, script: str, num_models: int, num_epochs: int, num_samples: int) -> Trained:
+def memories(bench: Bench) -> list[Result]:
+    """A sample with a memory beside the step of a window, and a large memory beside a small one."""
+    steps, averaged = bench.size(20_000, 200), ("optimizer=adamw-averaged",)
+    variants = {
+        "remembered 64": ("modulator=remembered",),
+        "delta": ("modulator=delta",),
+        "covariances": ("modulator=covariance",),
+        "remembered 64, updates of 32": ("modulator=remembered", *averaged),
+        "delta, updates of 32": ("modulator=delta", *averaged),
+        "remembered 256": ("modulator=remembered", "modulator.size=256"),
+        "remembered 6": ("modulator=remembered", "modulator.size=6"),
+    }
+    window: list[float] = []
+    runs: dict[str, list[Trained]] = {name: [] for name in variants}
+    for _ in range(bench.repetitions):
+        window.append(mnist_run(bench, "train-biohsic", 1, 1, steps + WINDOW - 1).microseconds)
+        for name, overrides in variants.items():
+            runs[name].append(mnist_run(bench, "train-biohsic", 1, 1, steps, *overrides))
+    small = [run.microseconds for run in runs.pop("remembered 6")]
+    results = []
+    for name, of_variant in runs.items():
+        together = 32 if "32" in name else 1
+        limit, stick, sticks = 0.35 if together == 32 else 0.75, "window", window
+        if name == "remembered 256":
+            limit, stick, sticks = 1.8, "remembered 6", small
+        row = Row(f"MNIST {name}, nmodels=1, time a sample", "us", (Limit(limit, "stick"),), stick=stick)
+        results.append(step_result(row, of_variant, sticks, together))
+    whole = Row("MNIST class means, updates of 32, 5 epochs, nmodels=1, whole command", "s", (Limit(30),))
+    arguments = ("data=mnist", f"data.root={bench.data}", "nmodels=1", f"training.nepochs={bench.size(5, 1)}")
+    limited = () if bench.size(1, 0) else ("data.limit=200",)
+    trained = [
+        bench.train("train-biohsic", *arguments, *limited, "modulator=class-means", *averaged, cache="class-means")
+        for _ in range(max(2, bench.repetitions))
+    ]
+    return [*results, whole_result(whole, trained[1:])]
+
+
+def mnist_run(
+    bench: Bench, script: str, num_models: int, num_epochs: int, num_samples: int, *overrides: str
+) -> Trained:
     return bench.train(
         script,
         "data=mnist",
@@ -69,6 +108,7 @@ def mnist_run(bench: Bench, script: str, num_models: int, num_epochs: int, num_s
         f"data.limit={num_samples}",
         f"nmodels={num_models}",
         f"training.nepochs={num_epochs}",
+        *overrides,
         cache="mnist",
     )
 
@@ -128,6 +168,17 @@ def cnn(bench: Bench) -> list[Result]:
         stick=f"bare convolutions ({layout.replace('_', ' ')})",
     )
     return [step_result(row, runs, sticks)]
+
+
+def cnn_memory(bench: Bench) -> list[Result]:
+    """An image with a memory beside the step of a window."""
+    steps = bench.size(300, 10)
+    window, delta = [], []
+    for _ in range(bench.repetitions):
+        window.append(cnn_run(bench, steps).microseconds)
+        delta.append(cnn_run(bench, steps, "modulator=delta"))
+    row = Row("CIFAR-10 delta, CNN [128, 256], nmodels=1, time an image", "us", (Limit(0.4, "stick"),), stick="window")
+    return [step_result(row, delta, window)]
 
 
 def fastest(measured: list[dict[str, float]]) -> tuple[str, list[float]]:
@@ -191,11 +242,13 @@ def gpu(bench: Bench) -> list[Result]:
 MEASUREMENTS: dict[str, Callable[[Bench], list[Result]]] = {
     "mnist": mnist,
     "mnist-30": mnist_ensemble,
+    "memories": memories,
     "evaluation": evaluation,
     "lif-linear": lif_linear,
     "lif-xor": lif_xor,
     "reservoir": reservoir,
     "cnn": cnn,
+    "cnn-memory": cnn_memory,
     "help": help_text,
     "demo": demo,
     "gpu": gpu,
