@@ -156,16 +156,20 @@ def unequal(a, b, place: str = "") -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"all without one: {', '.join(CASES)}")
     parser.add_argument("--kills", type=int, default=50, help="at least so many in all")
     parser.add_argument("--seed", type=int, default=None, help="of the moments; another one every time by default")
     options = parser.parse_args()
+    if unknown := {*options.cases} - {*CASES}:
+        parser.error(f"no case {unknown.pop()!r}; expected some of {', '.join(CASES)}")
+    cases = options.cases or [*CASES]
     seed = random.randrange(1 << 30) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     chance, kills, inside, resumes, runs, wrong = random.Random(seed), 0, 0, 0, 0, []
-    each = -(-options.kills // len(CASES))
+    each = -(-options.kills // len(cases))
     with tempfile.TemporaryDirectory() as temporary:
         os.chdir(temporary)
-        for case in CASES:
+        for case in cases:
             reference = Path(temporary, case.replace(" ", "-"))
             finish(start(case, reference, resume=False), reference)
             left = each

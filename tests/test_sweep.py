@@ -1,4 +1,4 @@
-"""Sweeps: launchers, jobs that fail, go on, or are skipped, and the GPU that each gets."""
+"""Sweeps: launchers, jobs that fail, are resumed, or are skipped, and the GPU that each gets."""
 
 import shutil
 import signal
@@ -139,7 +139,7 @@ def test_jobs_share_an_absolute_path_of_checkpoints(tmp_path):
     assert len([*tmp_path.glob("*/epoch-0001.pt")]) == 2
 
 
-def test_a_job_queued_again_goes_on_from_its_checkpoint(job, tmp_path, monkeypatch):
+def test_a_job_queued_again_is_resumed_from_its_checkpoint(job, tmp_path, monkeypatch):
     config, folder, hydra_job = job
 
     def stop(self, epoch, metrics):
