@@ -524,7 +524,17 @@ def test_two_processes_in_one_folder(tmp_path):
 def test_chaos_in_short():
     """One kill each or more of two cases: ``make chaos`` kills all of them, more often."""
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "chaos.py"), "biohsic", "lif compiled", "--kills", "2", "--seed", "3"],
+        [
+            sys.executable,
+            str(ROOT / "tests" / "chaos.py"),
+            "--cases",
+            "biohsic",
+            "lif compiled",
+            "--kills",
+            "2",
+            "--seed",
+            "3",
+        ],
         capture_output=True,
         text=True,
         timeout=300,
