@@ -17,8 +17,9 @@ from torch.nn.functional import avg_pool2d, conv2d
 from projectlib.config.compose import CONFIGS
 from projectlib.engines.cpu.cnn import weight_gradient
 from projectlib.ensemble import build_ensemble
+from projectlib.models.make import make_model
 from projectlib.training.loop import evaluate
-from projectlib.training.tasks import load_dataset, make_model, seeds, use_threads
+from projectlib.training.tasks import load_dataset, seeds, use_threads
 
 
 def main() -> None:

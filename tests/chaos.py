@@ -28,6 +28,7 @@ import torch._dynamo
 
 IMPORTED = (hydra, matplotlib.figure, numba, sklearn.datasets, torch._dynamo)
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # what is beside it is tested, and not what may be installed
 EXIT_RESUME = 75
 SOON = 1.0  # seconds, from the start or from the first checkpoint of a life, within which it ends
 EVERY_CHUNK = ["checkpointing.minutes=1e-9", "training.log_interval=4", "training.nepochs=3"]
@@ -157,15 +158,16 @@ def unequal(a, b, place: str = "") -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="at least so many in all")
+    parser.add_argument("--cases", nargs="*", choices=[*CASES], default=[*CASES], help="all by default")
     parser.add_argument("--seed", type=int, default=None, help="of the moments; another one every time by default")
     options = parser.parse_args()
     seed = random.randrange(1 << 30) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     chance, kills, inside, resumes, runs, wrong = random.Random(seed), 0, 0, 0, 0, []
-    each = -(-options.kills // len(CASES))
+    each = -(-options.kills // len(options.cases))
     with tempfile.TemporaryDirectory() as temporary:
         os.chdir(temporary)
-        for case in CASES:
+        for case in options.cases:
             reference = Path(temporary, case.replace(" ", "-"))
             finish(start(case, reference, resume=False), reference)
             left = each

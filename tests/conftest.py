@@ -19,10 +19,21 @@ from hydra._internal import hydra as hydra_internals
 from projectlib.cli.interrupts import SIGNALS
 from projectlib.config.compose import CONFIGS
 from projectlib.config.experiments import experiment_names
+from projectlib.engines import cuda_graph
 from projectlib.sweeps.experiments import plan
 
 REFERENCE = Path(__file__).parent / "reference"
 ROOT = Path(__file__).parents[1]
+
+torch.set_num_threads(
+    1
+)  # the tests' processes share the cores: with two threads each, small steps take five times as long
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """In the longer of the captured graphs, so that tests are short."""
+    monkeypatch.setattr(cuda_graph, "UNROLLED", 3)
 
 
 @pytest.fixture
@@ -51,10 +62,11 @@ class Ended(NamedTuple):
 
 
 @contextmanager
-def scripts_in_this_process(folder):
+def scripts_in_this_process(folder, draws=False):
     """``run(name, *arguments)`` runs an entry script as its command line does, in ``folder``; returns its exit code.
 
-    What a script changes of the process is put back at the end.
+    What a script changes of the process is put back at the end.  draws: a run's figures, too, which take as long as
+    what else there is around the training of a tiny run.
     """
     root, threads = logging.getLogger(), torch.get_num_threads()
     handlers, level = root.handlers[:], root.level
@@ -65,6 +77,8 @@ def scripts_in_this_process(folder):
         patch.setattr(logging, "raiseExceptions", False)
         patch.setattr("projectlib.training.tasks.ALL_THREADS", 1)  # the tests' own processes share the cores
         patch.setattr(hydra_internals, "ConfigLoaderImpl", hydra_internals.ConfigLoaderImpl)
+        if not draws:
+            patch.setattr("projectlib.plotting.save_run_figure", lambda run_folder: run_folder / "figures" / "none.png")
 
         def run(name, *arguments):
             patch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])
@@ -82,9 +96,12 @@ def scripts_in_this_process(folder):
 
 
 @pytest.fixture
-def script(tmp_path, capsys):
-    """Run an entry script in this process with tmp_path as the working folder; how it ended."""
-    with scripts_in_this_process(tmp_path) as run:
+def script(request, tmp_path, capsys):
+    """Run an entry script in this process with tmp_path as the working folder; how it ended.
+
+    Tests that are marked ``draws`` have the run's figures, too.
+    """
+    with scripts_in_this_process(tmp_path, request.node.get_closest_marker("draws") is not None) as run:
 
         def run_and_capture(name, *arguments):
             capsys.readouterr()

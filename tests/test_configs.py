@@ -85,8 +85,8 @@ def mine(tmp_path):
 
 def test_quick_overrides_come_before_ones_own(mine):
     folder = mine("figure: {quick: [data=digits, nmodels=2]}")
-    typed = ["--multirun", "experiment=mine", "size=quick", "nmodels=9"]
-    assert with_size(typed, [CONFIGS, folder]) == ["--multirun", "data=digits", "nmodels=2", *typed[1:]]
+    overrides = ["--multirun", "experiment=mine", "size=quick", "nmodels=9"]
+    assert with_size(overrides, [CONFIGS, folder]) == ["--multirun", "data=digits", "nmodels=2", *overrides[1:]]
     for same in (["experiment=mine"], ["experiment=mine", "size=paper"], ["size=quick", "size=paper"], []):
         assert with_size(same, [CONFIGS, folder]) == same
 
@@ -170,15 +170,19 @@ def test_settings_that_suit_a_memory_come_with_it(memory):
     assert config.lr_schedule._target_ == "torch.optim.lr_scheduler.CosineAnnealingLR"
     assert (config.data.scale, config.optimizer.readout_lr, config.readout.window) == ("unit", 3e-4, 6)
     assert (config.rule.readout_window, config.rule.accumulate, config.optimizer.betas) == (6, 1, [0.99, 0.999])
-    typed = composed(
+    overridden = composed(
         "train-biohsic", "data=mnist", f"modulator={memory}", "lr_schedule=constant", "data.scale=symmetric"
     )
-    assert (typed.lr_schedule._target_, typed.data.scale) == ("torch.optim.lr_scheduler.ConstantLR", "symmetric")
+    assert (overridden.lr_schedule._target_, overridden.data.scale) == (
+        "torch.optim.lr_scheduler.ConstantLR",
+        "symmetric",
+    )
 
 
 @pytest.mark.parametrize("script", ["train-biohsic", "train-lif-biohsic"])
 def test_every_memory_with_every_data_set(script):
-    for data in choices("data"):
+    """Of leaky integrators with the points, which have settings of their own, and with one of the images."""
+    for data in choices("data") if script == "train-biohsic" else ("cifar10", "linear", "xor"):
         for memory in MEMORIES:
             settings = [f"data={data}", f"modulator={memory}"] + ["data.shape=[1,8,8]"] * (data == "folder")
             config = composed(script, *settings)

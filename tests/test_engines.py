@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from projectlib.data import Augmentation, Dataset, Sampler, Split
-from projectlib.engines import choice, cuda_graph
+from projectlib.engines import choice
 from projectlib.engines.choice import choose_engine
 from projectlib.engines.cpu.cnn import ConvolutionEngine
 from projectlib.engines.cpu.mlp import CpuEngine
@@ -167,12 +167,6 @@ def test_members_do_not_depend_on_each_other():
     torch.testing.assert_close([{n: p[:1] for n, p in layer.items()} for layer in three], one, **EXACT)
 
 
-@pytest.fixture
-def few_steps(monkeypatch):
-    """In the longer graph, so that tests are short."""
-    monkeypatch.setattr(cuda_graph, "UNROLLED", 3)
-
-
 def replay_by_calling(function):
     """A capture where there is no GPU: the runs before it leave their trace, as there."""
     for _ in range(3):
@@ -180,8 +174,11 @@ def replay_by_calling(function):
     return function
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize(("model", "rule"), [("mlp", "published"), ("mlp", "backprop"), ("lif", "exact")])
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize(
+    ("model", "rule", "optimizer"),
+    [("mlp", "published", "adamw"), ("mlp", "published", "sgd"), ("mlp", "backprop", "adamw"), ("lif", "exact", "sgd")],
+)
 def test_graph_engine_replays_eager(model, rule, optimizer):
     """The captured step with a capture that replays by calling: counters, fixed tensors, the last smaller batch."""
     eager = make_engine(EagerEngine, model, rule, optimizer)
@@ -200,6 +197,7 @@ def test_graph_engine_replays_eager(model, rule, optimizer):
     assert graph.name == "compiled"
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_graph_engine_is_captured_on_an_epoch_of_one_step():
     graph = make_engine(GraphEngine, window=31, capture=replay_by_calling, backend=None)
     assert_same(train(graph, (0, 1)), train(make_engine(EagerEngine, window=31), (0, 1)), **EXACT)

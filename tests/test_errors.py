@@ -152,7 +152,7 @@ def test_checkpoints_that_cannot_be_written_are_told_before_training(script, tmp
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "checkpoints"
     error = refused(script, tmp_path / "run", "train-biohsic", "data=xor", f"checkpointing.path={path}")
-    assert "cannot make" in error
+    assert "cannot write" in error
     assert "checkpointing.path" in error
 
 

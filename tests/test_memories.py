@@ -353,10 +353,11 @@ def slow_stream(weights, biases, memory, samples, optimizer, accumulate, replaye
 
 SETTINGS = {
     "remembered": lambda m: memory_kernels.RememberedSettings(m.signal == "parzen", m.sigmas[2]),
-    "covariance": lambda m: memory_kernels.CovarianceSettings(m.horizon, m.weight),
-    "delta": lambda m: memory_kernels.DeltaSettings(m.learning_rate, m.horizon),
+    "covariance": lambda m: memory_kernels.CovarianceSettings(float(m.horizon), m.weight),
+    "delta": lambda m: memory_kernels.DeltaSettings(m.learning_rate, float(m.horizon)),
     "class-means": lambda m: memory_kernels.ClassMeansSettings(m.rate, m.temperature),
 }
+"""Of the engine's types: for others the loop would be compiled once more."""
 
 
 def remembering(memory, width):

@@ -115,6 +115,7 @@ def test_a_member_alone_is_the_member_of_an_ensemble(memory, engine_class):
         torch.testing.assert_close(of_member, alone[key], **tolerance)
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_a_captured_step_equals_eager(memory):
     """Recorded by a stand-in, where there is no GPU: it repeats the function on the same tensors."""
 
@@ -176,8 +177,8 @@ def test_convolutions_with_a_memory(script, tmp_path):
     [("delta", "eager"), *((name, "compiled") for name in ("remembered", "covariance", "delta", "class-means"))],
 )
 def test_a_run_that_was_stopped_inside_an_epoch(script, tmp_path, modulator, engine):
-    settings = ("data=digits", "data.limit=60", f"modulator={modulator}", "nmodels=1", "training.nepochs=3")
-    compare_with_uninterrupted(script, tmp_path, "train-biohsic", *settings, f"engine={engine}", num_steps=75)
+    settings = ("data=digits", "data.limit=30", f"modulator={modulator}", "nmodels=1", "training.nepochs=3")
+    compare_with_uninterrupted(script, tmp_path, "train-biohsic", *settings, f"engine={engine}")
 
 
 @pytest.mark.parametrize(

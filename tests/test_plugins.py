@@ -77,8 +77,9 @@ def test_a_rule_and_a_data_set_from_the_command_line(script, own):
 @pytest.mark.parametrize(
     "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]], ids=["basic", "joblib"]
 )
-def test_sweeps_import_them_too(command, own, launcher):
-    ended = command("train-biohsic", "--multirun", "--config-dir=conf", *NAMED, *TINY, "seed=1,2", *launcher)
+def test_sweeps_import_them_too(script, command, own, launcher):
+    run = command if launcher else script  # joblib's workers are processes of their own
+    ended = run("train-biohsic", "--multirun", "--config-dir=conf", *NAMED, *TINY, "seed=1,2", *launcher)
     assert ended.code == 0, ended.output
     assert len([*(own / "multirun" / "train-biohsic").glob("*/*/*/metrics.csv")]) == 2
 

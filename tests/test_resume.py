@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed ends as one that never was; what cannot be gone on with is refused."""
+"""A run that was stopped and resumed ends as one that never was; what cannot be resumed is refused."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint, write_
 from projectlib.runs.files import FolderLock, write_text
 from projectlib.runs.recorder import Recorder
 
-TINY = ("data.limit=60", "training.nepochs=3", "engine=eager")
+TINY = ("data.limit=36", "training.nepochs=3", "engine=eager")
 XOR = ("train-biohsic", "data=xor", "nmodels=1", "data.batchsize=6", *TINY)
 
 
@@ -51,7 +51,7 @@ def status(folder):
     return json.loads((folder / "summary.json").read_text())["status"]
 
 
-def compare_with_uninterrupted(script, tmp_path, name, *arguments, num_steps=75):
+def compare_with_uninterrupted(script, tmp_path, name, *arguments, num_steps=40):
     """Run once through, and once stopped by a signal and resumed; both must end alike."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     ended = script(name, *arguments, f"hydra.run.dir={whole}")
@@ -67,7 +67,7 @@ def compare_with_uninterrupted(script, tmp_path, name, *arguments, num_steps=75)
     assert differences(broken, whole) == []
 
 
-RESERVOIR = ("train-reservoir", "data=xor", "model.nhidden=30", "data.nsamples=50", "data.ntimesteps=3")
+RESERVOIR = ("train-reservoir", "data=xor", "model.nhidden=30", "data.nsamples=40", "data.ntimesteps=3")
 MOMENTUM = ("optimizer=sgd", "optimizer.momentum=0.9")
 PIECEWISE = ("lr_schedule=piecewise", "lr_schedule.milestones=[1,2]")
 
@@ -78,13 +78,18 @@ PIECEWISE = ("lr_schedule=piecewise", "lr_schedule.milestones=[1,2]")
         ("train-biohsic", "data=xor", "data.batchsize=6", "nmodels=2", "lr_schedule=cosine", "training.log_hsic=true"),
         ("train-biohsic", "data=xor", "data.batchsize=6", "nmodels=1", "rule=hsic", "training.nepochs=9"),
         ("train-biohsic", "data=xor", "data.batchsize=6", "nmodels=2", "rule=frozen", *MOMENTUM, *PIECEWISE),
-        ("train-bp", "data=digits", "nmodels=2", "data.batchsize=7", "optimizer=adam", "training.nepochs=9"),
-        ("train-bp", "data=xor", "data.batchsize=7", "model=linear", "nmodels=1", *MOMENTUM, "training.nepochs=9"),
+        (
+            "train-bp",
+            "data=digits",
+            "model=linear",
+            "nmodels=2",
+            "data.batchsize=7",
+            "optimizer=adam",
+            "training.nepochs=9",
+        ),
         ("train-biohsic", "data=digits", "model=cnn", "model.features=[2]", "nmodels=2", "lr_schedule=exponential"),
-        ("train-lif-biohsic", "data=xor", "data.batchsize=6", "nmodels=1", "training.sample_timesteps=2"),
         ("train-lif-biohsic", "data=xor", "data.batchsize=6", "nmodels=2", "training.sample_timesteps=2", *MOMENTUM),
         ("train-biohsic", "data=xor", "data.batchsize=6", "nmodels=2", "modulator=reservoir", "modulator.nhidden=20"),
-        (*RESERVOIR, "nmodels=1"),
         (*RESERVOIR, "nmodels=2", "model.noise=0.1"),
     ],
     ids=" ".join,
@@ -118,7 +123,6 @@ def test_augmented_images_resume(script, tmp_path):
     compare_with_uninterrupted(
         *(script, tmp_path, "train-biohsic", "data=cifar10", "data.layout=folder", "model=cnn"),
         *(f"data.root={tmp_path / 'images'}", "model.features=[2]", "nmodels=1", "training.nepochs=2", "engine=eager"),
-        num_steps=48,
     )
 
 
@@ -223,7 +227,7 @@ def test_fewer_epochs_than_are_done_are_refused(script, run_folder):
 
 
 @pytest.mark.parametrize(
-    ("typed", "parts"),
+    ("overrides", "parts"),
     [
         (["data.batchsize=7"], ["data.batchsize", "7", "6"]),
         (["data=digits"], ["data ", "digits", "xor"]),
@@ -232,16 +236,16 @@ def test_fewer_epochs_than_are_done_are_refused(script, run_folder):
         (["engine=compiled"], ["engine", "compiled", "eager"]),
     ],
 )
-def test_changed_settings_are_refused_by_name(script, run_folder, typed, parts):
+def test_changed_settings_are_refused_by_name(script, run_folder, overrides, parts):
     unfinish(run_folder)
     before = (run_folder / "metrics.csv").read_bytes()
-    ended = script("train-biohsic", f"resume={run_folder}", *typed)
+    ended = script("train-biohsic", f"resume={run_folder}", *overrides)
     assert ended.code == 1
     assert all(part in ended.error for part in parts), ended.error
     assert (run_folder / "metrics.csv").read_bytes() == before
 
 
-def test_what_was_typed_before_may_be_typed_again(script, run_folder):
+def test_overrides_of_the_same_values_are_no_change(script, run_folder):
     unfinish(run_folder)
     same = [*XOR[1:], "data.seed=${seed}", "device=cpu"]
     assert script("train-biohsic", f"resume={run_folder}", *same).code == 0
@@ -410,7 +414,7 @@ def test_a_folder_with_any_name_is_resumed(script, tmp_path):
     assert status(folder) == "finished"
 
 
-def test_a_checkpoint_of_a_gpu_goes_on_on_the_cpu(script, run_folder):
+def test_a_checkpoint_of_a_gpu_is_resumed_on_the_cpu(script, run_folder):
     """How a device computes a step is not part of what is saved."""
     unfinish(run_folder)
     newest = run_folder / "checkpoints" / "epoch-0003.pt"
@@ -518,15 +522,25 @@ def test_two_processes_in_one_folder(tmp_path):
 
 
 def test_chaos_in_short():
-    """All scripts, one kill each or more: see chaos.py, whose long version is ``make chaos``."""
+    """One kill each or more of two cases: ``make chaos`` kills all of them, more often."""
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "chaos.py"), "--kills", "7", "--seed", "3"],
+        [
+            sys.executable,
+            str(ROOT / "tests" / "chaos.py"),
+            "--cases",
+            "biohsic",
+            "lif compiled",
+            "--kills",
+            "2",
+            "--seed",
+            "3",
+        ],
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert re.search(r"kills 7 .* differences 0\n$", ended.stdout), ended.stdout
+    assert re.search(r"kills 2 .* differences 0\n$", ended.stdout), ended.stdout
 
 
 def test_checkpoints_are_plain_archives(run_folder):

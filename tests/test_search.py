@@ -193,7 +193,7 @@ def test_searches_hold_out_validation_samples(name):
         assert bounds.low <= OmegaConf.select(config, key) <= bounds.high, key
 
 
-def test_a_real_search_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+def test_a_real_search_is_resumed_where_it_was_interrupted(tmp_path, monkeypatch):
     tiny = ["data.limit=60", "training.nepochs=2", "nmodels=1", "engine=eager", "search.trials=2"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         launched = compose("train-biohsic", ["search=digits", *tiny], return_hydra_config=True)

@@ -1,9 +1,7 @@
-"""Sweeps: launchers, jobs that fail, go on, or are skipped, and the GPU that each gets."""
+"""Sweeps: launchers, jobs that fail, are resumed, or are skipped, and the GPU that each gets."""
 
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,18 +20,12 @@ from projectlib.sweeps import launchers
 from projectlib.sweeps.collect import collect
 from projectlib.sweeps.jobs import finished_run, identity, note_finished, objective
 
-ROOT = CONFIGS.parent
 TINY = ["data=digits", "data.limit=40", "nmodels=1", "engine=eager", "training.nepochs=3", "data.validation=0.2"]
 
 
 def compose_config(*overrides, script="train-biohsic", hydra=False):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose(script, [*TINY, *overrides], return_hydra_config=hydra)
-
-
-def run_script(folder, *arguments):
-    command = [sys.executable, str(ROOT / "train-biohsic.py"), "--multirun", *TINY, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture
@@ -123,23 +115,24 @@ def test_objective_is_null_where_it_was_not_measured():
 # Jobs
 
 
-def test_a_sweep_with_a_value_more_does_not_write_over_the_jobs_of_another(tmp_path):
-    settings = ["training.nepochs=1", "data.limit=20", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    assert run_script(tmp_path, *settings, "seed=1").returncode == 0
+def test_a_sweep_with_a_value_more_does_not_write_over_the_jobs_of_another(script, tmp_path):
+    settings = ["--multirun", *TINY, "training.nepochs=1", "data.limit=20", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert script("train-biohsic", *settings, "seed=1").code == 0
     before = [(row["seed"], row["status"], row["train_loss"]) for row in collect([tmp_path / "sweep"])]
-    ended = run_script(tmp_path, *settings, "seed=0,1")
-    assert ended.returncode == 1
-    assert ended.stdout.count("holds a run with other settings: seed") == 1
+    ended = script("train-biohsic", *settings, "seed=0,1")
+    assert ended.code == 1
+    assert "holds a run with other settings: seed" in ended.error
     assert [(row["seed"], row["status"], row["train_loss"]) for row in collect([tmp_path / "sweep"])][:1] == before
 
 
-def test_jobs_share_an_absolute_path_of_checkpoints(tmp_path):
-    ended = run_script(tmp_path, "training.nepochs=1", "data.limit=20", f"checkpointing.path={tmp_path}", "seed=0,1")
-    assert ended.returncode == 0, ended.stdout
+def test_jobs_share_an_absolute_path_of_checkpoints(script, tmp_path):
+    settings = [*TINY, "training.nepochs=1", "data.limit=20", f"checkpointing.path={tmp_path}"]
+    ended = script("train-biohsic", "--multirun", *settings, "seed=0,1")
+    assert ended.code == 0, ended.output
     assert len([*tmp_path.glob("*/epoch-0001.pt")]) == 2
 
 
-def test_a_job_queued_again_goes_on_from_its_checkpoint(job, tmp_path, monkeypatch):
+def test_a_job_queued_again_is_resumed_from_its_checkpoint(job, tmp_path, monkeypatch):
     config, folder, hydra_job = job
 
     def stop(self, epoch, metrics):
@@ -175,17 +168,19 @@ def test_a_signal_is_passed_on_to_who_listened_before():
         signal.signal(signal.SIGUSR2, previous)
 
 
-def test_a_failed_job_stops_no_other_and_a_second_sweep_does_only_what_is_left(tmp_path):
-    first = run_script(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hsic.gamma=2,nan,5")
-    assert first.returncode == 1, first.stderr
+def test_a_failed_job_stops_no_other_and_a_second_sweep_does_only_what_is_left(command, script, tmp_path):
+    """The first with workers of their own."""
+    sweep_of = ("train-biohsic", "--multirun", *TINY)
+    first = command(*sweep_of, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hsic.gamma=2,nan,5")
+    assert first.code == 1, first.output
     (sweep,) = (tmp_path / "multirun" / "train-biohsic").glob("[0-9]*/*")
     rows = {Path(row["folder"]).name: row for row in collect([sweep])}
     assert [rows[str(number)]["status"] for number in range(3)] == ["finished", "failed", "finished"]
     assert "hsic.gamma is nan" in rows["1"]["error"]
-    assert "hsic.gamma is nan" in first.stdout
+    assert "hsic.gamma is nan" in first.output
 
-    again = run_script(tmp_path, "hsic.gamma=2,5", "sweep.skip_finished=true", "hydra.sweep.dir=again")
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("skipped: finished in") == 2
-    assert "run folder" not in again.stdout, "something was trained"
+    again = script(*sweep_of, "hsic.gamma=2,5", "sweep.skip_finished=true", "hydra.sweep.dir=again")
+    assert again.code == 0, again.output
+    assert again.output.count("skipped: finished in") == 2
+    assert "run folder" not in again.output, "something was trained"
     assert {row["folder"] for row in collect([tmp_path / "again"])} == {str(sweep / "0"), str(sweep / "2")}

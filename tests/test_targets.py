@@ -77,7 +77,7 @@ def test_a_run_folder_from_somebody_else_runs_nothing(script, tmp_path):
     (run / "summary.json").unlink()
     for change in ([], [f"hydra.run.dir={ROOT}"]):
         assert "os.system" in script("train-biohsic", f"resume={run}", *change).error
-    assert script("train-biohsic", f"resume={run}", "logger=print").code == 0  # typed, in place of the folder's
+    assert script("train-biohsic", f"resume={run}", "logger=print").code == 0  # overridden, in place of the folder's
     config.write_text(config.read_text().replace("projectlib.rules.BioHSIC", "os.system"))
     (run / "summary.json").unlink()
     assert script("train-biohsic", f"resume={run}").code == 1

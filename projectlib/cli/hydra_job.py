@@ -38,7 +38,7 @@ class FailedJob(HydraException):
 class Job:
     """A composed config, trained or scored in the run folder that Hydra made.
 
-    What the person typed is here and not in the config, which a file may fill: it travels to a launcher's workers.
+    What the person overrides is here and not in the config, which a file may fill: it travels to a launcher's workers.
 
     plugins: modules that the config may name.  folders: where they are looked for.
     resumed: the overrides that a run is resumed with; None for a new one.

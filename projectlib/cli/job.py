@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from projectlib.config.settings import plain
 from projectlib.errors import UserError
 from projectlib.garbage import paused_collector
 from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint, restored_threads
-from projectlib.runs.files import FolderLock
-from projectlib.runs.folder import checkpoint_folder, clean, write_summary
+from projectlib.runs.files import FolderLock, remove_partial_files
+from projectlib.runs.folder import SETTINGS, checkpoint_folder, write_summary
 from projectlib.runs.history import History, format_mean, mean_and_sd
 from projectlib.runs.load import load
 from projectlib.runs.loggers import Logger
-from projectlib.runs.recorder import Recorder
+from projectlib.runs.recorder import Recorder, describe
 from projectlib.runs.resume import comparable, differences, keep_resumed_settings
 from projectlib.sweeps.jobs import objective
 from projectlib.sweeps.launchers import job_device
@@ -36,55 +36,63 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
     job_number: of a sweep, whose jobs share the GPUs.  loggers: beside the config's own.
     Returns ``config.objective`` of the last epoch, mean over models; None where it was not measured.
     """
+    checkpoints = checkpoint_folder(folder, config.checkpointing.path)
     try:
         with FolderLock(folder), Interrupts() as interrupts, flushed_subnormals():
-            return train_locked(config, folder, interrupts, job_number, loggers)
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            elsewhere = not checkpoints.is_relative_to(folder)  # where the run folder's own lock does not cover it
+            with FolderLock(checkpoints) if elsewhere else nullcontext():
+                return train_locked(config, folder, checkpoints, interrupts, job_number, loggers)
     except OSError as error:
         reason = f"{error.filename or folder}: {error.strerror or error}"
         raise UserError(
-            f"cannot write {reason}; make room or make it writable, then go on from the last checkpoint with "
-            f"resume={folder}"
+            f"cannot write {reason}; make room or make it writable, or choose another checkpointing.path, then go on "
+            f"from the last checkpoint with resume={folder}"
         ) from error
 
 
 def train_locked(
-    config: DictConfig, folder: Path, interrupts: Interrupts, job_number: int, loggers: Sequence[Logger]
+    config: DictConfig,
+    folder: Path,
+    checkpoints: Path,
+    interrupts: Interrupts,
+    job_number: int,
+    loggers: Sequence[Logger],
 ) -> float | None:
-    """``train`` in a folder that no other process writes: everything is checked before anything is written."""
-    resuming = bool(config.resume)
+    """``train`` in folders that no other process writes: everything is checked before anything is written."""
     settings = plain(config, resolve=True)
-    checkpoints = checkpoint_folder(folder, config.checkpointing.path)
-    with lock_elsewhere(folder, checkpoints):
-        clean(folder, checkpoints)
-        find = checkpoint_of_run if resuming else refuse_existing_checkpoints
-        checkpoint = find(folder, checkpoints, settings)
-        rate, minutes = config.checkpointing.rate, config.checkpointing.minutes
-        recorder = Recorder(folder, settings, checkpoints, rate, minutes, interrupts, checkpoint)
-        device = resolve_device(config.device, job_number)
-        engine = checkpoint["engine_name"] if checkpoint and checkpoint["device"] == device.type else config.engine
-        with paused_collector():  # torch imports a compiler for its optimizers
-            task = build_task(config, device, engine)
-        make_folder(checkpoints)
-        if checkpoint:
-            torch.set_num_threads(restored_threads(checkpoint))
-        logger = build(config.logger, folder=str(folder), settings=settings)
-        recorder.attach([logger, *loggers], task.numbers_kept, sizes=task.sizes, device=device.type)
-        if resuming:
-            keep_resumed_settings(config, folder)
-        log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
-        with recorder:
-            fit(
-                task.engine,
-                task.evaluate,
-                task.schedule,
-                torch.Generator().manual_seed(config.data.seed),
-                recorder,
-                config.training.nepochs,
-                config.training.log_interval,
-                task.probe,
-                checkpoint,
-            )
-            return conclude(recorder, folder)
+    remove_partial_files(folder, folder / SETTINGS, checkpoints)
+    checkpoint = checkpoint_of_run(folder, checkpoints, settings) if config.resume else None
+    if not config.resume and checkpoint_files(checkpoints):
+        raise UserError(
+            f"{checkpoints} holds the checkpoints of a run; expected none before a new one: resume it with "
+            f"resume={folder}, or choose another hydra.run.dir or checkpointing.path"
+        )
+    recorder = Recorder(folder, settings, checkpoints, interrupts, checkpoint)
+    device = resolve_device(config.device, job_number)
+    engine = checkpoint["engine_name"] if checkpoint and checkpoint["device"] == device.type else config.engine
+    with paused_collector():  # torch imports a compiler for its optimizers
+        task = build_task(config, device, engine)
+    if checkpoint:
+        torch.set_num_threads(restored_threads(checkpoint))
+    logger = build(config.logger, folder=str(folder), settings=settings)
+    recorder.attach([logger, *loggers], task.numbers_kept, sizes=task.sizes, device=device.type)
+    if config.resume:
+        keep_resumed_settings(config, folder)
+    log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
+    with recorder:
+        fit(
+            task.engine,
+            task.evaluate,
+            task.schedule,
+            torch.Generator().manual_seed(config.data.seed),
+            recorder,
+            config.training.nepochs,
+            config.training.log_interval,
+            task.probe,
+            checkpoint,
+        )
+        return conclude(recorder, folder)
 
 
 @contextmanager
@@ -98,35 +106,6 @@ def flushed_subnormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-@contextmanager
-def lock_elsewhere(folder: Path, checkpoints: Path) -> Iterator[None]:
-    """Hold the folder of checkpoints that are kept outside of the run folder, whose own lock does not cover it."""
-    if checkpoints.is_relative_to(folder):
-        yield
-        return
-    make_folder(checkpoints)
-    with FolderLock(checkpoints):
-        yield
-
-
-def make_folder(checkpoints: Path) -> None:
-    """Raises UserError, before anything is trained, where checkpoints could not be written."""
-    try:
-        checkpoints.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"{error.filename or checkpoints}: {error.strerror}"
-        raise UserError(f"cannot make {reason}; choose another checkpointing.path, or make it writable") from None
-
-
-def refuse_existing_checkpoints(folder: Path, checkpoints: Path, config: dict[str, Any]) -> None:
-    """Raises UserError where a new run would write over the checkpoints of another."""
-    if checkpoint_files(checkpoints):
-        raise UserError(
-            f"{checkpoints} holds the checkpoints of a run; expected none before a new one: go on with "
-            f"resume={folder}, or choose another hydra.run.dir or checkpointing.path"
-        )
 
 
 def checkpoint_of_run(folder: Path, checkpoints: Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -183,14 +162,7 @@ def evaluate_run(config: DictConfig, folder: Path) -> float:
     for name, split in dataset.splits.items():
         scores = evaluate(trained.ensemble, split, config.data.test_batchsize)
         history.add(0, name, scores)
-        accuracy = format_mean(*mean_and_sd(scores["accuracy"]), 100, " %")
-        log.info(
-            "%s of %s: loss %s, accuracy %s",
-            name,
-            config.data.name,
-            format_mean(*mean_and_sd(scores["loss"])),
-            accuracy,
-        )
+        log.info("%s", describe(f"{name} of {config.data.name}", scores))
     summary = {"status": "evaluated", "evaluated": str(Path(config.evaluate).resolve()), "metrics": history.summary()}
     write_summary(folder, summary)
     return scores["accuracy"].mean().item()

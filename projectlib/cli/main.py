@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra._internal.hydra
 from hydra import version
@@ -25,8 +25,10 @@ from projectlib.config.experiments import with_size
 from projectlib.config.messages import one_line
 from projectlib.errors import UserError
 from projectlib.garbage import leave_everything_at_exit, paused_collector
-from projectlib.runs.resume import extends, folder_to_resume, is_finished, resumed_overrides, split_resume
+from projectlib.runs.folder import is_finished
+from projectlib.runs.resume import extends, folder_to_resume, resumed_overrides, split_resume
 from projectlib.sweeps.launchers import set_launcher_defaults
+from projectlib.values import TEXT, problem, require
 
 
 def launch(config_name: str, arguments: list[str] | None = None) -> None:
@@ -99,7 +101,7 @@ class Plan(NamedTuple):
 
 
 def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], config_dir: str | Path | None) -> Plan:
-    """What overrides ask for: a new run, or with ``resume=`` one that goes on in its folder.
+    """What overrides ask for: a new run, or with ``resume=`` one that is resumed in its folder.
 
     Raises UserError, or an exception of Hydra's, where they are no overrides or the run cannot be resumed with them.
     """
@@ -107,7 +109,7 @@ def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], c
     overrides = with_size(overrides, [*([config_dir] if config_dir else []), CONFIGS])
     check_choices(parse(overrides), config_dir)
     folders = (str(Path.cwd()), *([str(Path(config_dir).resolve().parent)] if config_dir else []))
-    job = partial(make_job, typed_plugins(overrides), folders)
+    job = partial(make_job, named_plugins(overrides), folders)
     folder = None if wanted is None else folder_to_resume(wanted, config_name, overrides, config_dir)
     if folder is None:
         if wanted is not None:
@@ -117,18 +119,17 @@ def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], c
     return Plan(job(tuple(overrides)), resumed_overrides(folder, overrides, config_dir), finished)
 
 
-def typed_plugins(overrides: list[str]) -> tuple[str, ...]:
+def named_plugins(overrides: list[str]) -> tuple[str, ...]:
     """The modules in ``plugins=[...]`` among overrides.  Raises UserError where they are no names."""
     named = [override.value() for override in parse(overrides) if override.key_or_group == "plugins"]
     value = named[-1] if named else []
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"plugins is {value}; expected a list of modules: plugins=[my_rules]")
-    return tuple(map(str, names))
+    names: Any = [value] if isinstance(value, str) else value
+    require(problem(names, [TEXT]) is None, "plugins", value, "a list of modules: plugins=[my_rules]")
+    return tuple(names)
 
 
 def for_help(overrides: list[str]) -> list[str]:
-    """What ``--help`` shows: the command as it was typed, and a data set, where none is named, to list settings of."""
+    """What ``--help`` shows: the command as it was given, and a data set, where none is named, to list settings of."""
     script = Path(sys.argv[0])
     command = f"python {script.name}" if script.suffix == ".py" else script.name
     named = any(override.startswith("data=") for override in overrides)

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.config.plugins import NAMING, check_targets
-from projectlib.config.settings import plain
+from projectlib.config.settings import leaves, plain
 from projectlib.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -152,7 +152,7 @@ def check_logging(hydra: DictConfig) -> None:
     """Raises UserError where logging would import something, or where a file would have it write elsewhere."""
     for part in ("job_logging", "hydra_logging"):
         raw = plain(hydra[part]) or {}
-        for text in texts(raw):
+        for text in (leaf for leaf in leaves(raw) if isinstance(leaf, str)):
             if text not in STREAMS and ("ext://" in text or "cfg://" in text):
                 raise UserError(f"hydra.{part} has {text!r}; expected {' or '.join(STREAMS)}: it would import code")
         for name, handler in (raw.get("handlers") or {}).items():
@@ -168,14 +168,6 @@ def check_environment(hydra: DictConfig) -> None:
         key = f"hydra.job.env_set.{name}"
         if value != os.environ.get(name) and not is_overridden(hydra, key):
             raise UserError(f"{key} is {value!r} in a config file; expected it on the command line, if you want it")
-
-
-def texts(value: Any) -> list[str]:
-    """Every text in plain values."""
-    if isinstance(value, dict | list):
-        children = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-        return [text for child in children for text in texts(child)]
-    return [value] if isinstance(value, str) else []
 
 
 def is_overridden(hydra: DictConfig, key: str) -> bool:

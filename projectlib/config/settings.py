@@ -1,8 +1,10 @@
 """The table of settings: which change the numbers of a run, which may change when it is resumed, which are its size."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.errors import UserError
 
@@ -77,34 +79,37 @@ def flatten(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     ]
 
 
-def plain_settings(config: DictConfig | dict) -> dict[str, Any]:
+def plain_settings(config: DictConfig | dict, origin: Any) -> dict[str, Any]:
     """A config's values by dotted key, fit to be compared and printed.
 
     References to other keys are resolved; what a resolver would return (``${oc.env:TOKEN}``) stays the text that it
     is in the config: a config of somebody else must not read this machine's environment into a message or a page.
-    Raises OmegaConfBaseException where a reference leads nowhere.
+    Raises UserError, which names ``origin``, where a reference leads nowhere.
     """
-    values = plain(config) if isinstance(config, DictConfig) else config
-    return dict(flatten(release(plain(DictConfig(hold_resolvers(values)), resolve=True))))
+    try:
+        values = plain(config) if isinstance(config, DictConfig) else config
+        return dict(flatten(release(plain(DictConfig(hold_resolvers(values)), resolve=True))))
+    except (OmegaConfBaseException, AttributeError, ValueError, RecursionError) as error:
+        raise UserError(f"the settings of {origin} are damaged: {' '.join(str(error).split())}") from None
 
 
 def hold_resolvers(value: Any) -> Any:
     """Plain values with every text that may call a resolver put out of the reach of OmegaConf."""
-    if isinstance(value, str):
-        return value.replace("${", HELD) if "${" in value and ":" in value else value
-    return over_children(hold_resolvers, value)
+    return each_text(lambda text: text.replace("${", HELD) if ":" in text else text, value)
 
 
 def release(value: Any) -> Any:
     """The reverse of ``hold_resolvers``."""
-    return value.replace(HELD, "${") if isinstance(value, str) else over_children(release, value)
+    return each_text(lambda text: text.replace(HELD, "${"), value)
 
 
-def over_children(function: Any, value: Any) -> Any:
-    """``function`` of each value of a dictionary or list; anything else as it is."""
+def each_text(change: Callable[[str], str], value: Any) -> Any:
+    """Plain values with every text, at any depth, changed; keys stay as they are."""
     if isinstance(value, dict):
-        return {key: function(child) for key, child in value.items()}
-    return [function(child) for child in value] if isinstance(value, list) else value
+        return {key: each_text(change, child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [each_text(change, child) for child in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def calls_resolver(value: Any) -> bool:
@@ -137,9 +142,10 @@ def refuse_resolvers(config: DictConfig, origin: str) -> None:
 
 
 def leaves(value: Any) -> list[Any]:
-    """All that is in nested lists and dictionaries."""
+    """All that is in nested lists and dictionaries, keys too."""
     if isinstance(value, dict | list):
-        return [leaf for child in (value.values() if isinstance(value, dict) else value) for leaf in leaves(child)]
+        children = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        return [leaf for child in children for leaf in leaves(child)]
     return [value]
 
 

@@ -1,73 +1,52 @@
 """What a config's values must be, checked before anything heavy is imported or written."""
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.config.settings import flatten, plain
+from projectlib.config.settings import flatten, plain, select
 from projectlib.errors import UserError
-from projectlib.values import is_count, is_number
+from projectlib.values import COUNT, WHOLE, Check, is_count, is_number, require
 
 SECTIONS = ("training", "checkpointing", "sweep", "data", "hsic")
 BUILT = ("data.source", "model", "rule", "optimizer", "lr_schedule", "logger")
 
 
-def is_objective(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"(train|validation)/\w+", value) is not None
-
-
-SEED = (lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**63, "a whole number of at least 0")
-COUNT = (is_count, "a whole number of at least 1")
-POSITIVE = (lambda v: is_number(v) and v > 0, "a number above 0")
-NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number of at least 0")
-FLAG = (lambda v: isinstance(v, bool), "true or false")
+POSITIVE = Check(lambda v: is_number(v) and v > 0, "a number above 0")
+NOT_NEGATIVE = Check(lambda v: is_number(v) and v >= 0, "a number of at least 0")
+FLAG = Check(lambda v: isinstance(v, bool), "true or false")
 
 # a key that a config lacks is not checked
-CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": SEED,
-    "data.seed": SEED,
-    "nmodels": COUNT,
-    "task": (lambda v: v in ("network", "reservoir"), "network or reservoir"),
-    "device": (lambda v: isinstance(v, str), "auto, cpu, cuda, cuda:0 or mps"),
-    "evaluate": (lambda v: v is None or isinstance(v, str), "a run folder, or null"),
-    "checkpointing.path": (lambda v: isinstance(v, str) and v != "", "a folder"),
-    "objective": (is_objective, "train/ or validation/ and a metric: a search never sees the test set"),
-    "sweep.skip_finished": FLAG,
-    "plugins": (
+CHECKS = {
+    **dict.fromkeys(("seed", "data.seed"), WHOLE),
+    **dict.fromkeys(("nmodels", "readout.window", "checkpointing.rate", "optimizer.accumulate"), COUNT),
+    **{f"data.{name}": COUNT for name in ("batchsize", "test_batchsize", "nsamples", "ntimesteps", "zdim")},
+    **{f"training.{name}": COUNT for name in ("nepochs", "log_interval", "sample_timesteps")},
+    **dict.fromkeys(("training.time_step", "optimizer.lr", "lr_schedule.gamma"), POSITIVE),
+    **dict.fromkeys(("optimizer.weight_decay", "optimizer.eps", "lr_schedule.eta_min"), NOT_NEGATIVE),
+    **dict.fromkeys(("sweep.skip_finished", "training.log_hsic", "training.log_memory"), FLAG),
+    "lr_schedule.T_max": COUNT,
+    "lr_schedule.milestones": Check(lambda v: isinstance(v, list) and all(map(is_count, v)), "a list of epochs"),
+    "optimizer.readout_lr": Check(lambda v: v is None or POSITIVE.is_valid(v), "a number above 0, or null for lr"),
+    "checkpointing.minutes": Check(lambda v: v is None or POSITIVE.is_valid(v), "a number of minutes or null"),
+    "checkpointing.path": Check(lambda v: isinstance(v, str) and v != "", "a folder"),
+    "task": Check(lambda v: v in ("network", "reservoir"), "network or reservoir"),
+    "device": Check(lambda v: isinstance(v, str), "auto, cpu, cuda, cuda:0 or mps"),
+    "engine": Check(lambda v: v in ("auto", "eager", "compiled"), "auto, eager or compiled"),
+    "evaluate": Check(lambda v: v is None or isinstance(v, str), "a run folder, or null"),
+    "objective": Check(
+        lambda v: isinstance(v, str) and re.fullmatch(r"(train|validation)/\w+", v) is not None,
+        "train/ or validation/ and a metric: a search never sees the test set",
+    ),
+    "plugins": Check(
         lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
         "a list of modules: plugins=[my_rules]",
     ),
-    "engine": (lambda v: v in ("auto", "eager", "compiled"), "auto, eager or compiled"),
-    "training.nepochs": COUNT,
-    "training.log_interval": COUNT,
-    "training.log_hsic": FLAG,
-    "training.log_memory": FLAG,
-    "training.log_arrays": (
+    "training.log_arrays": Check(
         lambda v: isinstance(v, list) and all(e == 0 or is_count(e) for e in v),
         "a list of epochs, 0 for before training",
     ),
-    "training.time_step": POSITIVE,
-    "training.sample_timesteps": COUNT,
-    "checkpointing.rate": COUNT,
-    "checkpointing.minutes": (lambda v: v is None or (is_number(v) and v > 0), "a number of minutes or null"),
-    "data.batchsize": COUNT,
-    "data.test_batchsize": COUNT,
-    "data.nsamples": COUNT,
-    "data.ntimesteps": COUNT,
-    "data.zdim": COUNT,
-    "optimizer.lr": POSITIVE,
-    "optimizer.readout_lr": (lambda v: v is None or (is_number(v) and v > 0), "a number above 0, or null for lr"),
-    "optimizer.accumulate": COUNT,
-    "readout.window": COUNT,
-    "optimizer.weight_decay": NOT_NEGATIVE,
-    "optimizer.eps": NOT_NEGATIVE,
-    "lr_schedule.gamma": POSITIVE,
-    "lr_schedule.eta_min": NOT_NEGATIVE,
-    "lr_schedule.T_max": COUNT,
-    "lr_schedule.milestones": (lambda v: isinstance(v, list) and all(map(is_count, v)), "a list of epochs"),
 }
 
 
@@ -84,7 +63,7 @@ def check_sections(config: DictConfig) -> None:
 def validate(config: DictConfig) -> None:
     """Raises UserError naming the first key whose value is missing or not what it must be."""
     if missing := [key for key, value in flatten(plain(config)) if value == "???"]:
-        raise UserError(f"{missing[0]} has no value; expected one: type {missing[0]}=...")
+        raise UserError(f"{missing[0]} has no value; expected one: set {missing[0]}=...")
     try:
         OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
@@ -94,10 +73,9 @@ def validate(config: DictConfig) -> None:
         ) from None
     check_sections(config)
     for key, (is_valid, expected) in CHECKS.items():
-        value = OmegaConf.select(config, key, default=MISSING)
-        value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        if value is not MISSING and not is_valid(value):
-            raise UserError(f"{key} is {value!r}; expected {expected}")
+        value = select(config, key, default=MISSING)
+        if value is not MISSING:
+            require(is_valid(value), key, value, expected)
 
 
 def refuse_additions(config: DictConfig, hydra: DictConfig) -> None:

@@ -16,16 +16,34 @@ from torch.utils._pytree import tree_map_only
 
 from projectlib.errors import UserError
 from projectlib.runs.files import write_whole
-from projectlib.runs.folder import STACKS, is_number
+from projectlib.runs.folder import NUMBER, STACKS, TABLE
+from projectlib.values import ANYTHING, TEXT, WHOLE, Check, problem
 
 FORMAT = 2
 FOLDER = 0x10  # the attribute of an entry that is one
 KEPT = 2  # a torn newest file falls back to the one before
 NAME = re.compile(r"epoch-(\d{4,18})(?:-step-(\d{8,18}))?\.pt")
-KEYS = {
-    *("epoch", "step", "engine", "schedule", "random"),  # where training is
-    *("history", "arrays", "seconds", "steps"),  # what was recorded until then
-    *("config", "sizes", "engine_name", "device", "threads"),  # what the run is
+SECONDS = Check(lambda v: NUMBER.is_valid(v) and v >= 0, "a number of at least 0")
+STACK = Check(lambda v: isinstance(v, list) and is_stack(v), "tensors of one shape and type")
+CONTENT = {
+    # where training is
+    "epoch": WHOLE,
+    "step": Check(lambda v: v is None or WHOLE.is_valid(v), "a whole number of at least 0, or None"),
+    "engine": TABLE,
+    "schedule": TABLE,
+    "random": ANYTHING,
+    # what was recorded until then
+    "history": [{"epoch": WHOLE, "split": TEXT, "model": WHOLE, ...: NUMBER}],
+    "arrays": {f"{stack}?": {...: STACK} for stack in STACKS},
+    "seconds": {"training": SECONDS, "compile": SECONDS, "wall": SECONDS},
+    "steps": WHOLE,
+    # what the run is
+    "config": TABLE,
+    "sizes": TABLE,
+    "engine_name": TEXT,
+    "device": TEXT,
+    "threads": Check(lambda v: WHOLE.is_valid(v) and v > 0, "a whole number of at least 1"),
+    ...: ANYTHING,
 }
 
 log = logging.getLogger(__name__)
@@ -51,7 +69,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> Path:
     """Write a checkpoint, keep the one before it, and delete all others.
 
-    content: all of ``KEYS``, as nested dictionaries, lists, tensors and plain values; epoch and step (None at the
+    content: as ``CONTENT``, of nested dictionaries, lists, tensors and plain values; epoch and step (None at the
     epoch's end) name the file.  Raises OSError with older ones untouched.
     """
     folder = Path(folder)
@@ -130,61 +148,22 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise UserError(f"checkpoint {path} is refused: {error}") from None
     if damaged:
         raise TornCheckpoint(f"checkpoint {path} is damaged: its content is not what its digest says")
-    if missing := KEYS - content.keys():
-        raise UserError(f"checkpoint {path} lacks {', '.join(sorted(missing))}; expected a checkpoint of a run")
-    if problem := content_problem(content):
-        raise UserError(f"checkpoint {path} is not what a run writes: {problem}")
+    if difference := content_problem(content):
+        raise UserError(f"checkpoint {path} is not what a run writes: {difference}")
     return content
 
 
 def content_problem(content: dict[str, Any]) -> str | None:
     """What of a checkpoint, its engine and schedule left to those who load them, cannot be used, in words."""
-    epoch, step = content["epoch"], content["step"]
-    for name, value, least in (
-        ("epoch", epoch, 0),
-        ("step", 0 if step is None else step, 0),
-        ("steps", content["steps"], 0),
-        ("threads", content["threads"], 1),
-    ):
-        if type(value) is not int or not least <= value < 2**62:
-            return f"{name} is {value!r:.50}, expected a whole number of at least {least}"
-    for name in ("engine", "schedule", "arrays", "seconds", "config", "sizes"):
-        if not isinstance(content[name], dict):
-            return f"{name} is {type(content[name]).__name__}, expected names and values"
-    for name in ("engine_name", "device"):
-        if not isinstance(content[name], str):
-            return f"{name} is {content[name]!r:.50}, expected text"
-    if {*content["seconds"]} != {"training", "compile", "wall"} or not all(
-        value is not None and is_number(value) and value >= 0 for value in content["seconds"].values()
-    ):
-        return f"seconds are {content['seconds']!r:.80}, expected those of training, compile and wall"
-    if not isinstance(content["history"], list) or not all(is_row(row, epoch) for row in content["history"]):
-        return f"history has rows that are none of the epochs up to {epoch}"
-    if not all(name in STACKS and is_stacks(stacks) for name, stacks in content["arrays"].items()):
-        return f"arrays are not {' and '.join(STACKS)} of one shape a name"
-    return None
+    if difference := problem(content, CONTENT):
+        return difference
+    late = [row["epoch"] for row in content["history"] if row["epoch"] > content["epoch"]]
+    return f"history has rows of epoch {late[0]}, expected none after epoch {content['epoch']}" if late else None
 
 
-def is_row(row: Any, last_epoch: int) -> bool:
-    """Whether this is what ``History.add`` makes of one model in an epoch that has been recorded."""
-    keys = ("epoch", "split", "model")
-    if not isinstance(row, dict) or [type(row.get(key)) for key in keys] != [int, str, int]:
-        return False
-    metrics = [value for name, value in row.items() if name not in keys]
-    return (
-        0 <= row["epoch"] <= last_epoch and row["model"] >= 0 and None not in metrics and all(map(is_number, metrics))
-    )
-
-
-def is_stacks(stacks: Any) -> bool:
-    """Whether these are lists of tensors by name, of one shape and type each."""
-    return isinstance(stacks, dict) and all(
-        isinstance(name, str)
-        and isinstance(stack, list)
-        and all(isinstance(tensor, Tensor) for tensor in stack)
-        and len({(tensor.shape, tensor.dtype) for tensor in stack}) == 1
-        for name, stack in stacks.items()
-    )
+def is_stack(items: list[Any]) -> bool:
+    """Whether these are tensors of one shape and type."""
+    return all(isinstance(item, Tensor) for item in items) and len({(item.shape, item.dtype) for item in items}) == 1
 
 
 def check_memory(content: Any, size: int) -> None:

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.config.settings import plain_settings
 from projectlib.errors import UserError
-from projectlib.runs.files import is_locked, remove_partial_files, write_text, write_whole
+from projectlib.runs.files import is_locked, write_text
+from projectlib.values import ANYTHING, COUNT, TEXT, WHOLE, Check, problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +39,30 @@ if TYPE_CHECKING:
     from projectlib.runs.history import History
 
 SETTINGS, METRICS, SUMMARY, FIGURES, STACKS = ".hydra", "metrics.csv", "summary.json", "figures", ("arrays", "traces")
+TABLE = {...: ANYTHING}
+HYDRA = {
+    "hydra": {
+        "job": {"config_name": TEXT, **TABLE},
+        "runtime": {"choices": TABLE, **TABLE},
+        "mode": ANYTHING,
+        "overrides": {"task": [ANYTHING], **TABLE},
+        **TABLE,
+    },
+    **TABLE,
+}
+LARGEST = 1e150  # has a square that is a number too; a run with larger metrics ends as one that diverged
+NUMBER = Check(lambda v: type(v) in (int, float) and abs(v) < LARGEST, "a number")
+MEASURED = Check(lambda v: v is None or NUMBER.is_valid(v), "a number or null")
+STATISTICS = {...: {...: {"mean": NUMBER, "sd": MEASURED, ...: MEASURED}}}
+SUMMARY_SCHEMA = {
+    **{f"{name}?": TEXT for name in ("status", "error", "device", "finished_in")},
+    **{f"{name}?": MEASURED for name in ("steps_per_second", "compile_seconds", "wall_seconds", "numbers_kept")},
+    **{f"{name}?": STATISTICS for name in ("metrics", "best")},
+    **TABLE,
+}
 NO_SUMMARY = "it ended without a word (killed, or the machine went down): issue the sweep again in its folder"
-UNREADABLE = (OSError, ValueError, RecursionError)  # what JSON and text raise, ints of thousands of digits included
+UNREADABLE = (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError)
+"""What text, JSON and YAML raise: for ints of thousands of digits, depths, lists as keys."""
 
 Folders = str | Path | Sequence[str | Path]
 
@@ -59,45 +82,53 @@ class Loader(FastLoader):
     }
 
 
-NUMBER = re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$")
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, [*"-+0123456789"])
+SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, [*"-+0123456789"])
 
 
-def read_text(path: Path) -> str:
-    """A file's text; other than a plain ``open`` it waits for no pipe.  Raises OSError or ValueError."""
-    if path.exists() and not path.is_file():
-        raise OSError("it is no file")
-    return path.read_text(encoding="utf-8")
+def read_file(path: Path, parse: Callable[[str], Any], schema: Any) -> Any:
+    """What a file says, where it fits a schema; other than a plain ``open`` it waits for no pipe.
+
+    Raises FileNotFoundError, and UserError for one that is broken or not what a run writes.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")
+        content = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+    if difference := problem(content, schema):
+        raise UserError(f"{path} is not what a run writes: {difference}")
+    return content
 
 
-def read_settings(folder: Path, name: str) -> Any:
+def parse_yaml(text: str) -> Any:
+    if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader)):
+        raise ValueError("it repeats itself by aliases, as no run writes it")
+    return yaml.load(text, Loader) or {}
+
+
+def read_settings(folder: Path, name: str, schema: Any = TABLE) -> dict[str, Any]:
     """One file of ``.hydra/`` as plain values; a config.yaml is without effect until somebody builds from it.
 
-    Raises UserError where it is missing or broken.
+    Raises UserError where it is missing, broken or does not fit the schema.
     """
-    path = Path(folder) / SETTINGS / name
     try:
-        text = read_text(path)
-        if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader)):
-            raise ValueError("it repeats itself by aliases, as no run writes it")
-        return {} if (content := yaml.load(text, Loader)) is None else content
+        return read_file(Path(folder) / SETTINGS / name, parse_yaml, schema)
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no run folder: it has no {SETTINGS}/{name}; expected a folder that an entry script wrote"
         ) from None
-    except (*UNREADABLE, TypeError, yaml.YAMLError) as error:  # TypeError: a list as a key
-        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
 
 
-def read_yaml(folder: Path, name: str) -> DictConfig:
-    """``read_settings`` as OmegaConf's own type.  Raises UserError, also where it is no table of settings."""
-    path, plain = Path(folder) / SETTINGS / name, read_settings(folder, name)
-    if not isinstance(plain, dict):
-        raise UserError(f"{path} cannot be read: expected settings, one a line, but it is {type(plain).__name__}")
+def read_config(folder: Path) -> DictConfig:
+    """The config of a run as OmegaConf's own type."""
     try:
-        return OmegaConf.create(plain)
+        return OmegaConf.create(read_settings(folder, "config.yaml"))
     except (OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+        raise UserError(f"{Path(folder) / SETTINGS}/config.yaml cannot be read: {one_line(error)}") from None
 
 
 def write_settings(folder: Path, **nodes: DictConfig | ListConfig) -> None:
@@ -109,43 +140,10 @@ def write_settings(folder: Path, **nodes: DictConfig | ListConfig) -> None:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """What summary.json says; empty where there is none.  Raises UserError where it is not what a run writes."""
-    path = Path(folder) / SUMMARY
     try:
-        summary = json.loads(read_text(path))
+        return read_file(Path(folder) / SUMMARY, json.loads, SUMMARY_SCHEMA)
     except FileNotFoundError:
         return {}
-    except UNREADABLE as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
-    if difference := summary_difference(summary):
-        raise UserError(f"{path} is not what a run writes: {difference}")
-    return summary
-
-
-def summary_difference(summary: Any) -> str | None:
-    """What of a summary is not of the type that a run writes, in words."""
-    if not isinstance(summary, dict):
-        return f"it is {type(summary).__name__}, expected names and values"
-    for name in ("status", "error", "device", "finished_in"):
-        if not isinstance(summary.get(name, ""), str):
-            return f"{name} is {summary[name]!r:.50}, expected text"
-    for name in ("steps_per_second", "compile_seconds", "wall_seconds", "numbers_kept"):
-        if not is_number(summary.get(name)):
-            return f"{name} is {summary[name]!r:.50}, expected a number"
-    for part in ("metrics", "best"):
-        splits = summary.get(part, {})
-        metrics: list[Any] = [*splits.values()] if isinstance(splits, dict) else [None]
-        if not all(isinstance(named, dict) for named in metrics):
-            return f"{part} is {splits!r:.50}, expected {{split: {{name: {{mean, sd}}}}}}"
-        for value in (value for named in metrics for value in named.values()):
-            complete = isinstance(value, dict) and {"mean", "sd"} <= value.keys() and value["mean"] is not None
-            if not complete or not all(map(is_number, value.values())):
-                return f"{part} has {value!r:.50}, expected {{mean, sd}}"
-    return None
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a summary may be reckoned with, or was not measured."""
-    return value is None or (type(value) in (int, float) and abs(value) < 1e150)  # its square is a number too
 
 
 def write_summary(folder: Path, summary: dict[str, Any], trained: bool = False) -> None:
@@ -179,23 +177,6 @@ def checkpoint_folder(run_folder: Path, path: str) -> Path:
     return Path(run_folder) / path
 
 
-def has_checkpoint(run_folder: Path, path: str) -> bool:
-    """Whether a run has begun to be trained."""
-    return any(checkpoint_folder(run_folder, path).glob("epoch-*.pt"))
-
-
-def clean(run_folder: Path, checkpoints: Path) -> None:
-    """Delete what a killed run has left half-written in its folder, whose lock is held."""
-    remove_partial_files(run_folder, Path(run_folder) / SETTINGS, checkpoints)
-
-
-def write_arrays(folder: Path, stack: str, arrays: dict[str, "np.ndarray"]) -> None:
-    """``<stack>.npz`` of a run folder.  stack: one of ``STACKS``."""
-    import numpy as np
-
-    write_whole(Path(folder) / f"{stack}.npz", lambda target: np.savez(target, allow_pickle=False, **arrays))
-
-
 @dataclass(frozen=True)
 class Run:
     """One run folder.  All that is read from it raises UserError where it is missing, empty or damaged."""
@@ -204,30 +185,17 @@ class Run:
 
     @cached_property
     def config(self) -> DictConfig:
-        return read_yaml(self.folder, "config.yaml")
+        return read_config(self.folder)
 
     @cached_property
     def hydra(self) -> dict[str, Any]:
         """Hydra's own settings."""
-        settings = read_settings(self.folder, "hydra.yaml")
-        try:
-            found = {key: settings["hydra"][key] for key in ("job", "runtime", "mode", "overrides")}
-            if isinstance(found["job"]["config_name"], str) and isinstance(found["overrides"]["task"], list):
-                found["runtime"]["choices"].get("experiment")
-                return found
-            raise TypeError("its job or overrides are of another type")
-        except (KeyError, TypeError, AttributeError) as error:
-            path = self.folder / SETTINGS / "hydra.yaml"
-            raise UserError(f"{path} cannot be read: expected Hydra's own settings ({one_line(error)})") from None
+        return read_settings(self.folder, "hydra.yaml", HYDRA)["hydra"]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All settings by dotted key; references to others resolved, and nothing of the environment looked up."""
-        try:
-            return plain_settings(read_settings(self.folder, "config.yaml"))
-        except (OmegaConfBaseException, AttributeError, ValueError, RecursionError) as error:
-            path = self.folder / SETTINGS / "config.yaml"
-            raise UserError(f"{path} is damaged: {one_line(error)}") from None
+        return plain_settings(read_settings(self.folder, "config.yaml"), self.folder)
 
     def get(self, key: str, default: Any = None) -> Any:
         """One setting, e.g. ``get("data.batchsize")``; the default where there is none."""
@@ -238,9 +206,14 @@ class Run:
     def script(self) -> str:
         return self.hydra["job"]["config_name"]
 
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was chosen of every group of configs."""
+        return self.hydra["runtime"]["choices"]
+
     def choice(self, group: str) -> str | None:
         """What was chosen of a group of configs, e.g. ``choice("rule")``."""
-        return self.hydra["runtime"]["choices"].get(group)
+        return self.choices.get(group)
 
     @property
     def experiment(self) -> str | None:
@@ -263,17 +236,16 @@ class Run:
     @property
     def seed(self) -> int:
         """Of its first model; the others count on from it."""
-        return self.whole_number("seed", 0, at_least=0)
+        return self.whole_number("seed", 0, WHOLE)
 
     @property
     def num_models(self) -> int:
-        return self.whole_number("nmodels", 1, at_least=1)
+        return self.whole_number("nmodels", 1, COUNT)
 
-    def whole_number(self, key: str, default: int, at_least: int) -> int:
+    def whole_number(self, key: str, default: int, check: Check) -> int:
         value = self.get(key, default)
-        if type(value) is not int or value < at_least:
-            path = self.folder / SETTINGS / "config.yaml"
-            raise UserError(f"{path}: {key} is {value!r:.50}; expected a whole number of at least {at_least}")
+        if wrong := problem(value, check, key):
+            raise UserError(f"{self.folder / SETTINGS}/config.yaml: {wrong}")
         return value
 
     @cached_property
@@ -413,8 +385,8 @@ def runs_in(item: str | Path) -> list[Run]:
     places = [here] if here.exists() else [Path(path) for path in sorted(glob.glob(str(item), recursive=True))]
     runs = [run for place in places for run in find_runs(place) if (run.folder / SETTINGS / "config.yaml").exists()]
     if not runs:
-        problem = "holds no run" if places else "does not exist"
-        raise UserError(f"{item} {problem}; expected a run folder, with {SETTINGS}/config.yaml in it")
+        reason = "holds no run" if places else "does not exist"
+        raise UserError(f"{item} {reason}; expected a run folder, with {SETTINGS}/config.yaml in it")
     return runs
 
 

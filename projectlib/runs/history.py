@@ -9,9 +9,9 @@ import pandas as pd
 
 from projectlib.errors import UserError
 from projectlib.runs.files import write_text
+from projectlib.runs.folder import LARGEST
 
 KEYS = ("epoch", "split", "model")
-LARGEST = 1e150  # has a square that is a number too; a run with larger metrics ends as one that diverged
 DIRECTION = {"accuracy": 1, "loss": -1, "nmse_after": -1}  # more is better, or less
 
 Statistics = dict[str, dict[str, dict[str, float | None]]]

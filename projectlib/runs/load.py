@@ -17,9 +17,10 @@ from projectlib.config.validation import validate
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.models import Network
+from projectlib.models.make import make_model
 from projectlib.runs.checkpoint import layout_difference, newest_checkpoint
-from projectlib.runs.folder import METRICS, checkpoint_folder, read_yaml
-from projectlib.training.tasks import make_model
+from projectlib.runs.folder import METRICS, checkpoint_folder, read_config
+from projectlib.runs.history import History
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -38,11 +39,7 @@ class TrainedRun:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """metrics.csv: one row an epoch, split and model.  Raises UserError where it cannot be read."""
-        path = self.folder / METRICS
-        try:
-            return pd.read_csv(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}); expected the metrics.csv of a run folder") from None
+        return History.read(self.folder / METRICS).frame
 
     def predict(self, x: Any) -> Tensor:
         """Logits (num_models, N, num_classes) of inputs x (N, ...), preprocessed as in training.
@@ -71,7 +68,7 @@ def load(run_folder: str | Path, device: torch.device | str = "cpu", plugins: Se
     Raises UserError for a folder that is no run or has no checkpoint that can be read.
     """
     folder = Path(run_folder)
-    config = read_yaml(folder, "config.yaml")
+    config = read_config(folder)
     refuse_resolvers(config, f"{folder}/.hydra/config.yaml")
     validate(config)
     import_plugins(plugins, [Path.cwd()])

@@ -2,39 +2,37 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from projectlib.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-class Logger(Protocol):
-    """What a recorder asks of a logger; ``PrintLogger`` says what it is told."""
-
-    def step(self, global_step: int, metrics: dict[str, float]) -> None: ...
-    def epoch(self, epoch: int, metrics: dict[str, float]) -> None: ...
-    def close(self) -> None: ...
-
-
-class PrintLogger:
-    """Writes step metrics as lines of the log."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any]):
-        """folder: the run folder.  settings: the whole config as plain values."""
+class Logger:
+    """What a recorder tells of a run: means over models.  What a logger does not define it is not interested in."""
 
     def step(self, global_step: int, metrics: dict[str, float]) -> None:
-        """Means over models after ``global_step`` steps of training: the running mean of the epoch so far."""
-        log.info("step %d  %s", global_step, "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        """After ``global_step`` steps of training: the running means of the epoch so far."""
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Means over models at an epoch's end, named ``split/name``.  Every run prints these: nothing to add."""
+        """At an epoch's end, named ``split/name``."""
 
     def close(self) -> None:
         """The run has ended."""
 
 
-class TensorBoardLogger:
+class PrintLogger(Logger):
+    """Writes step metrics as lines of the log; those of epochs every run prints."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        """folder: the run folder.  settings: the whole config as plain values."""
+
+    def step(self, global_step: int, metrics: dict[str, float]) -> None:
+        log.info("step %d  %s", global_step, "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+
+class TensorBoardLogger(Logger):
     """Scalars in the run folder's ``tensorboard/``."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
@@ -56,7 +54,7 @@ class TensorBoardLogger:
         self.writer.close()
 
 
-class WandbLogger:
+class WandbLogger(Logger):
     """A run of Weights & Biases; ``WANDB_MODE=offline`` keeps it in the run folder's ``wandb/``.
 
     project: the project's name there.

@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -17,7 +18,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from projectlib.errors import Interrupted, Pruned, UserError
 from projectlib.runs.checkpoint import save_checkpoint
-from projectlib.runs.folder import METRICS, write_arrays, write_summary
+from projectlib.runs.files import write_whole
+from projectlib.runs.folder import METRICS, write_summary
 from projectlib.runs.history import History, format_mean, mean_and_sd
 
 GIT = shutil.which("git")  # found once: nothing that a run sets says which program it is
@@ -34,14 +36,11 @@ class Stop(Protocol):
 
 
 class Recorder:
-    """Everything that ``fit`` writes.
+    """Everything that ``fit`` writes.  A context: when it is left, summary.json says how the run ended.
 
-    folder: the run folder.  config: the run's settings as plain values.
-    checkpoints: folder of the checkpoints, one each ``rate`` epochs, at the end, and after ``minutes`` (None:
-    never) inside an epoch.  interrupts: asked after every chunk of steps.
-    checkpoint: what a resumed run begins with.  Raises UserError where metrics.csv is not what it recorded.
-
-    A context: when it is left, summary.json says how the run ended.
+    folder: the run folder.  config: the run's settings as plain values.  checkpoints: their folder.
+    interrupts: asked after every chunk of steps.  checkpoint: what a resumed run begins with.
+    Raises UserError where metrics.csv is not what that recorded.
     """
 
     def __init__(
@@ -49,13 +48,12 @@ class Recorder:
         folder: Path,
         config: dict[str, Any],
         checkpoints: Path,
-        rate: int,
-        minutes: float | None,
         interrupts: Stop,
-        checkpoint: dict | None = None,
+        checkpoint: dict[str, Any] | None = None,
     ):
         self.folder, self.config, self.loggers = Path(folder), config, []
-        self.checkpoints, self.rate, self.minutes, self.interrupts = Path(checkpoints), rate, minutes, interrupts
+        self.checkpoints, self.interrupts = Path(checkpoints), interrupts
+        self.rate, self.minutes = config["checkpointing"]["rate"], config["checkpointing"]["minutes"]
         self.history, self.arrays = History(), {}
         self.seconds = {"training": 0.0, "compile": 0.0, "wall": 0.0}
         self.steps = 0
@@ -133,8 +131,8 @@ class Recorder:
         stacks = self.arrays.setdefault(file, {})
         for name, array in named.items():
             stacks.setdefault(name, []).append(array.cpu())
-        stacked = {name: torch.stack(stack).numpy() for name, stack in stacks.items()}
-        write_arrays(self.folder, file, stacked)
+        stacked: Any = {name: torch.stack(stack).numpy() for name, stack in stacks.items()}
+        write_whole(self.folder / f"{file}.npz", lambda target: np.savez(target, allow_pickle=False, **stacked))
 
     def after_chunk(self, num_steps: int) -> bool:
         """Advance the progress bar; True where a checkpoint is due at once."""

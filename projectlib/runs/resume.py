@@ -1,7 +1,7 @@
 """Resuming a run in its own folder: which folder, which settings, and what may be another.
 
-A run is built again from the values in its folder's ``.hydra/config.yaml`` and from what was typed to resume it;
-nothing else of the folder has a say, and nothing in it is run.
+A run is built again from the values in its folder's ``.hydra/config.yaml`` and from the overrides that it is resumed
+with; nothing else of the folder has a say, and nothing in it is run.
 """
 
 import re
@@ -12,19 +12,18 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.config.compose import compose, is_choice, is_hydra, parse, quote, without_hydra
-from projectlib.config.settings import RESUMABLE, is_among, plain, plain_settings, refuse_resolvers, select, settled
+from projectlib.config.settings import RESUMABLE, is_among, plain_settings, refuse_resolvers, select, settled
 from projectlib.errors import UserError
-from projectlib.runs.folder import SETTINGS, find_runs, is_finished, read_yaml, write_settings
+from projectlib.runs.folder import SETTINGS, Run, find_runs, read_config, write_settings
 
 PLAIN = re.compile(r"(?!(experiment|search|sweep|data_model|data_task)=)[\w-]+=[\w-]+")
 """A choice that leads out of no folder of configs, of a group whose choice is not one of values alone."""
 
 
 def split_resume(overrides: list[str]) -> tuple[str | None, list[str]]:
-    """What ``resume=`` names among overrides, as it was typed, and the other overrides."""
+    """What ``resume=`` names among overrides, as it was written, and the other overrides."""
     named = [item for item in overrides if item.startswith("resume=")]
     wanted = named[-1].removeprefix("resume=").strip("'\"") if named else "null"
     return None if wanted in ("", "null") else wanted, [item for item in overrides if item not in named]
@@ -42,17 +41,16 @@ def folder_to_resume(wanted: str, config_name: str, overrides: list[str], config
 
 
 def resumed_overrides(folder: Path, overrides: list[str], config_dir: str | Path | None) -> list[str]:
-    """Overrides with which Hydra makes the job that resumes a run: the run's choices, and what was typed.
+    """Overrides with which Hydra makes the job that resumes a run: the run's choices, and those of the person.
 
-    The choices, plain names of groups that are here, only say which keys there are: the values of all that was not
-    typed come from the folder (``resumed_config``).
+    The choices, plain names of groups that are here, only say which keys there are: the values of all that is not
+    overridden come from the folder (``resumed_config``).
     """
-    typed = {override.key_or_group for override in parse(overrides)}
-    choices = select(read_yaml(folder, "hydra.yaml"), "hydra.runtime.choices", {})
+    overridden = {override.key_or_group for override in parse(overrides)}
     kept = [
         f"{group}={choice}"
-        for group, choice in choices.items()
-        if group not in typed and PLAIN.fullmatch(f"{group}={choice}") and is_choice(group, choice, config_dir)
+        for group, choice in Run(folder).choices.items()
+        if group not in overridden and PLAIN.fullmatch(f"{group}={choice}") and is_choice(group, choice, config_dir)
     ]
     if not any(override.startswith("data=") for override in [*kept, *overrides]):
         kept.append("data=digits")  # one has to be chosen, and the run's own is not in these folders
@@ -60,20 +58,13 @@ def resumed_overrides(folder: Path, overrides: list[str], config_dir: str | Path
 
 
 def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> DictConfig:
-    """The folder's own settings with those that were typed to resume it, of the config composed from them.
-
-    Raises UserError where a changed setting changes another that may not: the length of a schedule.
-    """
-    saved = read_yaml(folder, "config.yaml")
+    """The folder's own settings with those that are overridden to resume it, of the config composed from them."""
+    saved = read_config(folder)
     refuse_resolvers(saved, f"{folder}/.hydra/config.yaml")
-    before = comparable(saved, folder)
-    for override in parse(overrides):
-        key = override.key_or_group
+    for key in (override.key_or_group for override in parse(overrides)):
         if is_among(key, RESUMABLE):
             OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
     OmegaConf.update(saved, "resume", str(folder))
-    if differing := differences(comparable(saved, folder), before):
-        raise UserError(refusal(folder, differing))
     OmegaConf.set_struct(saved, True)
     return saved
 
@@ -85,7 +76,7 @@ def keep_settings(config: DictConfig, folder: Path) -> bool:
     those of a run with other settings.
     """
     if (folder / SETTINGS / "config.yaml").exists():
-        saved = comparable(read_yaml(folder, "config.yaml"), folder)
+        saved = comparable(read_config(folder), folder)
         if differing := differences(comparable(config, folder), saved):
             raise UserError(
                 f"{folder} holds a run with other settings: {', '.join(differing)}; expected a folder of its own for "
@@ -114,48 +105,46 @@ def keep_resumed_settings(config: DictConfig, folder: Path) -> None:
 def extends(folder: Path, overrides: list[str]) -> bool:
     """Whether the overrides ask for another number of epochs than that of the run."""
     asked = [override.value() for override in parse(overrides) if override.key_or_group == "training.nepochs"]
-    return bool(asked) and asked[-1] != select(read_yaml(folder, "config.yaml"), "training.nepochs")
+    return bool(asked) and asked[-1] != select(read_config(folder), "training.nepochs")
 
 
 def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -> None:
-    """Raises UserError where an override would change a setting of the run in ``folder`` that may not change."""
-    config, hydra = read_yaml(folder, "config.yaml"), read_yaml(folder, "hydra.yaml")
-    run_of = select(hydra, "hydra.job.config_name")
-    if run_of != config_name:
-        raise UserError(f"{folder} is a run of {run_of}; expected one of {config_name}")
-    choices, differing = select(hydra, "hydra.runtime.choices", {}), []
-    before = comparable(config, folder)
+    """Raises UserError where overrides would change a setting of the run in ``folder`` that may not change.
+
+    One that may, such as the number of epochs, may change another that may not: the length of a schedule.
+    """
+    run = Run(folder)
+    if run.script != config_name:
+        raise UserError(f"{folder} is a run of {run.script}; expected one of {config_name}")
+    changed, differing, keys = run.config.copy(), [], ()
     for override in overrides:
+        if is_hydra(override) or override.is_sweep_override():  # Hydra refuses a sweep
+            continue
         key, value = override.key_or_group, None if override.is_delete() else override.value()
-        if is_hydra(override) or (is_among(key, RESUMABLE) and not override.is_delete()):
-            continue
-        if key in choices:
-            differing += [f"{key} (now {value!r}, run {choices[key]!r})"] if value != choices[key] else []
-            continue
-        changed = OmegaConf.create(plain(config))
-        OmegaConf.update(changed, key, value)
-        own = {k: v for k, v in comparable(changed, folder).items() if is_among(k, (key,))}
-        differing += differences(own, {k: v for k, v in before.items() if is_among(k, (key,))})
+        if key not in run.choices:
+            OmegaConf.update(changed, key, value)
+            keys += (key,)
+        elif value != run.choices[key] and (override.is_delete() or not is_among(key, RESUMABLE)):
+            differing.append(f"{key} (now {value!r}, run {run.choices[key]!r})")
+    new, old = comparable(changed, folder), comparable(run.config, folder)
+    own = ({key: value for key, value in settings.items() if is_among(key, keys)} for settings in (new, old))
+    differing += differences(*own) or differences(new, old)
     if differing:
-        raise UserError(refusal(folder, differing))
-
-
-def refusal(folder: Path, differing: list[str]) -> str:
-    return (
-        f"{folder} was run with other settings: {', '.join(differing)}; leave them out to resume it, "
-        "or leave out resume to start a new run"
-    )
+        raise UserError(
+            f"{folder} was run with other settings: {', '.join(differing)}; leave them out to resume it, "
+            "or leave out resume to start a new run"
+        )
 
 
 def newest_unfinished(config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path | None:
     """The newest folder under outputs/<config>/ of the same composed config whose run has not finished."""
     wanted = comparable(settled(without_hydra(compose(config_name, overrides, config_dir))), Path(config_name))
-    for folder in reversed([run.folder for run in find_runs(Path("outputs", config_name))]):
+    for run in reversed([*find_runs(Path("outputs", config_name))]):
         try:
-            if not is_finished(folder) and comparable(read_yaml(folder, "config.yaml"), folder) == wanted:
-                return folder
+            if not run.is_finished and comparable(run.config, run.folder) == wanted:
+                return run.folder
         except UserError as error:
-            print(f"resume=auto leaves {folder} alone: {error}", file=sys.stderr)
+            print(f"resume=auto leaves {run.folder} alone: {error}", file=sys.stderr)
     return None
 
 
@@ -164,10 +153,7 @@ def comparable(config: DictConfig | dict, origin: Path) -> dict[str, Any]:
 
     Raises UserError, which names ``origin``, where a reference leads nowhere.
     """
-    try:
-        return {key: value for key, value in plain_settings(config).items() if not is_among(key, RESUMABLE)}
-    except (OmegaConfBaseException, AttributeError, ValueError) as error:
-        raise UserError(f"the settings of {origin} are damaged: {' '.join(str(error).split())}") from None
+    return {key: value for key, value in plain_settings(config, origin).items() if not is_among(key, RESUMABLE)}
 
 
 def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:

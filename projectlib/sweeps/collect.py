@@ -21,6 +21,7 @@ from projectlib.runs.files import write_text
 from projectlib.runs.folder import Run, find_runs, read_settings
 from projectlib.runs.history import Statistics, format_mean
 from projectlib.sweeps.jobs import as_text, with_effect
+from projectlib.values import COUNT, problem
 
 Row = dict[str, Any]
 
@@ -45,16 +46,13 @@ def read_run(run: Run) -> Row:
 
 def row_of(run: Run) -> Row:
     status, error = run.status
-    settings = read_settings(run.folder, "config.yaml")
-    if not isinstance(settings, dict):
-        raise UserError(f"{run.folder} has no settings; expected names and values in its config.yaml")
+    plain = with_effect(dict(flatten(read_settings(run.folder, "config.yaml"))))
+    own = {key: v for key, v in plain.items() if "${" not in str(v) and not is_metric(key)}  # a reference says it again
+    if wrong := problem(own.get("nmodels", 1), COUNT, "nmodels"):
+        raise UserError(f"{run.folder}: {wrong}")
     metrics = run.summary.get("metrics")
     if metrics is None:
         metrics = run.history.summary() if run.has_metrics else {}
-    plain = with_effect(dict(flatten(settings)))
-    own = {key: v for key, v in plain.items() if "${" not in str(v) and not is_metric(key)}  # a reference says it again
-    if type(models := own.get("nmodels", 1)) is not int or models < 1:
-        raise UserError(f"{run.folder} has nmodels {models!r:.50}; expected a whole number of at least 1")
     return {
         **own,
         "folder": str(run.folder),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -78,7 +79,7 @@ class PlannedRun:
         return composed(self.script, *(o.input_line for o in overrides if not o.is_sweep_override()))
 
     @cached_property
-    def distinctive(self) -> dict[str, object]:
+    def distinctive(self) -> dict[str, Any]:
         """The settings in which the runs of a figure by one script differ."""
         own, siblings = settings_of(self.config), [replace(self, name=name) for name in self.experiment.runs]
         others = [settings_of(sibling.config) for sibling in siblings if sibling.script == self.script]
@@ -96,12 +97,12 @@ class PlannedRun:
         return all(found.get(key) == value for key, value in self.distinctive.items())
 
     def has_settings(self, run: Run, free: Sequence[str] = EXTENT) -> bool:
-        """Whether a run has these settings but for the free ones, those of the machine and those that are swept."""
-        return same_settings(run.config, self.config, (*SAME_RESULT, *self.swept, *free))
+        """Whether a run agrees wherever both have a setting, but for the free, the machine's and the swept ones.
 
-    def is_full(self, run: Run) -> bool:
-        """Whether a run has its settings and its extent."""
-        return self.has_settings(run, free=())
+        A setting that one of them lacks came with a later version, which keeps what was there before as its default.
+        """
+        ours, theirs, left = settings_of(self.config), settings_of(run.config), (*SAME_RESULT, *self.swept, *free)
+        return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys() if not is_among(key, left))
 
 
 def plan(name: str, size: str = "paper", settings: Sequence[str] = ()) -> list[PlannedRun]:
@@ -115,18 +116,8 @@ def composed(script: str, *overrides: str) -> DictConfig:
     return without_hydra(compose(script, [*overrides]))
 
 
-def settings_of(config: DictConfig) -> dict[str, object]:
+def settings_of(config: DictConfig) -> dict[str, Any]:
     return dict(flatten(plain(config)))
-
-
-def same_settings(a: DictConfig, b: DictConfig, free: Sequence[str]) -> bool:
-    """Whether two configs agree wherever both have a setting, but for the free ones.
-
-    A setting that one of them lacks came with a later version, which keeps what was there before as its default.
-    """
-    ours, theirs = settings_of(a), settings_of(b)
-    shared = (key for key in ours.keys() & theirs.keys() if not is_among(key, tuple(free)))
-    return all(ours[key] == theirs[key] for key in shared)
 
 
 class Results:
@@ -183,14 +174,14 @@ def jobs_beside(job: Run, runs: Sequence[Run]) -> list[Run]:
 
 def is_there(planned: PlannedRun, runs: Sequence[Run]) -> bool:
     """Whether a finished run, or a sweep whose jobs are all finished, has the settings and the extent of a plan."""
-    full = [run for run in runs if planned.claims(run) and run.is_finished and planned.is_full(run)]
+    full = [run for run in runs if planned.claims(run) and run.is_finished and planned.has_settings(run, free=())]
     wanted = math.prod(planned.swept.values())
     return any(not planned.swept or len(jobs_beside(run, full)) >= wanted for run in full)
 
 
 def arguments(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
     """The command line that makes what is missing: a run or a sweep that was cut is resumed."""
-    cut = [run for run in runs if planned.claims(run) and planned.is_full(run)]
+    cut = [run for run in runs if planned.claims(run) and planned.has_settings(run, free=())]
     if not cut:
         return planned.words
     if planned.swept:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from projectlib.config.settings import WITHOUT_EFFECT, flatten, is_among, plain
 from projectlib.errors import UserError
 from projectlib.runs.files import write_text
-from projectlib.runs.folder import has_checkpoint, is_finished, read_yaml
+from projectlib.runs.folder import checkpoint_folder, is_finished, read_config
 
 
 def with_effect(settings: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def finished_run(script: str, config: DictConfig) -> Path | None:
     """The folder of a finished run of the same settings by any sweep of this script; None where there is none."""
     try:
         folder = Path(index_entry(script, config).read_text(encoding="utf-8"))
-        same = identity(read_yaml(folder, "config.yaml")) == identity(config)  # a folder may have been used again
+        same = identity(read_config(folder)) == identity(config)  # a folder may have been used again
     except (OSError, ValueError, UserError, OmegaConfBaseException):
         return None
     return folder if same and is_finished(folder) else None
@@ -55,7 +55,7 @@ def finished_run(script: str, config: DictConfig) -> Path | None:
 
 def resume_in_place(config: DictConfig, folder: Path) -> None:
     """Have a run resume in its own folder where that has a checkpoint: it was queued, or issued, again."""
-    if has_checkpoint(folder, config.checkpointing.path):
+    if any(checkpoint_folder(folder, config.checkpointing.path).glob("epoch-*.pt")):
         config.resume = str(folder)
 
 

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from projectlib.config.settings import plain, select
 from projectlib.errors import Diverged, Interrupted, Pruned, UserError
 from projectlib.runs.folder import write_settings
+from projectlib.runs.loggers import Logger
 from projectlib.runs.resume import hydra_settings
 from projectlib.sweeps.jobs import as_text, identity, resume_in_place
 
@@ -41,14 +42,11 @@ Train = Callable[..., float | None]
 """``train(config, folder, job_number, loggers)``, as ``projectlib.cli.job.train``."""
 
 
-class Pruner:
-    """A logger that reports the objective of every epoch to a trial, and ends it where the study says so."""
+class Pruner(Logger):
+    """Reports the objective of every epoch to a trial, and ends it where the study says so."""
 
     def __init__(self, trial: Trial, objective: str):
         self.trial, self.objective = trial, objective
-
-    def step(self, global_step: int, metrics: dict[str, float]) -> None:
-        """Only whole epochs are judged."""
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if epoch == 0:
@@ -61,9 +59,6 @@ class Pruner:
         self.trial.report(metrics[self.objective], epoch)
         if self.trial.should_prune():
             raise Pruned(f"{self.objective} {metrics[self.objective]:.4g} after epoch {epoch}")
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def work(config: DictConfig, train: Train) -> float | None:
@@ -86,9 +81,7 @@ def work(config: DictConfig, train: Train) -> float | None:
         resume_in_place(chosen, trial_folder)
         try:
             value = train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])
-        except Diverged as error:
-            raise TrialPruned(str(error)) from None
-        except Pruned as error:
+        except (Diverged, Pruned) as error:
             raise TrialPruned(str(error)) from None
         except Interrupted:
             RETRY(study, study.get_trials(deepcopy=False)[trial.number])  # with the values that it has by now

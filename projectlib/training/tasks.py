@@ -15,7 +15,8 @@ from projectlib.engines import choose_engine, choose_reservoir_engine
 from projectlib.engines.eager_reservoir import ReservoirEngine, ReservoirSamples
 from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
-from projectlib.models import DynamicLayer, Network, Reservoir
+from projectlib.models import DynamicLayer
+from projectlib.models.make import make_model
 from projectlib.modulators import Memory
 from projectlib.rules import Rule, TrainingState
 from projectlib.training.allocation import TRAINED, MakeModel, within_memory
@@ -52,15 +53,6 @@ def load_dataset(config: DictConfig) -> Dataset:
     return prepare(build(config.data.source), config.data.limit, config.data.validation)
 
 
-def make_model(config: DictConfig, sizes: dict[str, Any], generator: torch.Generator) -> Any:
-    """One model of a config.  generator: draws its weights.  Raises UserError for a model of another task."""
-    kind = KINDS[config.task]
-    model = build(config.model, **sizes, generator=generator)
-    if not isinstance(model, kind.model_class):
-        raise UserError(f"model is {config.model._target_}; expected a model for this script, e.g. model={kind.model}")
-    return model
-
-
 def model_maker(config: DictConfig, sizes: dict[str, Any], device: torch.device, copies: int = TRAINED) -> MakeModel:
     """``make_model`` of a generator.  Raises UserError, before it takes much memory, where the ensemble cannot fit."""
     return within_memory(lambda generator: make_model(config, sizes, generator), config.nmodels, device, copies)
@@ -70,7 +62,7 @@ def make_rule(config: DictConfig) -> Any:
     """The rule of a config.  Raises UserError for one of another script, or for windows that are too small for it."""
     rule, name = build(config.rule), config.rule._target_
     if getattr(rule, "task", None) != config.task:
-        raise UserError(f"rule is {name}; expected a rule for this script, e.g. rule={KINDS[config.task].rule}")
+        raise UserError(f"rule is {name}; expected a rule for this script, e.g. rule={RULES[config.task]}")
     if config.data.batchsize < rule.smallest_window:
         raise UserError(
             f"data.batchsize is {config.data.batchsize}; expected at least {rule.smallest_window}: "
@@ -280,13 +272,5 @@ TASKS: dict[str, Callable[[DictConfig, torch.device, str], Task]] = {
     "reservoir": reservoir_task,
 }
 
-
-class Kind(NamedTuple):
-    """What a task trains, and choices that suit it."""
-
-    model_class: type
-    model: str
-    rule: str
-
-
-KINDS = {"network": Kind(Network, "mlp", "biohsic"), "reservoir": Kind(Reservoir, "reservoir", "delta")}
+RULES = {"network": "biohsic", "reservoir": "delta"}
+"""A rule that suits a task."""
