@@ -25,6 +25,7 @@ from projectlib.config.experiments import with_size
 from projectlib.config.messages import one_line
 from projectlib.errors import UserError
 from projectlib.garbage import leave_everything_at_exit, paused_collector
+from projectlib.runs.folder import refuse_links
 from projectlib.runs.resume import extends, folder_to_resume, is_finished, resumed_overrides, split_resume
 from projectlib.sweeps.launchers import set_launcher_defaults
 
@@ -113,6 +114,7 @@ def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], c
         if wanted is not None:
             print(f"no unfinished run of this config in outputs/{config_name}: starting a new one", file=sys.stderr)
         return Plan(job(), overrides)
+    refuse_links(folder)
     finished = folder if is_finished(folder) and not extends(folder, overrides) else None
     return Plan(job(tuple(overrides)), resumed_overrides(folder, overrides, config_dir), finished)
 

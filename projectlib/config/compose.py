@@ -6,18 +6,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.config.bounds import check_yaml
 from projectlib.config.plugins import NAMING, check_targets
 from projectlib.config.settings import plain
 from projectlib.errors import UserError
@@ -44,11 +49,28 @@ RESOLVED_LATE = re.compile(r"\$\{\s*[\w.]+\s*:.*\}")
 """All of a value is what a resolver returns, which may be anything, and another thing the next time."""
 
 
+class BoundedFiles(FileConfigSource):
+    """Hydra's reader of config files, which refuses one that stands for more than fits the memory."""
+
+    def load_config(self, config_path: str) -> Any:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        try:
+            check_yaml(path.read_text(encoding="utf-8"))
+            return super().load_config(config_path)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
 class CheckedLoader(ConfigLoaderImpl):
     """Hydra's loader, which holds what Hydra builds for itself to what is known to be harmless.
 
     All that Hydra composes goes through it before anything is built, in the workers of a launcher too.
     """
+
+    def __init__(self, config_search_path: ConfigSearchPath):
+        Plugins.instance()  # registers Hydra's own reader, in whose place ours comes
+        SourcesRegistry.instance().types["file"] = BoundedFiles
+        super().__init__(config_search_path)
 
     def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
         config = super().load_configuration(*args, **keywords)

@@ -28,6 +28,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.config.bounds import check_yaml
 from projectlib.config.settings import plain_settings
 from projectlib.errors import UserError
 from projectlib.runs.files import is_locked, remove_partial_files, write_text, write_whole
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 SETTINGS, METRICS, SUMMARY, FIGURES, STACKS = ".hydra", "metrics.csv", "summary.json", "figures", ("arrays", "traces")
 NO_SUMMARY = "it ended without a word (killed, or the machine went down): issue the sweep again in its folder"
+IN_PLACE = ("*.log", ".lock", SETTINGS, f"{SETTINGS}/*", FIGURES, f"{FIGURES}/*", "tensorboard", "wandb")
+LARGEST_TEXT = 2**22
 UNREADABLE = (OSError, ValueError, RecursionError)  # what JSON and text raise, ints of thousands of digits included
 
 Folders = str | Path | Sequence[str | Path]
@@ -67,6 +70,8 @@ def read_text(path: Path) -> str:
     """A file's text; other than a plain ``open`` it waits for no pipe.  Raises OSError or ValueError."""
     if path.exists() and not path.is_file():
         raise OSError("it is no file")
+    if path.exists() and (size := path.stat().st_size) > LARGEST_TEXT:
+        raise OSError(f"it has {size:,} bytes, and no run writes more than {LARGEST_TEXT:,}")
     return path.read_text(encoding="utf-8")
 
 
@@ -78,8 +83,7 @@ def read_settings(folder: Path, name: str) -> Any:
     path = Path(folder) / SETTINGS / name
     try:
         text = read_text(path)
-        if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader)):
-            raise ValueError("it repeats itself by aliases, as no run writes it")
+        check_yaml(text, aliases=False)
         return {} if (content := yaml.load(text, Loader)) is None else content
     except FileNotFoundError:
         raise UserError(
@@ -182,6 +186,13 @@ def checkpoint_folder(run_folder: Path, path: str) -> Path:
 def has_checkpoint(run_folder: Path, path: str) -> bool:
     """Whether a run has begun to be trained."""
     return any(checkpoint_folder(run_folder, path).glob("epoch-*.pt"))
+
+
+def refuse_links(run_folder: Path) -> None:
+    """Raises UserError where what a run writes in place is a link, to a file of somebody else, or a pipe."""
+    for path in (path for name in IN_PLACE for path in Path(run_folder).glob(name)):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is a link or a pipe; expected a file or a folder, as a run writes it: remove it")
 
 
 def clean(run_folder: Path, checkpoints: Path) -> None:
@@ -352,6 +363,8 @@ class Run:
 
         path = self.folder / f"{stack}.npz"
         try:
+            if path.exists() and not path.is_file():
+                raise OSError("it is no file")
             with np.load(path, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except FileNotFoundError:
