@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are known to be sound.
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -59,7 +60,10 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("stopped before training began")
     except Exception as error:
-        sys.exit(f"error: {unforeseen(error)}")
+        typed = [word for word in options.overrides if re.match(r"[+~]*hydra(?!\.(run|sweep)\.dir=)", word)]
+        refused = isinstance(error, ValueError) and typed
+        reason = f"{' '.join(typed)} is refused by Hydra: {error}" if refused else unforeseen(error)
+        sys.exit(f"error: {' '.join(reason.split())}")
 
 
 biohsic, biohsic_bp, biohsic_lif, biohsic_reservoir = (

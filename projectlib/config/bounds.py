@@ -1,10 +1,12 @@
-"""YAML of a stranger, looked at before it is built: nesting crashes the compiled parser, aliases multiply."""
+"""Text that becomes values, looked at before it does: nesting crashes parsers, aliases multiply."""
 
+import re
+from itertools import accumulate
 from typing import Any
 
 import yaml
 
-DEPTH, VALUES, DIGITS = 100, 100_000, 1000  # of anything that somebody writes, with room to spare
+DEPTH, VALUES, DIGITS, LETTERS = 40, 100_000, 1000, 4000  # of anything that somebody writes, with room to spare
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -38,3 +40,14 @@ def check_yaml(text: str, aliases: bool = True) -> None:
         open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + size)
         if open_nodes[-1][1] > VALUES:
             raise ValueError(f"it stands for more than {VALUES:,} values")
+
+
+def override_problem(text: str) -> str | None:
+    """Why ``key=value`` is not even parsed, which takes milliseconds a letter and crashes when it nests, in words."""
+    if len(text) > LETTERS:
+        return f"... has {len(text):,} letters; expected at most {LETTERS:,}: put what is longer into a config file"
+    if max(accumulate((letter in "[{(") - (letter in "]})") for letter in text), default=0) > DEPTH:
+        return f"nests deeper than {DEPTH} levels; expected key=value"
+    if re.search(rf"\d{{{DIGITS},}}", text):
+        return f"has a number of {DIGITS} digits or more; expected a smaller one"
+    return None

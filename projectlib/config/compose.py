@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.config.bounds import check_yaml
+from projectlib.config.bounds import check_yaml, override_problem
 from projectlib.config.plugins import NAMING, check_targets
 from projectlib.config.settings import plain
 from projectlib.errors import UserError
@@ -120,6 +120,9 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 def parse(overrides: list[str]) -> list[Override]:
     """Overrides as Hydra understands them.  Raises its OverrideParseException, or UserError for one without a key."""
+    for override in overrides:
+        if problem := override_problem(override):
+            raise UserError(f"{override:.50} {problem}")
     parsed = OverridesParser.create().parse_overrides(overrides)
     for override in parsed:
         if not override.key_or_group:
