@@ -36,6 +36,13 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "checkpointing.path": (lambda v: isinstance(v, str) and v != "", "a folder"),
     "objective": (is_objective, "train/ or validation/ and a metric: a search never sees the test set"),
     "sweep.skip_finished": FLAG,
+    "search": (lambda v: v is None or isinstance(v, dict), "null, or a table of settings, as search=digits brings it"),
+    "search.folder": (lambda v: isinstance(v, str) and v != "", "a folder"),
+    "search.space": (lambda v: isinstance(v, dict), "a table: a key: {low, high} or {choices}"),
+    "search.trials": COUNT,
+    "search.worker": SEED,
+    "search.startup": SEED,
+    "search.heartbeat": COUNT,
     "plugins": (
         lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
         "a list of modules: plugins=[my_rules]",

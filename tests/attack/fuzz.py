@@ -54,6 +54,7 @@ from projectlib.runs.folder import Loader
 assert IMPORTED  # once for all forked processes
 PATIENCE = 20.0  # seconds for one case
 MEMORY = 2 * 10**9  # bytes that a machine pretends to have
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # nothing waits for a disk
 LIFE = 150  # cases of one forked process
 fork = multiprocessing.get_context("fork")
 
@@ -394,8 +395,8 @@ def changed_tensor(chance: random.Random, tensor: torch.Tensor) -> Any:
         lambda: tensor.flatten(),
         lambda: tensor[None],
         lambda: tensor.reshape(*tensor.shape, 1),
-        lambda: tensor.mT.contiguous() if tensor.ndim > 1 else tensor[:1],
-        lambda: tensor[..., :0],
+        lambda: tensor.mT.contiguous() if tensor.ndim > 1 else tensor.flatten()[:1],
+        lambda: tensor.flatten()[:0],
         lambda: torch.zeros(size, dtype=tensor.dtype),
         lambda: torch.zeros((1,) * tensor.ndim, dtype=tensor.dtype),
         lambda: torch.zeros((), dtype=tensor.dtype),
@@ -600,7 +601,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="PART:NUMBER", help="one case, e.g. folders:17")
     options = parser.parse_args(arguments)
     began, counts, fallen = time.monotonic(), {}, []
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as temporary:
         place = Path(temporary)
         if options.folders and (options.only or "folders").startswith("folders"):
             maker = fork.Process(target=make_bases, args=(place,))
