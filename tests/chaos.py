@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import resource
 import runpy
 import shutil
@@ -55,6 +56,8 @@ CASES = {
     "cnn compiled": "train-biohsic data=digits model=cnn model.features=[4,8] nmodels=1 engine=compiled",
     "lif compiled": "train-lif-biohsic data=xor nmodels=1 engine=compiled data.batchsize=10",
 }
+KERNELS = "kernel cache"  # without logged HSIC: in the process that compiles it, its last digits may be others
+CASES_AND_KERNELS = {**CASES, KERNELS: "train-biohsic data=xor nmodels=1 engine=compiled data.batchsize=10"}
 fork = multiprocessing.get_context("fork")
 
 
@@ -169,7 +172,7 @@ def run_script(
 
 def start(case: str, folder: Path, resume: bool, **life) -> multiprocessing.Process:
     """Begin a case in a folder, or go on with it.  life: further arguments of ``run_script``."""
-    name, *settings = CASES[case].split()
+    name, *settings = CASES_AND_KERNELS[case].split()
     limit = [] if name == "train-reservoir" else ["data.limit=100"]
     arguments = [f"resume={folder}"] if resume else [*settings, *limit, *EVERY_CHUNK, f"hydra.run.dir={folder}"]
     process = fork.Process(target=run_script, args=(name, arguments, folder.with_suffix(".log")), kwargs=life)
@@ -376,15 +379,18 @@ def of_a_table(
         process.join()
         return process.exitcode or 0
 
+    def content(file: Path) -> bytes:
+        return re.sub(rb"base64,[^\"]+", b"", file.read_bytes())  # a drawing has names and a date of its own
+
     live(None, 0, made)
     kills: Counter = Counter()
     for how in HOW:
         path.write_text("as it was")
         kills[kind, how] += live(Kill(kind, how, 1), chance.randrange(1 << 30)) == -signal.SIGKILL
-        if path.read_bytes() not in (b"as it was", made.read_bytes()):
+        if content(path) not in (b"as it was", content(made)):
             found.append(f"{output} after a kill when it was {how}")
         live(None, 0)
-        if path.read_bytes() != made.read_bytes():
+        if content(path) != content(made):
             found.append(output)
     return kills, found
 
@@ -421,10 +427,9 @@ def main() -> int:
                 counts = Counter({("random moment", "in a write"): inside, ("random moment", "else"): number - inside})
                 note(f"{case}, {resumes} resumes", counts, differences(folder, reference))
         if not options.only_runs:
-            case = "biohsic compiled"
             reference = Path(temporary, "kernels")
-            finish(start(case, reference, resume=False), reference)
-            note("kernel cache", *of_a_case(case, reference, chance, Path(tempfile.mkdtemp(dir=temporary))))
+            finish(start(KERNELS, reference, resume=False), reference)
+            note(KERNELS, *of_a_case(KERNELS, reference, chance, Path(tempfile.mkdtemp(dir=temporary))))
             note("search", *of_a_search(Path(tempfile.mkdtemp(dir=temporary)), chance))
             place = Path(tempfile.mkdtemp(dir=temporary))
             note("collect", *of_a_table("projectlib.sweeps.collect", "runs.csv", [temporary], place, chance))

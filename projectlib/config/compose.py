@@ -134,7 +134,9 @@ def check_choices(overrides: list[Override], config_dir: str | Path | None = Non
     """Raises UserError where what is chosen of a group is no name: Hydra itself would fail."""
     loader = CheckedLoader(search_path(config_dir))
     for override in overrides:
-        if override.is_delete() or override.is_sweep_override() or "." in override.key_or_group:
+        if override.is_sweep_override() or "." in override.key_or_group:
+            continue
+        if override.is_delete() and override.value() is None:
             continue
         value, options = override.value(), loader.get_group_options(override.key_or_group)
         names = value if isinstance(value, list) else [value]

@@ -569,10 +569,10 @@ class Workers:
         return outcome
 
 
-def make_bases(place: Path) -> None:
+def make_bases(place: Path, number: int) -> None:
     """The run folders that are damaged, and what becomes of them where they are not."""
     os.chdir(place)
-    for name, line in BASES.items():
+    for name, line in [*BASES.items()][:number]:
         script, *words = line.split()
         base = place / f"base-{name.replace(' ', '-')}"
         assert printed(script, [*words, "training.nepochs=2", f"hydra.run.dir={base}"])[0] == 0, name
@@ -597,6 +597,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commands", type=int, default=2000, help="command lines that are composed and checked")
     parser.add_argument("--trained", type=int, default=200, help="of those that are accepted, trained for an epoch")
     parser.add_argument("--folders", type=int, default=2000, help="run folders that are damaged and resumed")
+    parser.add_argument("--bases", type=int, default=len(BASES), help="kinds of run folders")
     parser.add_argument("--first", type=int, default=0, help="number of the first case of each kind")
     parser.add_argument("--only", metavar="PART:NUMBER", help="one case, e.g. folders:17")
     options = parser.parse_args(arguments)
@@ -604,7 +605,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as temporary:
         place = Path(temporary)
         if options.folders and (options.only or "folders").startswith("folders"):
-            maker = fork.Process(target=make_bases, args=(place,))
+            maker = fork.Process(target=make_bases, args=(place, options.bases))
             maker.start()
             maker.join()
             assert maker.exitcode == 0, (place / "printed.txt").read_text()
