@@ -61,8 +61,10 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
         sys.exit("stopped before training began")
     except Exception as error:
         typed = [word for word in options.overrides if re.match(r"[+~]*hydra(?!\.(run|sweep)\.dir=)", word)]
-        refused = isinstance(error, ValueError | TypeError | AttributeError) and typed
-        reason = f"{' '.join(typed)} is refused by Hydra: {error}" if refused else unforeseen(error)
+        refused = typed and isinstance(error, ValueError | TypeError | AttributeError | AssertionError)
+        reason = (
+            f"{' '.join(typed)} is refused by Hydra: {error or type(error).__name__}" if refused else unforeseen(error)
+        )
         sys.exit(f"error: {' '.join(reason.split())}")
 
 

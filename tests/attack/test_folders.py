@@ -298,3 +298,10 @@ def test_a_checkpoint_that_is_a_pipe_is_not_waited_for(script, run_folder):
     ended = script("train-biohsic", f"resume={run_folder}")
     assert ended.code == 0
     assert "it is no file" in ended.output
+
+
+def test_a_search_that_is_none_is_refused(script, run_folder):
+    (run_folder / SUMMARY).unlink()
+    settings = run_folder / CONFIG
+    settings.write_text(settings.read_text().replace("search: null", "search: x"))
+    assert "search is 'x'" in script("train-biohsic", f"resume={run_folder}").error
