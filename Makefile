@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: setup demo figures paper test test-slurm chaos bench lint format clean
+.PHONY: setup demo figures paper test test-slurm attack chaos bench lint format clean
 
 setup: $(STAMP)
 
@@ -35,8 +35,13 @@ test: setup
 test-slurm: setup
 	$(PY) -m pytest -m slurm -rs tests/slurm
 
+# What docs/reliability.md counts.  FUZZ="--seed 7 --commands 100 --trained 10 --folders 100" tries other things, or fewer.
+attack: setup
+	$(PY) -m pytest tests/attack
+	$(PY) -W ignore tests/attack/fuzz.py $(FUZZ)
+
 chaos: setup
-	$(PY) tests/chaos.py --kills 50
+	$(PY) tests/chaos.py --kills 50 $(CHAOS)
 
 # Every row of the speed table, in 8 to 9 minutes: build/bench/results.md. FLOOR=path/to/compiled/floor times it in turn
 # with ours, DATA=folder holds MNIST/raw (random pixels without it), BENCH="--only help cnn --quick" measures less.

@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are known to be sound.
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ from projectlib.config.experiments import with_size
 from projectlib.config.messages import one_line
 from projectlib.errors import UserError
 from projectlib.garbage import leave_everything_at_exit, paused_collector
-from projectlib.runs.folder import is_finished
+from projectlib.runs.folder import is_finished, refuse_links
 from projectlib.runs.resume import extends, folder_to_resume, resumed_overrides, split_resume
 from projectlib.sweeps.launchers import set_launcher_defaults
 from projectlib.values import TEXT, problem, require
@@ -60,7 +61,12 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("stopped before training began")
     except Exception as error:
-        sys.exit(f"error: {unforeseen(error)}")
+        typed = [word for word in options.overrides if re.match(r"[+~]*hydra(?!\.(run|sweep)\.dir=)", word)]
+        refused = typed and isinstance(error, ValueError | TypeError | AttributeError | AssertionError)
+        reason = (
+            f"{' '.join(typed)} is refused by Hydra: {error or type(error).__name__}" if refused else unforeseen(error)
+        )
+        sys.exit(f"error: {' '.join(reason.split())}")
 
 
 biohsic, biohsic_bp, biohsic_lif, biohsic_reservoir = (
@@ -115,6 +121,7 @@ def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], c
         if wanted is not None:
             print(f"no unfinished run of this config in outputs/{config_name}: starting a new one", file=sys.stderr)
         return Plan(job(), overrides)
+    refuse_links(folder)
     finished = folder if is_finished(folder) and not extends(folder, overrides) else None
     return Plan(job(tuple(overrides)), resumed_overrides(folder, overrides, config_dir), finished)
 

@@ -6,18 +6,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.config.bounds import check_yaml, override_problem
 from projectlib.config.plugins import NAMING, check_targets
 from projectlib.config.settings import leaves, plain
 from projectlib.errors import UserError
@@ -44,11 +49,28 @@ RESOLVED_LATE = re.compile(r"\$\{\s*[\w.]+\s*:.*\}")
 """All of a value is what a resolver returns, which may be anything, and another thing the next time."""
 
 
+class BoundedFiles(FileConfigSource):
+    """Hydra's reader of config files, which refuses one that stands for more than fits the memory."""
+
+    def load_config(self, config_path: str) -> Any:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        try:
+            check_yaml(path.read_text(encoding="utf-8"))
+            return super().load_config(config_path)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
 class CheckedLoader(ConfigLoaderImpl):
     """Hydra's loader, which holds what Hydra builds for itself to what is known to be harmless.
 
     All that Hydra composes goes through it before anything is built, in the workers of a launcher too.
     """
+
+    def __init__(self, config_search_path: ConfigSearchPath):
+        Plugins.instance()  # registers Hydra's own reader, in whose place ours comes
+        SourcesRegistry.instance().types["file"] = BoundedFiles
+        super().__init__(config_search_path)
 
     def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
         config = super().load_configuration(*args, **keywords)
@@ -98,6 +120,9 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 def parse(overrides: list[str]) -> list[Override]:
     """Overrides as Hydra understands them.  Raises its OverrideParseException, or UserError for one without a key."""
+    for override in overrides:
+        if problem := override_problem(override):
+            raise UserError(f"{override:.50} {problem}")
     parsed = OverridesParser.create().parse_overrides(overrides)
     for override in parsed:
         if not override.key_or_group:
@@ -109,7 +134,9 @@ def check_choices(overrides: list[Override], config_dir: str | Path | None = Non
     """Raises UserError where what is chosen of a group is no name: Hydra itself would fail."""
     loader = CheckedLoader(search_path(config_dir))
     for override in overrides:
-        if override.is_delete() or override.is_sweep_override() or "." in override.key_or_group:
+        if override.is_sweep_override() or "." in override.key_or_group:
+            continue
+        if override.is_delete() and override.value() is None:
             continue
         value, options = override.value(), loader.get_group_options(override.key_or_group)
         names = value if isinstance(value, list) else [value]

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from projectlib.config.bounds import check_yaml
 from projectlib.config.compose import parse
 from projectlib.config.settings import plain
 from projectlib.errors import UserError
@@ -44,7 +46,11 @@ def read_experiment(name: str, config_dirs: Iterable[str | Path]) -> Experiment:
     if path is None:
         known = ", ".join(experiment_names(config_dirs))
         raise UserError(f"experiment {name!r} does not exist; expected one of {known}")
-    file = OmegaConf.load(path)
+    try:
+        check_yaml(path.read_text(encoding="utf-8"))
+        file = OmegaConf.load(path)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(file, DictConfig):
         raise UserError(f"{path} is no table of settings; expected an experiment, as in configs/experiment/")
     figure = plain(file).get("figure", {})

@@ -39,6 +39,13 @@ CHECKS = {
         lambda v: isinstance(v, str) and re.fullmatch(r"(train|validation)/\w+", v) is not None,
         "train/ or validation/ and a metric: a search never sees the test set",
     ),
+    **dict.fromkeys(("search.trials", "search.heartbeat"), COUNT),
+    **dict.fromkeys(("search.worker", "search.startup"), WHOLE),
+    "search": Check(
+        lambda v: v is None or isinstance(v, dict), "null, or a table of settings, as search=digits brings it"
+    ),
+    "search.folder": Check(lambda v: isinstance(v, str) and v != "", "a folder"),
+    "search.space": Check(lambda v: isinstance(v, dict), "a table: a key: {low, high} or {choices}"),
     "plugins": Check(
         lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
         "a list of modules: plugins=[my_rules]",

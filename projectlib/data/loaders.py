@@ -1,6 +1,8 @@
 """The data sets, one function each, which imports what it needs: torchvision alone takes seconds."""
 
 import math
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,14 @@ from torch import Tensor
 from projectlib.data.augmentation import Augmentation
 from projectlib.data.dataset import Dataset, Split
 from projectlib.errors import UserError
+from projectlib.memory import memory_of
 
 CIFAR10_MEAN, CIFAR10_SD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 NUM_POINTS, NUM_TEST_POINTS = 1000, 100
 SCALES = ("unit", "symmetric", "standardize")
 SMALLEST_SD = 1 / 255  # of an image that is standardized
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow would start a program for some others
+LARGEST_FILE = 2**30  # bytes
 NO_FILES = "or use data=digits, which needs no files"
 
 
@@ -80,7 +85,7 @@ def cifar10(root: str, layout: str = "torchvision", scale: str = "channels") -> 
 
 
 def folder(root: str, shape: Sequence[int], mean: float | Sequence[float], sd: float | Sequence[float]) -> Dataset:
-    """Images in <root>/train/<class>/ and <root>/test/<class>/, of any format that Pillow reads.
+    """Images in <root>/train/<class>/ and <root>/test/<class>/: BMP, JPEG, PNG, PPM, TIFF and WebP.
 
     shape: (C, H, W) of the images in memory; C = 1 for grey or 3 for colour.  An image of another size is
     resized, whatever its proportions.  mean, sd: what is subtracted from pixels in [0, 1] and what the result is
@@ -214,6 +219,9 @@ def _torchvision(class_name: str, place: Path, by_hand: str, root: str) -> list:
     """The training and the test part of a torchvision data set, read from files or downloaded."""
     from torchvision import datasets
 
+    for path in (*place.parent.glob("*.tar.gz"), *place.glob("*")):
+        if not path.is_dir():
+            _check_file(path)
     try:
         return [getattr(datasets, class_name)(root, train=train, download=True) for train in (True, False)]
     # without a network RuntimeError or URLError, with damaged files ValueError, KeyError or AssertionError
@@ -232,9 +240,27 @@ def _per_channel(key: str, value: float | Sequence[float], channels: int) -> tup
     return values
 
 
+def _check_file(path: Path | str) -> None:
+    """Raises UserError for what is no file, a pipe that would be waited for, or one that fills the memory."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} is no file; expected one, or none: remove it")
+    if (size := Path(path).stat().st_size) > LARGEST_FILE:
+        raise UserError(f"{path} has {size:,} bytes; expected at most {LARGEST_FILE:,}: remove it")
+
+
+def _check_links(part: Path) -> None:
+    """Raises UserError where links lead to one folder twice: listed along every path, that might never end."""
+    seen = set()
+    for folder, *_ in os.walk(part, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:
+            raise UserError(f"{folder} is {place}, which {part} has already; expected every folder once: remove a link")
+        seen.add(place)
+
+
 def _list_images(part: Path):
     from torchvision.datasets import ImageFolder
 
+    _check_links(part)
     try:
         return ImageFolder(part)
     except FileNotFoundError as error:  # no class folder, or one without an image
@@ -246,6 +272,12 @@ def _list_images(part: Path):
 def _read_images(samples: list[tuple[str, int]], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Files and labels -> uint8 (n, C, H, W), channels last in memory, and labels (n,), in a fixed random order."""
     channels, height, width = shape
+    needed = 5 * len(samples) * math.prod(shape)  # as bytes, and then as float32
+    if needed > (available := memory_of(torch.device("cpu"))):
+        raise UserError(
+            f"data.shape is {[*shape]}: {len(samples)} images need {needed / 1e9:,.1f} GB, of "
+            f"{available / 1e9:,.1f} GB that there are; expected fewer or smaller images"
+        )
     pixels = np.empty((len(samples), height, width, channels), np.uint8)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     for row, index in zip(pixels, order, strict=True):
@@ -256,15 +288,18 @@ def _read_images(samples: list[tuple[str, int]], shape: tuple[int, int, int]) ->
 def _read_image(path: str, channels: int, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
+    _check_file(path)
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            image = Image.open(path, formats=FORMATS)
+        with image:
             if image.mode[0] in "IF":  # Pillow would clip these at 255 without a word
                 raise ValueError(f"it has more than 8 bits a channel (mode {image.mode})")
             image = image.convert("L" if channels == 1 else "RGB")
             if image.size != size:
                 image = image.resize(size, Image.Resampling.BILINEAR)
             return np.asarray(image).reshape(*reversed(size), channels)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # whatever damaged bytes make Pillow raise, and for too many pixels
         raise UserError(
             f"cannot read {path} ({error}); expected an image of 8 bits a channel: convert or remove it"
         ) from error

@@ -196,6 +196,8 @@ def restored_threads(content: dict[str, Any]) -> int:
 
 def check_whole(path: Path) -> None:
     """Raises an error unless the file is an undamaged zip archive: torch.load does not look at checksums."""
+    if path.exists() and not path.is_file():
+        raise zipfile.BadZipFile("it is no file")
     with open(path, "rb") as file:
         if file.read(1) == b"\x80":
             raise pickle.UnpicklingError("a bare pickle")

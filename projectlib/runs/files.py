@@ -22,8 +22,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.partial")
+    beside.unlink(missing_ok=True)
     try:
-        with open(beside, "wb") as file:
+        with open(beside, "xb") as file:  # never through a link, to a file of somebody else, or into a pipe
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -42,7 +43,7 @@ def remove_partial_files(*folders: Path) -> None:
     """Delete what writers that were killed have left in folders that nobody else writes."""
     for folder in folders:
         for path in Path(folder).glob(".*.partial"):
-            if path.is_file() and not path.is_symlink():
+            if not path.is_dir() or path.is_symlink():
                 path.unlink()
 
 
@@ -66,7 +67,9 @@ class FolderLock:
                 "file system"
             ) from None
         try:
-            self.owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            self.owner.unlink(missing_ok=True)
+            with open(self.owner, "x", encoding="utf-8") as file:  # as in write_whole
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
         except OSError as error:
             self.lock.release()
             raise UserError(f"cannot write {self.owner}: {error.strerror}; make the folder writable") from None

@@ -28,6 +28,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.config.bounds import check_yaml
 from projectlib.config.settings import plain_settings
 from projectlib.errors import UserError
 from projectlib.runs.files import is_locked, write_text
@@ -61,6 +62,8 @@ SUMMARY_SCHEMA = {
     **TABLE,
 }
 NO_SUMMARY = "it ended without a word (killed, or the machine went down): issue the sweep again in its folder"
+IN_PLACE = ("*.log", ".lock", SETTINGS, f"{SETTINGS}/*", FIGURES, f"{FIGURES}/*", "tensorboard", "wandb")
+LARGEST_TEXT = 2**22  # bytes of what is read as text
 UNREADABLE = (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError)
 """What text, JSON and YAML raise: for ints of thousands of digits, depths, lists as keys."""
 
@@ -94,6 +97,8 @@ def read_file(path: Path, parse: Callable[[str], Any], schema: Any) -> Any:
     try:
         if path.exists() and not path.is_file():
             raise OSError("it is no file")
+        if path.exists() and (size := path.stat().st_size) > LARGEST_TEXT:
+            raise OSError(f"it has {size:,} bytes, and no run writes more than {LARGEST_TEXT:,}")
         content = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise
@@ -105,9 +110,8 @@ def read_file(path: Path, parse: Callable[[str], Any], schema: Any) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader)):
-        raise ValueError("it repeats itself by aliases, as no run writes it")
-    return yaml.load(text, Loader) or {}
+    check_yaml(text, aliases=False)
+    return {} if (content := yaml.load(text, Loader)) is None else content
 
 
 def read_settings(folder: Path, name: str, schema: Any = TABLE) -> dict[str, Any]:
@@ -175,6 +179,13 @@ def checkpoint_folder(run_folder: Path, path: str) -> Path:
             "or an absolute path"
         )
     return Path(run_folder) / path
+
+
+def refuse_links(run_folder: Path) -> None:
+    """Raises UserError where what a run writes in place is a link, to a file of somebody else, or a pipe."""
+    for path in (path for name in IN_PLACE for path in Path(run_folder).glob(name)):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is a link or a pipe; expected a file or a folder, as a run writes it: remove it")
 
 
 @dataclass(frozen=True)
@@ -324,6 +335,8 @@ class Run:
 
         path = self.folder / f"{stack}.npz"
         try:
+            if path.exists() and not path.is_file():
+                raise OSError("it is no file")
             with np.load(path, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except FileNotFoundError:

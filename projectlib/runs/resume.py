@@ -83,7 +83,7 @@ def keep_settings(config: DictConfig, folder: Path) -> bool:
                 "each run: choose another hydra.run.dir or hydra.sweep.dir"
             )
         return False
-    write_settings(folder, config=config, **hydra_settings())
+    write_settings(folder, **hydra_settings(), config=config)  # last: a folder that has a config has all of them
     return True
 
 

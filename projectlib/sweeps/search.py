@@ -7,8 +7,11 @@ folder of its own, so that one whose worker was killed is resumed from its check
 import json
 import logging
 import re
+import sqlite3
+import stat
 import warnings
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from projectlib.runs.folder import write_settings
 from projectlib.runs.loggers import Logger
 from projectlib.runs.resume import hydra_settings
 from projectlib.sweeps.jobs import as_text, identity, resume_in_place
+from projectlib.values import is_number
 
 optuna.logging.disable_default_handler()
 optuna.logging.enable_propagation()  # into the job's log
@@ -101,6 +105,17 @@ def open_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study
     about: what its trials have in common.  Raises UserError where the study's own is another.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    check_database(folder / "study.db")
+    try:
+        return opened_study(search, folder, about)
+    except UserError:
+        raise
+    except Exception as error:  # whatever rows of a stranger make SQLAlchemy and Optuna raise
+        raise UserError(unusable(folder / "study.db", error)) from None
+
+
+def opened_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study:
+    """``open_study`` of a file that may be any database."""
     with FileLock(folder / ".study-lock"):  # two workers that both find no file would both make its tables
         storage = RDBStorage(
             f"sqlite:///{(folder / 'study.db').absolute()}",
@@ -119,11 +134,49 @@ def open_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study
                 "it was begun with"
             )
         study.set_user_attr("about", text)
+    check_trials(study.trials, about["space"])
     study.sampler = optuna.samplers.TPESampler(
         n_startup_trials=search.startup, multivariate=True, seed=len(study.trials) + 1000 * search.worker
     )
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup)
     return study
+
+
+def check_database(path: Path) -> None:
+    """Raises UserError where a study would be read from no file, or from a database that does more than hold tables.
+
+    A view or a trigger runs whenever a table of its name is used, for as long as it likes.
+    """
+    try:
+        for part in path.parent.glob(f"{path.name}*"):
+            with suppress(FileNotFoundError):  # the journal of another worker, which is done
+                if not stat.S_ISREG(part.lstat().st_mode):
+                    raise ValueError(f"{part.name} is no file")
+        if path.exists():
+            with closing(sqlite3.connect(path, timeout=60)) as database:
+                found = {kind for (kind,) in database.execute("SELECT DISTINCT type FROM sqlite_master")}
+            if more := found - {"table", "index"}:
+                raise ValueError(f"it has a {more.pop()}")
+    except (OSError, ValueError, sqlite3.Error) as error:
+        raise UserError(unusable(path, error)) from None
+
+
+def check_trials(trials: list[FrozenTrial], space: dict[str, Any]) -> None:
+    """Raises ValueError where a finished trial is none of this search's: its values would be taken for the best."""
+    for trial in trials:
+        if trial.state in DONE and not trial.params.keys() <= space.keys():
+            raise ValueError(f"trial {trial.number} has {', '.join(trial.params)}")
+        if trial.state == TrialState.COMPLETE and not is_number(trial.value):
+            raise ValueError(f"trial {trial.number} is worth {trial.value!r:.50}")
+        if type(RETRY.retried_trial_number(trial) or 0) is not int:
+            raise ValueError(f"trial {trial.number} has no number that it repeats")
+
+
+def unusable(path: Path, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"{path} cannot be used ({reason}); expected a study that a search wrote, or none: choose another search.folder"
+    )
 
 
 def folder_of(trial: FrozenTrial, folder: Path) -> Path:

@@ -1,10 +1,7 @@
 """How much memory an ensemble takes, known before any of it is taken."""
 
 import math
-import os
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from projectlib.errors import UserError
+from projectlib.memory import memory_of
 
 TRAINED = 4  # copies of a weight: itself, its gradient and the two moments of Adam
 BYTES = 4  # of a float32
@@ -63,15 +61,3 @@ def within_memory(make: MakeModel, num_models: int, device: torch.device, copies
         return model
 
     return make_one
-
-
-def memory_of(device: torch.device) -> float:
-    """Bytes that a device has in all, or that this process may have of it; infinite where nobody says."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    limits = [math.inf]
-    with suppress(AttributeError, ValueError, OSError):  # not on every system
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(ValueError, OSError):  # "max" where the container has no limit
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(limits)

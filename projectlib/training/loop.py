@@ -135,14 +135,13 @@ def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: 
     saved, own = checkpoint["engine"], engine.state_dict()
     own.pop("optimizer")  # has no state before the first step
     difference = layout_difference({name: saved.get(name) for name in own}, own)
+    difference = difference or layout_difference(checkpoint["schedule"], schedule.state_dict(), "schedule")
     epoch, step = checkpoint["epoch"], checkpoint["step"]
     try:
         if difference:
             raise ValueError(difference)
         if step is not None and step >= engine.sampler.steps:
             raise ValueError(f"step is {step} of {engine.sampler.steps}")
-        if checkpoint["schedule"].keys() != schedule.state_dict().keys():
-            raise ValueError(f"schedule has {', '.join(map(str, checkpoint['schedule']))}")
         engine.load_state_dict(saved)
         schedule.load_state_dict(checkpoint["schedule"])
         generator.set_state(checkpoint["random"])

@@ -60,6 +60,7 @@ CONTENT = {
     ),
     "engine": (lambda c: c.update(engine=[1]), "engine is list"),
     "schedule": (lambda c: c["schedule"].update(step="mine"), "schedule has"),
+    "a value of the schedule": (lambda c: c["schedule"].update(total_iters=torch.zeros(3)), "schedule.total_iters is"),
     "random numbers": (lambda c: c.update(random=torch.zeros(3)), "of another model"),
     "a layer's shape": (lambda c: c["engine"]["parameters"][0].update({"affine.weight": torch.zeros(1)}), "(1,)"),
 }

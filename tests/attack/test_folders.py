@@ -256,3 +256,52 @@ def test_under_nohup_a_run_outlives_its_terminal(script, tmp_path, monkeypatch):
         assert script("train-biohsic", *settings, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     finally:
         signal.signal(signal.SIGHUP, previous)
+
+
+# Links and pipes
+
+
+@pytest.mark.parametrize("name", [".summary.json.partial", ".metrics.csv.partial", ".owner"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_written_whole_goes_through_no_link_and_waits_for_no_pipe(script, run_folder, tmp_path, name, kind):
+    (run_folder / SUMMARY).unlink()
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (run_folder / name).symlink_to(victim) if kind == "link" else os.mkfifo(run_folder / name)
+    assert script("train-biohsic", f"resume={run_folder}", "training.nepochs=3").code == 0
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["train-biohsic.log", "figures", HYDRA, ".lock", "figures/learning-curve.png"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_written_in_place_must_be_there(script, run_folder, tmp_path, name, kind):
+    (run_folder / SUMMARY).unlink()
+    (tmp_path / "figures").mkdir()
+    path = run_folder / name
+    content = path.read_bytes() if path.is_file() else b""
+    path.unlink(missing_ok=True) if not path.is_dir() else shutil.rmtree(path)
+    victim = tmp_path / "figures" if name == "figures" else tmp_path / "victim"
+    if name != "figures":
+        victim.write_bytes(content)
+    path.symlink_to(victim) if kind == "link" else os.mkfifo(path)
+    error = script("train-biohsic", f"resume={run_folder}", "training.nepochs=3").error
+    assert str(path) in error
+    assert victim.is_dir() or victim.read_bytes() == content
+    assert not [*(tmp_path / "figures").iterdir()]
+
+
+def test_a_checkpoint_that_is_a_pipe_is_not_waited_for(script, run_folder):
+    (run_folder / SUMMARY).unlink()
+    newest = checkpoint_files(run_folder / "checkpoints")[-1]
+    newest.unlink()
+    os.mkfifo(newest)
+    ended = script("train-biohsic", f"resume={run_folder}")
+    assert ended.code == 0
+    assert "it is no file" in ended.output
+
+
+def test_a_search_that_is_none_is_refused(script, run_folder):
+    (run_folder / SUMMARY).unlink()
+    settings = run_folder / CONFIG
+    settings.write_text(settings.read_text().replace("search: null", "search: x"))
+    assert "search is 'x'" in script("train-biohsic", f"resume={run_folder}").error

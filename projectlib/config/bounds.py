@@ -1,0 +1,53 @@
+"""Text that becomes values, looked at before it does: nesting crashes parsers, aliases multiply."""
+
+import re
+from itertools import accumulate
+from typing import Any
+
+import yaml
+
+DEPTH, VALUES, DIGITS, LETTERS = 40, 100_000, 1000, 4000  # of anything that somebody writes, with room to spare
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def check_yaml(text: str, aliases: bool = True) -> None:
+    """Raises ValueError for a text that nests deeper, or stands for more, than any config does.
+
+    aliases: whether it may repeat parts of itself.  Raises YAMLError where it is no YAML.
+    """
+    sizes: dict[str, float] = {}  # by anchor, with all that aliases repeat; one that is still open would be endless
+    open_nodes: list[tuple[str | None, float]] = [(None, 0)]
+    for event in yaml.parse(text, LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1))
+            if len(open_nodes) > DEPTH:
+                raise ValueError(f"it nests deeper than {DEPTH} levels")
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            if not aliases:
+                raise ValueError("it repeats itself by aliases, as no run writes it")
+            anchor, size = None, sizes.get(event.anchor, float("inf"))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+            if not event.style and len(event.value) > DIGITS and event.value[0] in "+-0123456789":
+                raise ValueError(f"it has a number of {len(event.value)} digits")
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + size)
+        if open_nodes[-1][1] > VALUES:
+            raise ValueError(f"it stands for more than {VALUES:,} values")
+
+
+def override_problem(text: str) -> str | None:
+    """Why ``key=value`` is not even parsed, which takes milliseconds a letter and crashes when it nests, in words."""
+    if len(text) > LETTERS:
+        return f"... has {len(text):,} letters; expected at most {LETTERS:,}: put what is longer into a config file"
+    if max(accumulate((letter in "[{(") - (letter in "]})") for letter in text), default=0) > DEPTH:
+        return f"nests deeper than {DEPTH} levels; expected key=value"
+    if re.search(rf"\d{{{DIGITS},}}", text):
+        return f"has a number of {DIGITS} digits or more; expected a smaller one"
+    return None

@@ -1,0 +1,20 @@
+"""How much memory there is."""
+
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+def memory_of(device: torch.device) -> float:
+    """Bytes that a device has in all, or that this process may have of it; infinite where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    limits = [math.inf]
+    with suppress(AttributeError, ValueError, OSError):  # not on every system
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(ValueError, OSError):  # "max" where the container has no limit
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
