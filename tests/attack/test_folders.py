@@ -278,6 +278,7 @@ def test_what_is_written_in_place_must_be_there(script, run_folder, tmp_path, na
     (run_folder / SUMMARY).unlink()
     (tmp_path / "figures").mkdir()
     path = run_folder / name
+    path.parent.mkdir(exist_ok=True)
     content = path.read_bytes() if path.is_file() else b""
     path.unlink(missing_ok=True) if not path.is_dir() else shutil.rmtree(path)
     victim = tmp_path / "figures" if name == "figures" else tmp_path / "victim"
