@@ -139,7 +139,7 @@ def check_choices(overrides: list[Override], config_dir: str | Path | None = Non
         if override.is_delete() and override.value() is None:
             continue
         value, options = override.value(), loader.get_group_options(override.key_or_group)
-        names = value if isinstance(value, list) else [value]
+        names = value if isinstance(value, list) and not override.is_delete() else [value]
         if options and not isinstance(value, dict) and not all(isinstance(name, str) for name in names):
             raise UserError(f"{override.key_or_group} is {value!r}; expected one of {', '.join(options)}")
 

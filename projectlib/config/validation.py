@@ -70,6 +70,13 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "readout.window": COUNT,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.eps": NOT_NEGATIVE,
+    "optimizer.betas": (lambda v: isinstance(v, list) and len(v) == 2 and all(map(is_number, v)), "two numbers"),
+    "data.source.seed": SEED,
+    "model.num_timesteps": COUNT,
+    "rule.modulator": (
+        lambda v: v is None or (isinstance(v, dict) and "_target_" in v),
+        "null, or a modulator as modulator=window brings it",
+    ),
     "lr_schedule.gamma": POSITIVE,
     "lr_schedule.eta_min": NOT_NEGATIVE,
     "lr_schedule.T_max": COUNT,
