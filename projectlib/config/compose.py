@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
@@ -49,7 +49,7 @@ RESOLVED_LATE = re.compile(r"\$\{\s*[\w.]+\s*:.*\}")
 """All of a value is what a resolver returns, which may be anything, and another thing the next time."""
 
 
-class BoundedFiles(FileConfigSource):
+class FileConfigSource(file_config_source.FileConfigSource):  # Hydra's name for it: by that it knows that it has one
     """Hydra's reader of config files, which refuses one that stands for more than fits the memory."""
 
     def load_config(self, config_path: str) -> Any:
@@ -69,7 +69,7 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: ConfigSearchPath):
         Plugins.instance()  # registers Hydra's own reader, in whose place ours comes
-        SourcesRegistry.instance().types["file"] = BoundedFiles
+        SourcesRegistry.instance().types["file"] = FileConfigSource
         super().__init__(config_search_path)
 
     def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:

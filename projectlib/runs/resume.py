@@ -70,7 +70,10 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
     for override in parse(overrides):
         key = override.key_or_group
         if is_among(key, RESUMABLE):
-            OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
+            try:
+                OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
+            except ValueError as error:  # a list where the folder should have settings
+                raise UserError(f"{folder} has no settings where {key} should be ({error})") from None
     OmegaConf.update(saved, "resume", str(folder))
     if differing := differences(comparable(saved, folder), before):
         raise UserError(refusal(folder, differing))
