@@ -406,7 +406,7 @@ def main() -> int:
     seed = random.randrange(1 << 30) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     chance, kills, runs, wrong = random.Random(seed), Counter(), 0, []
-    each = -(-options.kills // len(options.cases))
+    each = -(-options.kills // max(len(options.cases), 1))
 
     def note(what: str, counts: Counter, found: list[str]) -> None:
         kills.update(counts)

@@ -1,5 +1,6 @@
 """A run that was stopped and resumed ends as one that never was; what cannot be resumed is refused."""
 
+import errno
 import json
 import os
 import pickle
@@ -454,18 +455,24 @@ def test_a_second_signal_stops_at_once(script, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "checkpoints/epoch-0002.pt", "summary.json"])
-def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(script, run_folder, tmp_path, name):
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(script, run_folder, tmp_path, monkeypatch, name):
     wanted, folder = (run_folder / "metrics.csv").read_bytes(), tmp_path / "full"
     (folder / name).parent.mkdir(parents=True)
     beside = (folder / name).with_name(f".{(folder / name).name}.partial")
-    beside.symlink_to("/dev/full")
+    flush = os.fsync
+
+    def full(descriptor):
+        if os.path.realpath(f"/proc/self/fd/{descriptor}") == str(beside.absolute()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(beside))
+        flush(descriptor)
+
     arguments = [*XOR, f"hydra.run.dir={folder}"]
     if name == "metrics.csv":  # full from the second epoch on
-        beside.unlink()
         assert script(*XOR, "training.nepochs=1", f"hydra.run.dir={folder}").code == 0
-        beside.symlink_to("/dev/full")
         arguments = ["train-biohsic", f"resume={folder}", "training.nepochs=3"]
+    monkeypatch.setattr(os, "fsync", full)
     ended = script(*arguments)
+    monkeypatch.setattr(os, "fsync", flush)
     assert ended.code == 1
     assert "No space left on device" in ended.error
     assert f"resume={folder}" in ended.error

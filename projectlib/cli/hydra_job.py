@@ -64,7 +64,8 @@ class Job:
             return self.work(config, folder)
         except Exception as error:
             if is_new and not read_summary(folder):
-                write_summary(folder, {"status": "failed", "error": str(error)})
+                with suppress(OSError):  # a full disk, perhaps, is what has to be told
+                    write_summary(folder, {"status": "failed", "error": str(error)})
             raise
 
     def work(self, config: DictConfig, folder: Path) -> float | None:

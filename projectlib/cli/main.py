@@ -64,7 +64,9 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
         typed = [word for word in options.overrides if re.match(r"[+~]*hydra(?!\.(run|sweep)\.dir=)", word)]
         refused = typed and isinstance(error, ValueError | TypeError | AttributeError | AssertionError)
         reason = (
-            f"{' '.join(typed)} is refused by Hydra: {error or type(error).__name__}" if refused else unforeseen(error)
+            f"{' '.join(typed)} is refused by Hydra: {str(error) or type(error).__name__}"
+            if refused
+            else unforeseen(error)
         )
         sys.exit(f"error: {' '.join(reason.split())}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
@@ -49,7 +49,7 @@ RESOLVED_LATE = re.compile(r"\$\{\s*[\w.]+\s*:.*\}")
 """All of a value is what a resolver returns, which may be anything, and another thing the next time."""
 
 
-class BoundedFiles(FileConfigSource):
+class FileConfigSource(file_config_source.FileConfigSource):  # Hydra's name for it: by that it knows that it has one
     """Hydra's reader of config files, which refuses one that stands for more than fits the memory."""
 
     def load_config(self, config_path: str) -> Any:
@@ -69,7 +69,7 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: ConfigSearchPath):
         Plugins.instance()  # registers Hydra's own reader, in whose place ours comes
-        SourcesRegistry.instance().types["file"] = BoundedFiles
+        SourcesRegistry.instance().types["file"] = FileConfigSource
         super().__init__(config_search_path)
 
     def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
@@ -139,7 +139,7 @@ def check_choices(overrides: list[Override], config_dir: str | Path | None = Non
         if override.is_delete() and override.value() is None:
             continue
         value, options = override.value(), loader.get_group_options(override.key_or_group)
-        names = value if isinstance(value, list) else [value]
+        names = value if isinstance(value, list) and not override.is_delete() else [value]
         if options and not isinstance(value, dict) and not all(isinstance(name, str) for name in names):
             raise UserError(f"{override.key_or_group} is {value!r}; expected one of {', '.join(options)}")
 

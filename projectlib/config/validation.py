@@ -54,6 +54,13 @@ CHECKS = {
         lambda v: isinstance(v, list) and all(e == 0 or is_count(e) for e in v),
         "a list of epochs, 0 for before training",
     ),
+    "optimizer.betas": Check(lambda v: isinstance(v, list) and len(v) == 2 and all(map(is_number, v)), "two numbers"),
+    "data.source.seed": WHOLE,
+    "model.num_timesteps": COUNT,
+    "rule.modulator": Check(
+        lambda v: v is None or (isinstance(v, dict) and "_target_" in v),
+        "null, or a modulator as modulator=window brings it",
+    ),
 }
 
 

@@ -63,7 +63,10 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
     refuse_resolvers(saved, f"{folder}/.hydra/config.yaml")
     for key in (override.key_or_group for override in parse(overrides)):
         if is_among(key, RESUMABLE):
-            OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
+            try:
+                OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
+            except ValueError as error:  # a list where the folder should have settings
+                raise UserError(f"{folder} has no settings where {key} should be ({error})") from None
     OmegaConf.update(saved, "resume", str(folder))
     OmegaConf.set_struct(saved, True)
     return saved

@@ -306,3 +306,10 @@ def test_a_search_that_is_none_is_refused(script, run_folder):
     settings = run_folder / CONFIG
     settings.write_text(settings.read_text().replace("search: null", "search: x"))
     assert "search is 'x'" in script("train-biohsic", f"resume={run_folder}").error
+
+
+def test_a_list_in_place_of_settings_is_refused(script, run_folder):
+    (run_folder / SUMMARY).unlink()
+    settings = run_folder / CONFIG
+    settings.write_text(settings.read_text().replace("training:\n", "training:\n- 1\nothers:\n"))
+    assert "training.nepochs should be" in script("train-biohsic", f"resume={run_folder}", "training.nepochs=3").error
