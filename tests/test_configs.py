@@ -124,7 +124,7 @@ def test_the_groups_are_those_that_are_tested():
     assert choices("model") == ["cnn", "lif-mlp", "linear", "mlp", "reservoir"]
     assert choices("modulator") == ["class-means", "covariance", "delta", "remembered", "reservoir", "window"]
     assert choices("rule") == ["backprop", "biohsic", "delta", "frozen", "hsic"]
-    assert choices("optimizer") == ["adam", "adamw", "sgd"]
+    assert choices("optimizer") == ["adam", "adamw", "adamw-averaged", "sgd"]
     assert choices("lr_schedule") == ["constant", "cosine", "exponential", "piecewise"]
     assert choices("logger") == ["print", "tensorboard", "wandb-logger"]
 
@@ -160,7 +160,9 @@ def test_the_optional_pairs_are_those_that_exist():
             "cifar10-delta",
         ]
     )
-    assert choices("optimizer_modulator") == [f"adamw-{memory}" for memory in sorted(MEMORIES)]
+    optimizers = ("adamw", "adamw-averaged")
+    assert choices("optimizer_modulator") == sorted(f"{name}-{memory}" for name in optimizers for memory in MEMORIES)
+    assert choices("search_modulator") == sorted(f"memory-{name}" for name in (*MEMORIES, "window"))
 
 
 @pytest.mark.parametrize("memory", MEMORIES)

@@ -21,7 +21,7 @@ LAYERS = 3  # of xor's models, readout included
 HSIC = [f"{part}_layer{layer}" for layer in range(LAYERS) for part in ("hsic", "hsicx", "hsicy")]
 SUMMARY = {
     *("status", "metrics", "best", "steps_per_second", "compile_seconds", "wall_seconds", "device", "versions"),
-    *("seed", "nmodels", "commit"),
+    *("seed", "nmodels", "numbers_kept", "commit"),
 }
 
 

@@ -186,9 +186,10 @@ def test_no_search_without_a_validation_split_or_on_the_test_set(tmp_path):
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "search").glob("*.yaml") if p.stem[0] != "_"))
 def test_searches_hold_out_validation_samples(name):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train-biohsic", [f"search={name}", *(["modulator=delta"] if name == "memory" else [])])
+        script, modulator = ("train-bp", []) if name == "backprop" else ("train-biohsic", ["modulator=delta"])
+        config = compose(script, [f"search={name}", *(modulator if name == "memory" else [])])
     assert config.data.validation > 0
-    assert config.data.name == ("mnist" if name == "memory" else name)
+    assert config.data.name == (name if name == "digits" else "mnist")
     for key, bounds in config.search.space.items():
         assert bounds.low <= OmegaConf.select(config, key) <= bounds.high, key
 

@@ -73,7 +73,13 @@ class CheckedLoader(ConfigLoaderImpl):
         super().__init__(config_search_path)
 
     def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
-        config = super().load_configuration(*args, **keywords)
+        try:
+            config = super().load_configuration(*args, **keywords)
+        except ValueError as error:
+            _, no_place, name = str(error).partition("invalid literal for int() with base 10: ")
+            if not no_place:
+                raise
+            raise UserError(f"an override leads to {name} in a list; expected a place in it, 0 for the first") from None
         parts = {key: known_values(config.hydra[key]) for key in HYDRA_PARTS}
         check_targets(parts, HYDRA_TARGETS.__contains__, "a config may not run code of its own")
         check_logging(config.hydra)

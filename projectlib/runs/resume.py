@@ -63,13 +63,18 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
     refuse_resolvers(saved, f"{folder}/.hydra/config.yaml")
     for key in (override.key_or_group for override in parse(overrides)):
         if is_among(key, RESUMABLE):
-            try:
-                OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
-            except ValueError as error:  # a list where the folder should have settings
-                raise UserError(f"{folder} has no settings where {key} should be ({error})") from None
+            put(saved, key, OmegaConf.select(composed, key), folder, merge=False)
     OmegaConf.update(saved, "resume", str(folder))
     OmegaConf.set_struct(saved, True)
     return saved
+
+
+def put(config: DictConfig, key: str, value: Any, folder: Path, merge: bool = True) -> None:
+    """Change a setting of a folder's.  Raises UserError where the folder has a list in place of settings."""
+    try:
+        OmegaConf.update(config, key, value, merge=merge)
+    except ValueError as error:
+        raise UserError(f"{folder} has no settings where {key} should be ({error})") from None
 
 
 def keep_settings(config: DictConfig, folder: Path) -> bool:
@@ -125,7 +130,7 @@ def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -
             continue
         key, value = override.key_or_group, None if override.is_delete() else override.value()
         if key not in run.choices:
-            OmegaConf.update(changed, key, value)
+            put(changed, key, value, folder)
             keys += (key,)
         elif value != run.choices[key] and (override.is_delete() or not is_among(key, RESUMABLE)):
             differing.append(f"{key} (now {value!r}, run {run.choices[key]!r})")
