@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
+from projectlib.plotting.curves import DASHED
 from projectlib.plotting.page import network_runs
 from projectlib.plotting.signals import logged
 from projectlib.plotting.style import DIVERGING, conditions, figure_title, kind, kind_of, legend, names_and_looks
 from projectlib.runs.folder import Folders, Run
-
-DASHED = (0, (4, 2))
+from projectlib.runs.history import mean_and_sd
 
 
 def accuracy_by_numbers_kept(folders: Folders | None, ax: Axes) -> None:
@@ -46,8 +46,8 @@ def kept(run: Run) -> int:
 
 def last_accuracy(run: Run) -> tuple[float, float]:
     """Mean and sd of the test accuracy over models, in percent, after the last epoch; an sd of 0 for one model."""
-    values = 100 * np.array(run.history.values(run.history.last_epoch, "test", "accuracy"))
-    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    mean, sd = mean_and_sd(run.history.values(run.history.last_epoch, "test", "accuracy"))
+    return 100 * mean, 100 * (sd or 0.0)
 
 
 def of_classes(folders: Folders | None, axes: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from projectlib.config.validation import MEMORIES
 from projectlib.runs.folder import Run
 
 # Okabe and Ito's colours in an order of growing lightness
@@ -61,7 +62,6 @@ KINDS = {
 }
 """By ``kind``; a rule that is not here has its own name as title, and a look that is free."""
 
-MEMORIES = ("remembered", "covariance", "delta", "class-means")
 
 SEQUENCE = (
     Look(BLUE, "-", "o"),

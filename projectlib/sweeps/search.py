@@ -24,6 +24,7 @@ from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from projectlib.config.settings import plain, select
+from projectlib.config.validation import MISSING
 from projectlib.errors import Diverged, Interrupted, Pruned, UserError
 from projectlib.runs.folder import write_settings
 from projectlib.runs.loggers import Logger
@@ -37,7 +38,6 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)  # the heartbeat
 
 RETRY = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-MISSING = object()
 SILENT = 4  # heartbeats missed before a trial is taken for dead
 
 log = logging.getLogger(__name__)
