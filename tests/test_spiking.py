@@ -2,12 +2,19 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
+from conftest import scripts_in_this_process
 
+import projectlib
+from projectlib import plotting
+from projectlib.data import digits
 from projectlib.errors import UserError
 from projectlib.models import SpikingLayer, spiking_mlp
 from projectlib.models.spiking import Spiking
+from projectlib.runs.folder import Run
+from projectlib.training.spikes import NUM_SAMPLES
 
 TAU, TAU_TRACE = 10.0, 20.0  # time steps
 
@@ -134,8 +141,41 @@ def test_memories_learn_xor_through_spikes(script):
     tiny = ["data=xor", "model=spiking-mlp", "nmodels=2", "training.nepochs=2", "engine=compiled"]
     ended = script("train-lif-biohsic", *tiny, "modulator=delta", "hydra.run.dir=run")
     assert ended.code == 0, ended.output
-    import projectlib
-
     run = projectlib.load("run")
     last = run.metrics.query("epoch == 2 and split == 'test'").accuracy
     assert last.min() > 0.9
+
+
+@pytest.fixture(scope="module")
+def spiking_run(tmp_path_factory):
+    """Two models on a few digits, looked into after training."""
+    folder = tmp_path_factory.mktemp("spiking")
+    few = ["data.limit=40", "training.nepochs=1", "training.log_hsic=false", "training.log_arrays=[1]", "nmodels=2"]
+    chosen = ["data=digits", "model=spiking-mlp", "model.features=[9,7]", "modulator=delta", "engine=eager"]
+    with scripts_in_this_process(folder) as run:
+        assert run("train-lif-biohsic", *chosen, *few, "hydra.run.dir=run") == 0
+    return projectlib.load(folder / "run")
+
+
+def test_spikes_a_sample_are_counted_over_all_neurons_and_time_steps(spiking_run):
+    network, x = spiking_run.ensemble.network, digits().test.inputs[:NUM_SAMPLES]
+    counted = spiking_run.metrics.query("split == 'test' and epoch == 1").sort_values("model").spikes
+    for index, expected in enumerate(counted):
+        parameters, state, total = spiking_run.ensemble.member(index), network.initial_state(len(x)), 0
+        for _ in range(network.num_timesteps):
+            _, state = network.run(parameters, state, x)
+            total += sum(int(state[layer].spikes.sum()) for layer in (0, 1))
+        assert expected == pytest.approx(total / len(x))
+        assert expected > 0
+
+
+def test_a_raster_has_a_mark_for_every_spike(spiking_run):
+    trains = [
+        train[-1] for name, train in sorted(Run(spiking_run.folder).arrays().items()) if name.startswith("spikes_layer")
+    ]
+    assert [train.shape for train in trains] == [(20, 10, 9), (20, 10, 7)]
+    figure, axes = plt.subplots(1, 2)
+    plotting.spikes.raster(spiking_run.folder, axes)
+    for ax, train in zip(axes, trains, strict=True):
+        assert len(ax.lines[0].get_xdata()) == train.sum() > 0
+    plt.close(figure)
