@@ -63,7 +63,7 @@ def make_rule(config: DictConfig) -> Any:
     rule, name = build(config.rule), config.rule._target_
     if getattr(rule, "task", None) != config.task:
         raise UserError(f"rule is {name}; expected a rule for this script, e.g. rule={RULES[config.task]}")
-    if config.data.batchsize < rule.smallest_window:
+    if (getattr(rule, "window", None) or config.data.batchsize) < rule.smallest_window:
         raise UserError(
             f"data.batchsize is {config.data.batchsize}; expected at least {rule.smallest_window}: "
             "a rule that compares samples needs a window of two"
@@ -89,7 +89,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
     ensemble = build_ensemble(model_maker(config, sizes, device), seeds(config), device)
     use_threads(ensemble)
-    if rule.streams and rule.window > len(dataset.train.labels):
+    if rule.window and rule.window > len(dataset.train.labels):
         raise UserError(
             f"optimizer.accumulate is {rule.window}; expected at most the {len(dataset.train.labels)} training samples"
         )
@@ -213,10 +213,13 @@ def use_threads(ensemble: Ensemble) -> None:
 
 
 def check_stream(config: DictConfig, rule: Rule) -> None:
-    """Raises UserError where what only a stream of samples has is asked of another rule."""
-    asked = {"optimizer.accumulate": config.optimizer.accumulate, "readout.window": config.readout.window}
-    for key, value in asked.items():
-        if value > 1 and not rule.streams:
+    """Raises UserError where what only a stream of samples, or a block of them, has is asked of another rule."""
+    asked = {
+        "optimizer.accumulate": (config.optimizer.accumulate, rule.window or 1),
+        "readout.window": (config.readout.window, rule.num_replayed + 1),
+    }
+    for key, (value, has) in asked.items():
+        if value > 1 and value != has:
             raise UserError(
                 f"{key} is {value}, which is for a stream of samples; expected 1 with {type(rule).__name__} on windows "
                 "or batches, or a memory: modulator=delta"
