@@ -1,0 +1,42 @@
+"""Direct feedback alignment: the readout's error reaches every hidden layer through a matrix of its own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from projectlib.rules.local import Hidden, HiddenUpdate, LocalRule
+from projectlib.rules.seen import seen_by_readout
+from projectlib.values import is_number, require
+
+
+class DirectFeedbackAlignment(LocalRule):
+    """A fixed random matrix B projects the readout's error of a sample onto a layer (Nokland 2016)::
+
+        xi = B e,   e = softmax(logits) - y,   dW = -eta xi dz/dW        of this layer alone
+
+    No transpose is used and no error crosses layers; the error itself travels, from the readout to each layer.  Of a
+    convolution, B reaches what the next layer reads: its map averaged over 2 x 2 places.
+
+    scale: sd of an entry of B times sqrt(num_classes).  accumulate, readout_window: as of ``LocalRule.stream``.
+    Raises UserError for values that are none of these.
+    """
+
+    needs_readout_error = True
+
+    def __init__(self, scale: float = 1.0, accumulate: int = 1, readout_window: int = 1):
+        require(is_number(scale) and scale > 0, "rule.scale", scale, "a number above 0, the scale of random feedback")
+        self.scale = scale
+        self.stream(accumulate, readout_window)
+
+    def hidden_state(self, hidden: Hidden, z: Tensor, generator: torch.Generator) -> Tensor:
+        """B, (features, num_classes)."""
+        shape = seen_by_readout(z).shape[1], hidden.y.shape[1]
+        return self.scale / shape[1] ** 0.5 * torch.randn(shape, generator=generator, dtype=z.dtype)
+
+    def update_hidden(self, hidden: Hidden, memory: Tensor, context: Any) -> HiddenUpdate:
+        z, u, pull_back = hidden.pullback()
+        assert hidden.readout_error is not None  # as it is needed
+        seen, spread = torch.func.vjp(seen_by_readout, z)
+        (xi,) = spread((hidden.readout_error @ memory.T).reshape(seen.shape))
+        return HiddenUpdate(pull_back(xi / len(z)), z, u, memory)
