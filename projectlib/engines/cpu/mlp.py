@@ -16,6 +16,7 @@ from projectlib.engines.cpu.kernels import mlp as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
+from projectlib.hsic import OF_LABELS
 from projectlib.models.leaky_integrator import LeakyIntegrator
 from projectlib.models.mlp import DenseLayer, Readout
 from projectlib.rules import Rule
@@ -47,8 +48,8 @@ class CpuEngine(EagerEngine):
             return f"the rule {type(rule).__name__}"
         if rule.modulator and own_kernel(rule.modulator) != "window":
             return f"the modulator {type(rule.modulator).__name__}"
-        if rule.form == "parzen":
-            return "the signal parzen of a window"
+        if rule.form in OF_LABELS:
+            return f"the signal {rule.form} of a window"
         if reason := kernel_optimizer.lacks(optimizer):
             return reason
         if len(optimizer.param_groups) > 1:
