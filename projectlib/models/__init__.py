@@ -1,9 +1,10 @@
 """Networks of layers and the reservoir: weights and dynamics of one model, nothing of how they learn."""
 
 from projectlib.models.cnn import cnn
+from projectlib.models.divisive import divisive_mlp
 from projectlib.models.leaky_integrator import LeakyIntegrator, lif_mlp
 from projectlib.models.mlp import linear, mlp
 from projectlib.models.network import DynamicLayer, Network
 from projectlib.models.reservoir import Reservoir
 
-__all__ = ["DynamicLayer", "LeakyIntegrator", "Network", "Reservoir", "cnn", "lif_mlp", "linear", "mlp"]
+__all__ = ["DynamicLayer", "LeakyIntegrator", "Network", "Reservoir", "cnn", "divisive_mlp", "lif_mlp", "linear", "mlp"]
