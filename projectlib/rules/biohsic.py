@@ -1,6 +1,6 @@
 """The three-factor rule: local input, local activity, and the modulatory signal of the newest sample."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map
 from projectlib.hsic import check_form, check_objective, kernel_matrix, kernel_row, modulation
 from projectlib.modulators import Modulator, Sample, WindowModulator
 from projectlib.rules.local import Hidden, HiddenUpdate, LocalRule
+from projectlib.rules.replay import Replay, nothing_to_replay, update_replayed
 from projectlib.values import is_count, require
 
 
@@ -58,11 +59,16 @@ class BioHSIC(LocalRule):
         self.form, self.modulator = check_form(form), modulator or WindowModulator()
         require(is_count(accumulate), "optimizer.accumulate", accumulate, "a whole number of at least 1")
         require(is_count(readout_window), "readout.window", readout_window, "a whole number of at least 1")
-        if not self.modulator.needs_window:
-            self.stream(accumulate, readout_window)
+        self.streams, self.num_replayed = not self.modulator.needs_window, 0
+        if self.streams:
+            self.sliding, self.window, self.smallest_window = False, accumulate, 1
+            self.num_replayed = readout_window - 1
 
     def hidden_state(self, hidden: Hidden, z: Tensor, generator: torch.Generator) -> Any:
         return self.modulator.initial_state(Sample(hidden.x[-1], hidden.y[-1], z[-1]), generator)
+
+    def readout_state(self, h: Tensor, u: Any, y: Tensor) -> Any:
+        return nothing_to_replay(self.num_replayed, h, u, y) if self.num_replayed else ()
 
     def prepare(self, x: Tensor, y: Tensor) -> WindowContext | None:
         if self.streams:
@@ -99,6 +105,13 @@ class BioHSIC(LocalRule):
             xi, memory = self.modulator(Sample(*sample), memory, None)
             signals.append(xi)
         return signals[0][None] if len(signals) == 1 else torch.stack(signals), memory
+
+    def update_readout(
+        self, layer: Callable, parameters: dict[str, Tensor], h: Tensor, u: Any, y: Tensor, memory: Any
+    ) -> tuple[dict[str, Tensor], Tensor, Any, Any]:
+        if not self.num_replayed:
+            return super().update_readout(layer, parameters, h, u, y, memory)
+        return update_replayed(layer, parameters, Replay(h, u, y), memory)
 
 
 def part_of(hidden: Hidden, places: slice) -> Hidden:

@@ -18,25 +18,28 @@ class DirectFeedbackAlignment(LocalRule):
     No transpose is used and no error crosses layers; the error itself travels, from the readout to each layer.  Of a
     convolution, B reaches what the next layer reads: its map averaged over 2 x 2 places.
 
-    scale: sd of an entry of B times sqrt(num_classes).  accumulate, readout_window: as of ``LocalRule.stream``.
-    Raises UserError for values that are none of these.
+    scale: sd of an entry of B times sqrt(num_classes).  accumulate: samples run with the same weights, whose mean
+    gradient makes one update.  Raises UserError for values that are none of these.
     """
 
+    sliding = False
     needs_readout_error = True
+    kernel = "direct-feedback-alignment"
 
-    def __init__(self, scale: float = 1.0, accumulate: int = 1, readout_window: int = 1):
+    def __init__(self, scale: float = 1.0, accumulate: int = 1):
         require(is_number(scale) and scale > 0, "rule.scale", scale, "a number above 0, the scale of random feedback")
         self.scale = scale
-        self.stream(accumulate, readout_window)
+        self.make_blocks(accumulate)
+        self.window = accumulate
 
     def hidden_state(self, hidden: Hidden, z: Tensor, generator: torch.Generator) -> Tensor:
-        """B, (features, num_classes)."""
-        shape = seen_by_readout(z).shape[1], hidden.y.shape[1]
-        return self.scale / shape[1] ** 0.5 * torch.randn(shape, generator=generator, dtype=z.dtype)
+        """B', (num_classes, features)."""
+        shape = hidden.y.shape[1], seen_by_readout(z).shape[1]
+        return self.scale / shape[0] ** 0.5 * torch.randn(shape, generator=generator, dtype=z.dtype)
 
     def update_hidden(self, hidden: Hidden, memory: Tensor, context: Any) -> HiddenUpdate:
         z, u, pull_back = hidden.pullback()
         assert hidden.readout_error is not None  # as it is needed
         seen, spread = torch.func.vjp(seen_by_readout, z)
-        (xi,) = spread((hidden.readout_error @ memory.T).reshape(seen.shape))
+        (xi,) = spread((hidden.readout_error @ memory).reshape(seen.shape))
         return HiddenUpdate(pull_back(xi / len(z)), z, u, memory)

@@ -23,11 +23,11 @@ class FeedbackAlignment(Rule):
     from ``xi = softmax(logits) - y`` of the readout on; f is all of a layer that follows its affine map (relu, norm,
     pooling).  Of convolutions B is a kernel.  B is drawn as W is, once for each model, and kept.
 
-    scale: of B, in units of W's own.  accumulate: samples run once each with the same weights, whose mean gradient
-    makes one update.  Raises UserError for values that are none of these, and for a layer with weights of other maps.
+    scale: of B, in units of W's own.  accumulate: samples run with the same weights, whose mean gradient makes
+    one update.  Raises UserError for values that are none of these, and for a layer with weights of other maps.
     """
 
-    streams = True
+    kernel = "feedback-alignment"
 
     def __init__(self, scale: float = 1.0, accumulate: int = 1):
         require(is_number(scale) and scale > 0, "rule.scale", scale, "a number above 0, the scale of random feedback")

@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from projectlib.models.network import Network, Parameters
-from projectlib.rules.replay import Replay, nothing_to_replay, update_replayed
 from projectlib.rules.rule import Rule, TrainingState, Update
-from projectlib.values import is_count, require
 
 
 class Hidden(NamedTuple):
@@ -56,8 +54,8 @@ class HiddenUpdate(NamedTuple):
 class LocalRule(Rule):
     """Runs a network layer by layer; each layer's input counts as constant, so no error crosses layers.
 
-    The readout descends the mean cross-entropy of the whole window; in a stream, also that of the samples before it.
-    What a hidden layer descends is a subclass's to say, in ``update_hidden``.
+    The readout descends the mean cross-entropy of the whole window.  What a hidden layer descends is a
+    subclass's to say, in ``update_hidden``.
 
     needs_readout_error: whether hidden updates see the error of the readout: the network is then run once more,
         before they are made.
@@ -66,24 +64,13 @@ class LocalRule(Rule):
     sliding = True
     needs_readout_error: bool = False
 
-    def stream(self, accumulate: int, readout_window: int = 1) -> None:
-        """Have samples run once each, ``accumulate`` of them with the same weights, which then make one update.
-
-        readout_window: samples, the newest among them, that the readout learns from, as they were when they were the
-        newest.  Raises UserError for numbers that are none.
-        """
-        self.make_blocks(accumulate)
-        require(is_count(readout_window), "readout.window", readout_window, "a whole number of at least 1")
-        self.streams, self.sliding, self.window, self.smallest_window = True, False, accumulate, 1
-        self.num_replayed = readout_window - 1
-
     def hidden_state(self, hidden: Hidden, z: Tensor, generator: torch.Generator) -> Any:
         """What the rule remembers of one hidden layer, a pytree; as ``rule_state``.  z: (N, ...) of the layer."""
         return ()
 
     def readout_state(self, h: Tensor, u: Any, y: Tensor) -> Any:
         """What the rule remembers of the readout, a pytree.  h, u, y: zeros of what it receives, as of ``Hidden``."""
-        return nothing_to_replay(self.num_replayed, h, u, y) if self.num_replayed else ()
+        return ()
 
     @abstractmethod
     def update_hidden(self, hidden: Hidden, memory: Any, context: Any) -> HiddenUpdate:
@@ -93,8 +80,6 @@ class LocalRule(Rule):
         self, layer: Callable, parameters: dict[str, Tensor], h: Tensor, u: Any, y: Tensor, memory: Any
     ) -> tuple[dict[str, Tensor], Tensor, Any, Any]:
         """(gradients, logits, new u, new memory) of the last layer, under the mean cross-entropy of the window."""
-        if self.num_replayed:
-            return update_replayed(layer, parameters, Replay(h, u, y), memory)
 
         def loss(p):
             logits, new_u = layer(p, h, u)

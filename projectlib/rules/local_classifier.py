@@ -34,22 +34,21 @@ class LocalClassifier(LocalRule):
     keeps Q as it was drawn, the fixed random classifier of that paper.  Of a convolution Q reads what the next layer
     does: the map averaged over 2 x 2 places.
 
-    learning_rate: q, of the means over a block.  feedback: "transpose" or "random".  accumulate, readout_window: as of
-    ``LocalRule.stream``.  Raises UserError for values that are none of these.
+    learning_rate: q, of the means over a block.  feedback: "transpose" or "random".  accumulate: samples of a block,
+    run with the same weights, whose mean gradient makes one update.  Raises UserError for values that are none of
+    these.
     """
 
-    def __init__(
-        self,
-        learning_rate: float = 1.0,
-        feedback: str = "transpose",
-        accumulate: int = 1,
-        readout_window: int = 1,
-    ):
+    sliding = False
+    kernel = "local-classifier"
+
+    def __init__(self, learning_rate: float = 1.0, feedback: str = "transpose", accumulate: int = 1):
         is_rate = is_number(learning_rate) and learning_rate >= 0
         require(is_rate, "rule.learning_rate", learning_rate, "a number of at least 0, the rate of the classifiers")
         require(feedback in FEEDBACKS, "rule.feedback", feedback, " or ".join(FEEDBACKS))
         self.learning_rate, self.feedback = learning_rate, feedback
-        self.stream(accumulate, readout_window)
+        self.make_blocks(accumulate)
+        self.window = accumulate
 
     def hidden_state(self, hidden: Hidden, z: Tensor, generator: torch.Generator) -> Classifier:
         """Weights of sd 1 (inputs are of length 1), biases of 0."""

@@ -72,7 +72,8 @@ class Rule(ABC):
     def make_blocks(self, accumulate: int) -> None:
         """Have plain batches of ``accumulate`` samples, where that is more than one, instead of ``data.batchsize``.
 
-        So one setting says for all rules how many samples make an update.  Raises UserError where it is no count.
+        So one setting says for all rules how many samples make an update; a rule that needs one sample only, and sets
+        ``window``, takes 1 at its word.  Raises UserError where it is no count.
         """
         require(is_count(accumulate), "optimizer.accumulate", accumulate, "a whole number of at least 1")
         if accumulate > 1:

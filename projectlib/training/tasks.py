@@ -89,7 +89,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
     ensemble = build_ensemble(model_maker(config, sizes, device), seeds(config), device)
     use_threads(ensemble)
-    if rule.window and rule.window > len(dataset.train.labels):
+    if (rule.window or 1) > len(dataset.train.labels):
         raise UserError(
             f"optimizer.accumulate is {rule.window}; expected at most the {len(dataset.train.labels)} training samples"
         )
@@ -110,7 +110,8 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     optimizer = build_optimizer(config, learning, [*readout.values()])
     schedule = build(config.lr_schedule, optimizer=optimizer)
     objective = rule if rule.sigmas else config.hsic  # what is logged is what is descended
-    logs_hsic = config.training.log_hsic and not rule.streams  # a stream has no windows to measure it in
+    compares = not rule.streams and sampler.size > 1  # single samples have no windows to measure it in
+    logs_hsic = config.training.log_hsic and compares
     monitor = HSICMonitor(objective.gamma, objective.sigmas) if logs_hsic else None
     required = config.engine == "compiled"  # and not where a checkpoint names the engine that auto chose
     engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs, required)
