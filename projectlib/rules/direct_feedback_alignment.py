@@ -1,6 +1,7 @@
 """Direct feedback alignment: the readout's error reaches every hidden layer through a matrix of its own."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -40,6 +41,6 @@ class DirectFeedbackAlignment(LocalRule):
     def update_hidden(self, hidden: Hidden, memory: Tensor, context: Any) -> HiddenUpdate:
         z, u, pull_back = hidden.pullback()
         assert hidden.readout_error is not None  # as it is needed
-        seen, spread = torch.func.vjp(seen_by_readout, z)
+        seen, spread = cast(tuple[Tensor, Callable], torch.func.vjp(seen_by_readout, z))
         (xi,) = spread((hidden.readout_error @ memory).reshape(seen.shape))
         return HiddenUpdate(pull_back(xi / len(z)), z, u, memory)

@@ -1,6 +1,7 @@
 """Local classifiers: every hidden layer has a softmax of its own, and descends that one's error."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class LocalClassifier(LocalRule):
 
     def update_hidden(self, hidden: Hidden, memory: Classifier, context: Any) -> HiddenUpdate:
         z, u, pull_back = hidden.pullback()
-        seen, spread = torch.func.vjp(seen_by_readout, z)
+        seen, spread = cast(tuple[Tensor, Callable], torch.func.vjp(seen_by_readout, z))
         share = seen.shape[1] ** -0.5
         error = ((share * seen @ memory.weight.T + memory.bias).softmax(-1) - hidden.y) / len(z)
         back = memory.feedback if self.feedback == "random" else memory.weight
