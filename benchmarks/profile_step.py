@@ -53,9 +53,9 @@ def repeat_hsic(num, work, sigma):
 
 
 @compiled
-def repeat_learn(num, member, work, rule, sigma, weights, rate, optimizer):
+def repeat_learn(num, member, senders, work, labels, learning, weights, rate, optimizers):
     for _ in range(num):
-        kernels.learn(member, work, rule, sigma, weights, rate, optimizer, 1000)
+        kernels.learn(member, senders, work, labels, learning, weights, rate, optimizers, 1000)
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def profile(engine: CpuEngine) -> None:
     work.h[0][:], work.rows[0][:] = samples[:window].T, samples[:window]
     weights = engine.shared_kernels(samples, labels, window)[1][0]
     rate, sigma = np.float32(presentation.rate), learning.sigma_z
-    optimizer = kernel_optimizer.constants(engine.optimizer)
+    optimizers = tuple(kernel_optimizer.constants(engine.optimizer, index) for index in (0, -1))
 
     parts = {
         "forward": (repeat_forward, member, work, rate),
@@ -90,12 +90,13 @@ def profile(engine: CpuEngine) -> None:
         "signals, gradients and optimizer": (
             repeat_learn,
             member,
+            engine.senders(0, member),
             work,
-            learning.rule,
-            sigma,
+            labels[:window],
+            learning,
             weights,
             rate,
-            optimizer,
+            optimizers,
         ),
     }
     if learning.log_hsic:

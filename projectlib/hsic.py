@@ -13,8 +13,10 @@ from torch import Tensor
 
 from projectlib.values import is_number, require
 
-FORMS = ("published", "exact", "parzen")
+FORMS = ("published", "exact", "parzen", "contrastive")
+OF_LABELS = ("parzen", "contrastive")  # forms that compare activations and labels, and no inputs
 SMALLEST, LARGEST = 1e-15, 1e15  # bandwidths whose squares are still float32 numbers
+COSINE_EPSILON = 1e-12  # of a squared length, so that the cosine of a constant sample has a gradient
 BANDWIDTH = f"from {SMALLEST:g} to {LARGEST:g}"
 
 
@@ -43,6 +45,17 @@ def gaussian(squared_distance: Tensor, sigma: float, num_features: int) -> Tenso
     return torch.exp(squared_distance / (-2 * sigma**2 * num_features))
 
 
+def cosine_matrix(x: Tensor) -> Tensor:
+    """Cosine similarity of all pairs of samples, each around its own mean, ``k(a, b) = a~ . b~ / (|a~| |b~|)``.
+
+    x: (N, ...) samples, all features of one are flattened; a~ = a - mean a.  Returns (N, N); 0 for a constant sample.
+    """
+    flat = x.flatten(1)
+    centered = flat - flat.mean(1, keepdim=True)
+    unit = centered / (centered.square().sum(1, keepdim=True) + COSINE_EPSILON).sqrt()
+    return unit @ unit.mT
+
+
 def center(k: Tensor) -> Tensor:
     """``H K H`` of a square (N, N) matrix with ``H = I - 11'/N``."""
     k = k - k.mean(0, keepdim=True)
@@ -56,6 +69,14 @@ def hsic(kx: Tensor, kz: Tensor) -> Tensor:
     Returns a scalar, 0 for a single sample.
     """
     return (center(kx) * center(kz).mT).sum() / max(kx.shape[-1] - 1, 1) ** 2
+
+
+def plausible_hsic(ka: Tensor, kb: Tensor) -> Tensor:
+    """pHSIC, ``mean_ij (ka_ij - mean ka) kb_ij`` of two (N, N) kernel matrices (Pogodin and Latham 2020).
+
+    HSIC with one mean over all pairs in the place of the means of rows and columns.  Returns a scalar.
+    """
+    return ((ka - ka.mean()) * kb).mean()
 
 
 def hsic_bottleneck(
@@ -78,9 +99,9 @@ def modulation(
 ) -> Tensor:
     """The modulatory signal xi: what a layer's newest sample receives, one number per neuron.
 
-    kx, ky: (N, N) kernel matrices of inputs and labels; "parzen" reads no kx.  kz: (N, N) kernel matrix of z, of
-    which only the last row is read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...) activations.
-    sigma: bandwidth of kz.  form: of ``modulation_weights``, which give
+    kx, ky: (N, N) kernel matrices of inputs and labels; "parzen" and "contrastive" read no kx.  kz: (N, N) kernel
+    matrix of z, of which only the last row is read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...)
+    activations.  sigma: bandwidth of kz.  form: of ``modulation_weights``, which give
 
         xi = 2 / (sigma^2 d (N-1)^2) sum_p c_p k(z_N, z_p) (z_N - z_p)
 
@@ -88,11 +109,14 @@ def modulation(
 
         xi = 1 / (sigma^2 d) sum_p c_p k(z_N, z_p) (z_N - z_p)
 
+    or "contrastive", that of the supervised contrastive loss, by ``contrastive_weights`` in the place of c_p k.
+
     Returns the shape of one z.  Raises ValueError for another form.
     """
     width = sigma**2 * z[0].numel()
-    if form == "parzen":
-        weights = parzen_weights(kz[-1], ky[-1] == 1) / width
+    if form in OF_LABELS:
+        weights_of = parzen_weights if form == "parzen" else contrastive_weights
+        weights = weights_of(kz[-1], ky[-1] == 1) / width
     else:
         assert kx is not None, f"the form {form} compares inputs"
         weights = modulation_weights(kx, ky, gamma, form) * kz[-1] * (2 / (width * (len(z) - 1) ** 2))
@@ -114,6 +138,24 @@ def parzen_weights(k: Tensor, same: Tensor) -> Tensor:
     known = sum_same > torch.finfo(k.dtype).tiny
     one = torch.ones_like(sum_all)
     weights = of_same / torch.where(known, sum_same, one) - of_all / torch.where(known, sum_all, one)
+    return torch.where(known, weights, 0)
+
+
+def contrastive_weights(k: Tensor, same: Tensor) -> Tensor:
+    """What the supervised contrastive loss weights ``z_N - z_p`` by, (N,), as ``parzen_weights``::
+
+        [y_p = y_N] / n_same - k_p / S_all,    n_same how many of p < N have the newest label,  S_all = sum_{p<N} k_p
+
+    Khosla et al. 2020, L_out of the newest sample, where activations are of one length (after layer norm): then k
+    is ``exp(z_N . z_p / (tau d))`` up to a factor, of the temperature ``tau = sigma^2``.  Their L_in gives
+    ``parzen_weights``.
+    """
+    others = torch.arange(len(k), device=k.device) < len(k) - 1
+    of_all, are_same = torch.where(others, k, 0), (others & same).to(k.dtype)
+    sum_all, num_same = of_all.sum(), are_same.sum()
+    known = (num_same > 0) & (sum_all > torch.finfo(k.dtype).tiny)
+    one = torch.ones_like(sum_all)
+    weights = are_same / torch.where(known, num_same, one) - of_all / torch.where(known, sum_all, one)
     return torch.where(known, weights, 0)
 
 

@@ -15,11 +15,12 @@ from projectlib.sweeps.experiments import plan
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCRIPTS = {
-    "train-biohsic": ("cnn", "lif-mlp", "linear", "mlp"),
-    "train-bp": ("cnn", "linear", "mlp"),
+    "train-biohsic": ("cnn", "divisive-mlp", "lif-mlp", "linear", "mlp"),
+    "train-bp": ("cnn", "divisive-mlp", "linear", "mlp"),
     "train-lif-biohsic": ("lif-mlp",),
     "train-reservoir": ("reservoir",),
 }
+BASELINES = ("direct-feedback-alignment", "feedback-alignment", "local-classifier", "phsic", "similarity-matching")
 MEMORIES = ("class-means", "covariance", "delta", "remembered")
 TIMES = ("+training.time_step=1e-3", "+training.sample_timesteps=20")  # what a LIF model needs elsewhere
 
@@ -121,9 +122,9 @@ def test_a_sweep_and_a_search_are_choices_like_any_other(script):
 
 def test_the_groups_are_those_that_are_tested():
     assert choices("data") == ["cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor"]
-    assert choices("model") == ["cnn", "lif-mlp", "linear", "mlp", "reservoir"]
+    assert choices("model") == ["cnn", "divisive-mlp", "lif-mlp", "linear", "mlp", "reservoir"]
     assert choices("modulator") == ["class-means", "covariance", "delta", "remembered", "reservoir", "window"]
-    assert choices("rule") == ["backprop", "biohsic", "delta", "frozen", "hsic"]
+    assert choices("rule") == sorted(["backprop", "biohsic", "delta", "frozen", "hsic", *BASELINES])
     assert choices("optimizer") == ["adam", "adamw", "adamw-averaged", "sgd"]
     assert choices("lr_schedule") == ["constant", "cosine", "exponential", "piecewise"]
     assert choices("logger") == ["print", "tensorboard", "wandb-logger"]
@@ -163,6 +164,23 @@ def test_the_optional_pairs_are_those_that_exist():
     optimizers = ("adamw", "adamw-averaged")
     assert choices("optimizer_modulator") == sorted(f"{name}-{memory}" for name in optimizers for memory in MEMORIES)
     assert choices("search_modulator") == sorted(f"memory-{name}" for name in (*MEMORIES, "window"))
+    assert choices("data_rule") == sorted(f"{data}-{rule}" for data in images for rule in BASELINES)
+    assert choices("optimizer_rule") == sorted(
+        [*(f"adamw-averaged-{rule}" for rule in BASELINES), *(f"adamw-{rule}" for rule in BASELINES[:3])]
+    )
+    assert choices("search_rule") == sorted(f"baseline-{rule}" for rule in BASELINES)
+
+
+@pytest.mark.parametrize("rule", BASELINES)
+def test_settings_that_suit_a_baseline_come_with_it(rule):
+    config = composed("train-biohsic", "data=mnist", f"rule={rule}", "optimizer=adamw-averaged")
+    validate(config)
+    assert config.lr_schedule._target_ == "torch.optim.lr_scheduler.CosineAnnealingLR"
+    assert (config.data.scale, config.rule.accumulate) == ("unit", 32)
+    constant = composed("train-biohsic", "data=mnist", f"rule={rule}", "lr_schedule=constant")
+    assert constant.lr_schedule._target_ == "torch.optim.lr_scheduler.ConstantLR"
+    searched = composed("train-biohsic", "search=baseline", f"rule={rule}")
+    assert searched.search.space["optimizer.lr"].low == 3e-5
 
 
 @pytest.mark.parametrize("memory", MEMORIES)

@@ -15,7 +15,7 @@ from projectlib.engines.cpu.kernels import mlp as mlp_kernels
 from projectlib.engines.cpu.kernels import stream as kernels
 from projectlib.engines.cpu.kernels.cells import Neuron
 from projectlib.errors import UserError
-from projectlib.hsic import FORMS, kernel_matrix, modulation
+from projectlib.hsic import FORMS, OF_LABELS, kernel_matrix, modulation
 from projectlib.modulators.class_means import ClassMeansModulator
 from projectlib.modulators.covariance import CovarianceModulator, Covariances
 from projectlib.modulators.delta import DeltaModulator, Predictor
@@ -152,6 +152,35 @@ def test_parzen_descends_the_label_s_surprise():
     torch.testing.assert_close(xi, newest_gradient(objective, samples.z), **EXACT)
 
 
+def test_contrastive_descends_the_supervised_contrastive_loss():
+    """xi is the gradient of L_out of Khosla et al. 2020, as their equation 2 has it, of activations of one length."""
+    samples = random_samples(12)
+    z = samples.z * (6**0.5 / samples.z.norm(dim=1, keepdim=True))
+    xi = run(RememberedModulator(12, "contrastive", SIGMA), samples._replace(z=z))[0][-1]
+    positive = [p for p in range(11) if (samples.y[p] == samples.y[-1]).all()]
+
+    def objective(z):
+        unit = z / 6**0.5
+        likeness = [unit[-1] @ unit[p] / SIGMA**2 for p in range(11)]
+        whole = sum(torch.exp(a) for a in likeness)
+        return -sum(torch.log(torch.exp(likeness[p]) / whole) for p in positive) / len(positive)
+
+    assert len(positive) > 1
+    torch.testing.assert_close(xi, newest_gradient(objective, z), **EXACT)
+
+
+def test_the_contrastive_objective_is_a_double_loop():
+    samples = random_samples(9)
+    memory, total = RememberedModulator(9, "contrastive", SIGMA), 0.0
+    k = kernel_matrix(samples.z, SIGMA)
+    for i in range(9):
+        others = [p for p in range(9) if p != i]
+        positive = [p for p in others if (samples.y[p] == samples.y[i]).all()]
+        whole = sum(k[i, p] for p in others)
+        total += sum(-torch.log(k[i, p] / whole) for p in positive) / max(len(positive), 1) / 9
+    torch.testing.assert_close(memory.objective(samples), total, **EXACT)
+
+
 def test_class_means_descend_their_softmax():
     """xi is sqrt(d) tau times the gradient of the cross-entropy between the softmax over classes and the label."""
     samples = random_samples(40)
@@ -179,7 +208,7 @@ def test_a_memory_of_n_samples_is_a_window(form):
     """Activations that do not change make remembering and running again the same, at every place of the ring."""
     samples, size = random_samples(13), 5
     signals, _ = run(MEMORIES[f"remembered-{form}"], samples)
-    sigma = SIGMA if form == "parzen" else SIGMAS[2]
+    sigma = SIGMA if form in OF_LABELS else SIGMAS[2]
     assert not signals[: size - 1].any()
     for newest in range(size - 1, 13):
         x, y, z = sample_at(samples, slice(newest - size + 1, newest + 1))
@@ -210,9 +239,9 @@ def test_remembered_signals_are_double_loops(form):
             c = -(q[newest][p] - mean[newest] - mean[p] + sum(mean) / size) * 2 / newest**2
         else:
             near = [kernel(z[newest], z[i], SIGMA) for i in range(newest)]
-            same = sum(near[i] for i in range(newest) if y[i] == y[newest])
-            c = (y[p] == y[newest]) / same - 1 / sum(near)
-        sigma = SIGMA if form == "parzen" else SIGMAS[2]
+            same = [near[i] if form == "parzen" else 1 for i in range(newest) if y[i] == y[newest]]
+            c = (y[p] == y[newest]) / sum(same) / (1 if form == "parzen" else near[p]) - 1 / sum(near)
+        sigma = SIGMA if form in OF_LABELS else SIGMAS[2]
         for i in range(width):
             expected[i] += c * kernel(z[newest], z[p], sigma) * (z[newest][i] - z[p][i]) / (sigma**2 * width)
     assert signals[-1].shape == (2, 3)
@@ -239,7 +268,7 @@ def test_covariances_and_means_are_running_sums():
 
 def test_a_class_that_was_not_seen_gives_no_signal(memory):
     """Nor does the first sample, nor are there NaNs in what is remembered; a class that was seen gives one."""
-    if memory.kernel == "remembered" and memory.signal != "parzen":
+    if memory.kernel == "remembered" and memory.signal not in OF_LABELS:
         pytest.skip("the paper's signal is of inputs, too")
     seen, other = random_samples(30, classes=2), random_samples(3, seed=1)
     signals, state = run(memory, seen)
@@ -275,7 +304,10 @@ def test_a_memory_changes_nothing_that_it_is_given(memory):
     [
         (lambda: RememberedModulator(0), "modulator.size is 0; expected a whole number of at least 2"),
         (lambda: RememberedModulator(1), "modulator.size is 1; expected a whole number of at least 2"),
-        (lambda: RememberedModulator(5, "sharp"), "modulator.signal is 'sharp'; expected published or exact or parzen"),
+        (
+            lambda: RememberedModulator(5, "sharp"),
+            "modulator.signal is 'sharp'; expected published or exact or parzen or",
+        ),
         (lambda: RememberedModulator(5, sigma=0), "modulator.sigma is 0; expected a bandwidth above 0"),
         (lambda: RememberedModulator(5, sigmas=(1, 0, 1)), r"modulator.sigmas\[1\] is 0; expected a bandwidth"),
         (
@@ -353,7 +385,9 @@ def slow_stream(weights, biases, memory, samples, optimizer, accumulate, replaye
 
 
 SETTINGS = {
-    "remembered": lambda m: memory_kernels.RememberedSettings(m.signal == "parzen", m.sigmas[2]),
+    "remembered": lambda m: memory_kernels.RememberedSettings(
+        m.signal == "parzen", m.signal == "contrastive", m.sigmas[2]
+    ),
     "covariance": lambda m: memory_kernels.CovarianceSettings(float(m.horizon), m.weight),
     "delta": lambda m: memory_kernels.DeltaSettings(m.learning_rate, float(m.horizon)),
     "class-means": lambda m: memory_kernels.ClassMeansSettings(m.rate, m.temperature),
@@ -375,7 +409,7 @@ def remembering(memory, width):
 
 def window_weights(memory, samples, labels):
     """(n, M) weights c of what is remembered at every time step; rows of a memory that is not full are not read."""
-    if memory.kernel != "remembered" or memory.signal == "parzen":
+    if memory.kernel != "remembered" or memory.signal in OF_LABELS:
         return np.zeros((1, 1), np.float32)
     size = memory.size
     lags = hsic_kernels.lagged_kernel_values(samples, size, memory.sigmas[0])

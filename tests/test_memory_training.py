@@ -21,6 +21,7 @@ from projectlib.rules import BioHSIC
 
 MEMORIES = {
     "parzen": RememberedModulator(4, sigma=0.5),
+    "contrastive": RememberedModulator(4, "contrastive", sigma=0.5),
     "published": RememberedModulator(4, "published", sigmas=(0.5, 0.3, 1.0)),
     "covariance": CovarianceModulator(horizon=20),
     "delta": DeltaModulator(),

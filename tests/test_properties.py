@@ -277,7 +277,7 @@ def test_a_rule_is_made_of_sound_values_or_refused_by_name(key, value):
     assert math.isfinite(rule.gamma)
     assert len(rule.sigmas) == 3
     assert all(SMALLEST <= sigma <= LARGEST for sigma in rule.sigmas)
-    assert rule.form in ("published", "exact", "parzen")
+    assert rule.form in ("published", "exact", "parzen", "contrastive")
 
 
 nested = st.recursive(

@@ -25,10 +25,17 @@ MODULATORS = (
     *("ReservoirModulator", "WindowModulator"),
 )
 
+MODELS = ("Reservoir", "cnn", "divisive_mlp", "lif_mlp", "linear", "mlp", "spiking_mlp")
+
+BASELINES = (
+    *("DirectFeedbackAlignment", "FeedbackAlignment", "LocalClassifier"),
+    *("PHSIC", "SimilarityMatching"),
+)
+
 TARGETS = {
     *(f"projectlib.data.{name}" for name in ("cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor")),
-    *(f"projectlib.models.{name}" for name in ("Reservoir", "cnn", "lif_mlp", "linear", "mlp", "spiking_mlp")),
-    *(f"projectlib.rules.{name}" for name in ("HSIC", "Backprop", "BioHSIC", "Delta", "Frozen")),
+    *(f"projectlib.models.{name}" for name in MODELS),
+    *(f"projectlib.rules.{name}" for name in ("HSIC", "Backprop", "BioHSIC", "Delta", "Frozen", *BASELINES)),
     *(f"projectlib.modulators.{name}" for name in MODULATORS),
     *(f"projectlib.runs.loggers.{name}" for name in ("PrintLogger", "TensorBoardLogger", "WandbLogger")),
     *(f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")),

@@ -108,24 +108,33 @@ def refuse_additions(config: DictConfig, hydra: DictConfig) -> None:
 
 
 def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
-    """Raises UserError for a setting of windows that the person made, and that a memory ignores.
+    """Raises UserError for a setting of windows that the person made, and that a stream ignores.
 
     hydra: Hydra's settings of the job.
     """
-    modulator = hydra.runtime.choices.get("modulator")
-    if modulator not in MEMORIES:
+    choices = hydra.runtime.choices
+    modulator, rule = choices.get("modulator"), choices.get("rule")
+    is_memory, in_blocks = modulator in MEMORIES, config.optimizer.get("accumulate", 1) > 1
+    if not (is_memory or rule in STREAMS or in_blocks):
         return
-    used = ("hsic.gamma", "hsic.sigmas") if config.modulator.get("signal") in ("published", "exact") else ()
+    signal = select(config, "modulator.signal", default=None)
+    used = ("hsic.gamma", "hsic.sigmas") if signal in ("published", "exact") else ()
     for line in hydra.overrides.task:
         key, _, value = line.lstrip("+").partition("=")
         is_window = any(f"{key}.".startswith(f"{name}.") for name in ("data.batchsize", "hsic"))
         asks_hsic = key == "training.log_hsic" and value.lower() != "false"
-        if asks_hsic or (is_window and not key.startswith(used)):
+        if (is_memory or rule in STREAMS) and (asks_hsic or (is_window and not key.startswith(used))):
+            one_sample = f"modulator={modulator}" if is_memory else f"rule={rule}"
+            other = "modulator=window" if is_memory else "rule=biohsic"
             raise UserError(
-                f"{line} has no effect with modulator={modulator}, which sees one sample at a time; leave it out, or "
-                "use modulator=window"
+                f"{line} has no effect with {one_sample}, which sees one sample at a time; leave it out, or use {other}"
+            )
+        if key == "data.batchsize":
+            raise UserError(
+                f"{line} has no effect with optimizer.accumulate={config.optimizer.accumulate}; leave one out"
             )
 
 
+STREAMS = ("direct-feedback-alignment", "feedback-alignment", "local-classifier")
 MEMORIES = ("remembered", "covariance", "delta", "class-means")
 MISSING = object()

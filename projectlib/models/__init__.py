@@ -1,6 +1,7 @@
 """Networks of layers and the reservoir: weights and dynamics of one model, nothing of how they learn."""
 
 from projectlib.models.cnn import cnn
+from projectlib.models.divisive import divisive_mlp
 from projectlib.models.leaky_integrator import LeakyIntegrator, lif_mlp
 from projectlib.models.mlp import linear, mlp
 from projectlib.models.network import DynamicLayer, Network
@@ -14,6 +15,7 @@ __all__ = [
     "Reservoir",
     "SpikingLayer",
     "cnn",
+    "divisive_mlp",
     "lif_mlp",
     "linear",
     "mlp",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from projectlib.hsic import FORMS, hsic, kernel_matrix, kernel_row, modulation
+from projectlib.hsic import FORMS, OF_LABELS, hsic, kernel_matrix, kernel_row, modulation
 from projectlib.modulators.memory import Memory
 from projectlib.modulators.modulator import Sample
 from projectlib.values import is_count, is_number, require
@@ -31,9 +31,10 @@ class RememberedModulator(Memory):
     What stands for an older sample is the z of when it was the newest, so a layer has a window where its memory has
     room, not where its input comes from.  There is no signal before the memory is full.
 
-    size: N, samples in the memory with the newest.  signal: "published", "exact" or "parzen", which needs no x.
-    sigma: bandwidth of z for parzen.  gamma, sigmas: weight of the label term and bandwidths of x, y and z for the
-    others.  grid: of ``Memory``.  Raises UserError for values that are none of these.
+    size: N, samples in the memory with the newest.  signal: "published", "exact", or "parzen" or "contrastive", which
+    need no x.  sigma: bandwidth of z for these two, of the contrastive one the root of its temperature.  gamma, sigmas:
+    weight of the label term and bandwidths of x, y and z for the others.  grid: of ``Memory``.  Raises UserError for
+    values that are none of these.
     """
 
     kernel = "remembered"
@@ -56,8 +57,8 @@ class RememberedModulator(Memory):
             require(is_number(value) and value > 0, name, value, "a bandwidth above 0")
         require(is_number(gamma), "modulator.gamma", gamma, "a finite number, the weight of the label term")
         self.size, self.signal, self.gamma = size, signal, gamma
-        self.num_samples, self.compares_inputs = size, signal != "parzen"
-        self.sigmas = (*sigmas[:2], sigma if signal == "parzen" else sigmas[2])
+        self.num_samples, self.compares_inputs = size, signal not in OF_LABELS
+        self.sigmas = (*sigmas[:2], sigma if signal in OF_LABELS else sigmas[2])
 
     def empty(self, sample: Sample) -> Remembered:
         x, y, z = (part.new_zeros(self.size, part.numel()) for part in (self.kept(sample.x), sample.y, sample.z))
@@ -77,14 +78,17 @@ class RememberedModulator(Memory):
         return torch.where(memory.count >= self.size, xi, 0).reshape(sample.z.shape), memory
 
     def objective(self, samples: Sample) -> Tensor:
-        """The mean of ``-log(S_same / S_all)`` over samples that have another of their class; of the paper's signals
-        ``HSIC(X, Z) - gamma HSIC(Y, Z)``.
+        """The mean of ``-log(S_same / S_all)`` over samples that have another of their class, or of the supervised
+        contrastive loss; of the paper's signals ``HSIC(X, Z) - gamma HSIC(Y, Z)``.
         """
         ky, kz = kernel_matrix(samples.y, self.sigmas[1]), kernel_matrix(samples.z, self.sigmas[2])
         if self.compares_inputs:
             return hsic(kernel_matrix(samples.x, self.sigmas[0]), kz) - self.gamma * hsic(ky, kz)
         others = kz * (1 - torch.eye(len(kz), dtype=kz.dtype, device=kz.device))
-        sum_same, sum_all = (others * (samples.y @ samples.y.T)).sum(1), others.sum(1)
+        same = samples.y @ samples.y.T
+        if self.signal == "contrastive":
+            return contrastive_loss(kz, same)
+        sum_same, sum_all = (others * same).sum(1), others.sum(1)
         tiny = torch.finfo(kz.dtype).tiny
         surprise = sum_all.clamp(min=tiny).log() - sum_same.clamp(min=tiny).log()
         return torch.where(sum_same > tiny, surprise, 0).mean()
@@ -97,3 +101,14 @@ class RememberedModulator(Memory):
     def kept(self, x: Tensor) -> Tensor:
         """What is remembered of an input, flat."""
         return x.flatten() if self.compares_inputs else x.flatten()[:0]
+
+
+def contrastive_loss(kz: Tensor, same: Tensor) -> Tensor:
+    """``mean_i -1/|P(i)| sum_{p in P(i)} log(k_ip / sum_{a != i} k_ia)``, P(i) the others of i's class.
+
+    A sample without others counts as 0.  kz: (n, n) kernel matrix.  same: (n, n) 1 where labels are the same, else 0.
+    """
+    others, tiny = 1 - torch.eye(len(kz), dtype=kz.dtype, device=kz.device), torch.finfo(kz.dtype).tiny
+    positive = others * same
+    surprise = (others * kz).sum(1, keepdim=True).clamp(min=tiny).log() - kz.clamp(min=tiny).log()
+    return ((positive * surprise).sum(1) / positive.sum(1).clamp(min=1)).mean()

@@ -15,10 +15,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 import projectlib.rules
+from projectlib.config.validation import MEMORIES
 from projectlib.errors import UserError
 from projectlib.plotting.memories import kept, last_accuracy
 from projectlib.plotting.page import new_figure, save
-from projectlib.plotting.style import SEQUENCE, legend, styled
+from projectlib.plotting.style import SEQUENCE, kind, legend, styled
 from projectlib.rules import Rule
 from projectlib.runs.folder import Run
 from projectlib.sweeps.experiments import ROOT, PlannedRun, Results, plan
@@ -101,7 +102,7 @@ def row(column: str, planned: PlannedRun, run: Run) -> dict:
         "seconds": seconds,
         "kept": kept(run),
         "device": run.summary["device"],
-        "transports": rule.transports,
+        "transports": Rule.transports if kind(run) in MEMORIES else rule.transports,
         "command": planned.command,
     }
 
@@ -113,7 +114,9 @@ def markdown(rows: pd.DataFrame) -> str:
         title=rows.rule.map(ROWS),
     )
     wide = rows.pivot(index="rule", columns="column", values="shown")
-    wide = wide.reindex(index=[name for name in ROWS if name in wide.index], columns=[*COLUMNS]).fillna("-")
+    wide = (
+        wide.reindex(index=[name for name in ROWS if name in wide.index], columns=[*COLUMNS]).astype(object).fillna("-")
+    )
     transports = rows.drop_duplicates("rule").set_index("rule").transports
     lines = [[ROWS[name], transports[name], *(wide.loc[name, column] for column in COLUMNS)] for name in wide.index]
     parts = [

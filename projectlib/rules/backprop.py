@@ -11,9 +11,16 @@ from projectlib.rules.rule import Rule, TrainingState, Update
 
 
 class Backprop(Rule):
-    """Mean cross-entropy of a plain batch, through all layers; a layer's old state counts as constant."""
+    """Mean cross-entropy of a plain batch, through all layers; a layer's old state counts as constant.
 
+    accumulate: samples whose mean gradient makes one update, as of ``Rule.make_blocks``.
+    """
+
+    transports = "errors, through the transposed weights"
     kernel = "backprop"
+
+    def __init__(self, accumulate: int = 1):
+        self.make_blocks(accumulate)
 
     def __call__(
         self, network: Network, parameters: Parameters, state: TrainingState, x: Tensor, y: Tensor, context: Any

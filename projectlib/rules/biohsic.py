@@ -41,6 +41,7 @@ class BioHSIC(LocalRule):
     """
 
     smallest_window = 2
+    transports = "labels and the input"
     kernel = "biohsic"
     gamma: float
     sigmas: tuple[float, float, float]

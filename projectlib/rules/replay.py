@@ -49,4 +49,5 @@ def replay_shares(y: Tensor, num_replayed: int) -> Tensor:
     places = torch.arange(len(y), device=y.device)
     newest = places[num_replayed:, None]
     learnt = (places <= newest) & (places >= newest - num_replayed) & (y.sum(1) > 0)
-    return (learnt / learnt.sum(1, keepdim=True)).mean(0).to(y.dtype)
+    learnt = learnt.to(y.dtype)
+    return (learnt / learnt.sum(1, keepdim=True)).mean(0)

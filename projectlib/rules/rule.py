@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from projectlib.models.network import Network, Parameters, State
+from projectlib.values import is_count, require
 
 
 class TrainingState(NamedTuple):
@@ -46,11 +47,13 @@ class Rule(ABC):
     streams: whether samples are run once each, in blocks of ``window`` that make one update.
     window: samples in a window or batch, where the rule leaves no choice; None for ``data.batchsize``.
     smallest_window: the fewest that it can learn from.
+    num_replayed: samples before the newest that the readout of a stream learns from again.
     trains_hidden: whether hidden layers learn, or only the readout.
     gamma, sigmas: of the objective HSIC(X, Z) - gamma HSIC(Y, Z) that hidden layers descend, which is then what
         ``training.log_hsic`` measures; None for another objective.
     form: of the signal that is computed from a window (``hsic.modulation``); None for a rule without one.
     modulator: who supplies the modulatory signal (``projectlib.modulators``); None for a rule without one.
+    transports: what has to reach a hidden layer besides its own input and activity, in words, for the table.
     kernel: the name of compiled code that does the same.  A subclass, which may do something else, does not inherit it.
     """
 
@@ -59,12 +62,24 @@ class Rule(ABC):
     streams: bool = False
     window: int | None = None
     smallest_window: int = 1
+    num_replayed: int = 0
     trains_hidden: bool = True
     gamma: float | None = None
     sigmas: tuple[float, float, float] | None = None
     form: str | None = None
     modulator: Any = None
+    transports: str = "labels"
     kernel: str | None = None
+
+    def make_blocks(self, accumulate: int) -> None:
+        """Have plain batches of ``accumulate`` samples, where that is more than one, instead of ``data.batchsize``.
+
+        So one setting says for all rules how many samples make an update; a rule that needs one sample only, and sets
+        ``window``, takes 1 at its word.  Raises UserError where it is no count.
+        """
+        require(is_count(accumulate), "optimizer.accumulate", accumulate, "a whole number of at least 1")
+        if accumulate > 1:
+            self.sliding, self.window = False, accumulate
 
     def rule_state(self, network: Network, x: Tensor, y: Tensor, generator: torch.Generator) -> Any:
         """What the rule remembers of one model before the first window, which is of the shapes of x and y.

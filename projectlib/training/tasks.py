@@ -64,7 +64,7 @@ def make_rule(config: DictConfig) -> Any:
     rule, name = build(config.rule), config.rule._target_
     if getattr(rule, "task", None) != config.task:
         raise UserError(f"rule is {name}; expected a rule for this script, e.g. rule={RULES[config.task]}")
-    if config.data.batchsize < rule.smallest_window:
+    if (getattr(rule, "window", None) or config.data.batchsize) < rule.smallest_window:
         raise UserError(
             f"data.batchsize is {config.data.batchsize}; expected at least {rule.smallest_window}: "
             "a rule that compares samples needs a window of two"
@@ -90,7 +90,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
     ensemble = build_ensemble(model_maker(config, sizes, device), seeds(config), device)
     use_threads(ensemble)
-    if rule.streams and rule.window > len(dataset.train.labels):
+    if (rule.window or 1) > len(dataset.train.labels):
         raise UserError(
             f"optimizer.accumulate is {rule.window}; expected at most the {len(dataset.train.labels)} training samples"
         )
@@ -111,7 +111,8 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     optimizer = build_optimizer(config, learning, [*readout.values()])
     schedule = build(config.lr_schedule, optimizer=optimizer)
     objective = rule if rule.sigmas else config.hsic  # what is logged is what is descended
-    logs_hsic = config.training.log_hsic and not rule.streams  # a stream has no windows to measure it in
+    compares = not rule.streams and sampler.size > 1  # single samples have no windows to measure it in
+    logs_hsic = config.training.log_hsic and compares
     monitor = HSICMonitor(objective.gamma, objective.sigmas) if logs_hsic else None
     required = config.engine == "compiled"  # and not where a checkpoint names the engine that auto chose
     engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs, required)
@@ -216,10 +217,13 @@ def use_threads(ensemble: Ensemble) -> None:
 
 
 def check_stream(config: DictConfig, rule: Rule) -> None:
-    """Raises UserError where what only a stream of samples has is asked of another rule."""
-    asked = {"optimizer.accumulate": config.optimizer.accumulate, "readout.window": config.readout.window}
-    for key, value in asked.items():
-        if value > 1 and not rule.streams:
+    """Raises UserError where what only a stream of samples, or a block of them, has is asked of another rule."""
+    asked = {
+        "optimizer.accumulate": (config.optimizer.accumulate, rule.window or 1),
+        "readout.window": (config.readout.window, rule.num_replayed + 1),
+    }
+    for key, (value, has) in asked.items():
+        if value > 1 and value != has:
             raise UserError(
                 f"{key} is {value}, which is for a stream of samples; expected 1 with {type(rule).__name__} on windows "
                 "or batches, or a memory: modulator=delta"

@@ -13,7 +13,7 @@ from projectlib.data import Sampler
 from projectlib.engines.cpu.kernels import cnn as image_kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import EagerEngine
-from projectlib.hsic import modulation_weights
+from projectlib.hsic import OF_LABELS, modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
 from projectlib.models.network import Parameters
 from projectlib.modulators import Memory, Sample
@@ -41,8 +41,8 @@ class ConvolutionEngine(EagerEngine):
         """What else it does not cover in a task, in words; None where it covers it."""
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__} on convolutions"
-        if rule.form == "parzen":
-            return "the signal parzen of a window"
+        if rule.form in OF_LABELS:
+            return f"the signal {rule.form} of a window"
         return None if own_kernel(rule.modulator) == "window" else f"the modulator {type(rule.modulator).__name__}"
 
     @staticmethod

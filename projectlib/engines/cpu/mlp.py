@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from projectlib.data import Epoch, Sampler
 from projectlib.engines.cpu import optimizer as kernel_optimizer
@@ -16,12 +17,21 @@ from projectlib.engines.cpu.kernels import mlp as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
+from projectlib.hsic import OF_LABELS
 from projectlib.models.leaky_integrator import LeakyIntegrator
 from projectlib.models.mlp import DenseLayer, Readout
 from projectlib.rules import Rule
 from projectlib.rules.rule import own_kernel
 
-RULES = {"biohsic": kernels.BIOHSIC, "frozen": kernels.FROZEN, "backprop": kernels.BACKPROP}
+RULES = {
+    "biohsic": kernels.BIOHSIC,
+    "frozen": kernels.FROZEN,
+    "backprop": kernels.BACKPROP,
+    "feedback-alignment": kernels.BACKPROP,
+    "direct-feedback-alignment": kernels.DIRECT,
+    "local-classifier": kernels.CLASSIFIER,
+}
+"""By their ``kernel``; feedback alignment differs from back-propagation in what it sends errors through."""
 
 
 class CpuEngine(EagerEngine):
@@ -47,12 +57,10 @@ class CpuEngine(EagerEngine):
             return f"the rule {type(rule).__name__}"
         if rule.modulator and own_kernel(rule.modulator) != "window":
             return f"the modulator {type(rule.modulator).__name__}"
-        if rule.form == "parzen":
-            return "the signal parzen of a window"
+        if rule.form in OF_LABELS:
+            return f"the signal {rule.form} of a window"
         if reason := kernel_optimizer.lacks(optimizer):
             return reason
-        if len(optimizer.param_groups) > 1:
-            return "optimizer.readout_lr on windows or batches"
         return "augmented data" if sampler.augmentation is not None else None
 
     @staticmethod
@@ -81,11 +89,8 @@ class CpuEngine(EagerEngine):
         """All windows of ``window`` samples in the sequence ``indices``, for every member."""
         samples = self.source.inputs.flatten(1).numpy()[indices]
         labels = self.source.labels.numpy()[indices]
-        presentation, learning, optimizer = (
-            self.presentation(window),
-            self.learning(),
-            kernel_optimizer.constants(self.optimizer),
-        )
+        presentation, learning = self.presentation(window), self.learning()
+        optimizers = kernel_optimizer.constants(self.optimizer, 0), kernel_optimizer.constants(self.optimizer, -1)
         lags, modulation = self.shared_kernels(samples, labels, window)
 
         def train_member(index: int) -> int:
@@ -94,6 +99,7 @@ class CpuEngine(EagerEngine):
             work = kernels.workspace(member, window, membranes)
             updates = kernels.train_windows(
                 member,
+                self.senders(index, member),
                 work,
                 samples,
                 labels,
@@ -101,7 +107,7 @@ class CpuEngine(EagerEngine):
                 modulation,
                 presentation,
                 learning,
-                optimizer,
+                optimizers,
                 kernel_optimizer.count(self.optimizer),
                 self.totals[index].numpy(),
             )
@@ -145,7 +151,23 @@ class CpuEngine(EagerEngine):
         log_hsic = self.monitor is not None
         kernel = own_kernel(self.rule)
         assert kernel in RULES  # or ``lacks`` would have said so
-        return kernels.Learning(RULES[kernel], log_hsic, float(gamma), float(sigma_y), float(sigma_z))
+        rate = float(getattr(self.rule, "learning_rate", 0))
+        return kernels.Learning(RULES[kernel], rate, log_hsic, float(gamma), float(sigma_y), float(sigma_z))
+
+    def senders(self, index: int, member: tuple[kernels.Layer, ...]) -> tuple[kernels.Sender, ...]:
+        """What sends one model's errors to its hidden layers, as views; the readout's is not read."""
+        state, last = self.state.rule, member[-1]
+        weights = [layer.weight for layer in member[1:]]
+        kernel = own_kernel(self.rule)
+        if kernel == "local-classifier":
+            arrays = [[part[index].numpy() for part in tree_leaves(classifier)] for classifier in state[:-1]]
+            of_layers = [kernels.Sender(parts[2 if len(parts) > 2 else 0], *parts[:2]) for parts in arrays]
+            return *of_layers, kernels.Sender(last.weight, last.weight, last.bias)
+        if kernel == "feedback-alignment":
+            weights = [matrices["affine.weight"][index].numpy() for matrices in state[1:]]
+        elif kernel == "direct-feedback-alignment":
+            weights = [matrix[index].numpy() for matrix in state[:-1]]
+        return tuple(kernels.Sender(feedback, last.weight, last.bias) for feedback in (*weights, last.weight))
 
     def member(self, index: int) -> tuple[kernels.Layer, ...]:
         """One model's arrays, as views."""

@@ -45,7 +45,9 @@ MEMORIES = {
     "remembered": Compiled(
         memory_kernels.Remembered,
         lambda state: (state.y, state.z),
-        lambda modulator: memory_kernels.RememberedSettings(modulator.signal == "parzen", float(modulator.sigmas[2])),
+        lambda modulator: memory_kernels.RememberedSettings(
+            modulator.signal == "parzen", modulator.signal == "contrastive", float(modulator.sigmas[2])
+        ),
     ),
     "covariance": Compiled(
         memory_kernels.Covariances,

@@ -52,9 +52,10 @@ class ClassMeans(NamedTuple):
 
 
 class RememberedSettings(NamedTuple):
-    """is_parzen: whether the signal is Parzen's, or follows from weights that inputs and labels determine."""
+    """is_parzen, is_contrastive: whose signal it is; else it follows from weights that inputs and labels determine."""
 
     is_parzen: bool
+    is_contrastive: bool
     sigma: float
 
 
@@ -117,16 +118,23 @@ def remembered_signal(memory, settings, z, label, count, weights, signal, factor
     scale = np.float32(-LOG2_E / 2) / spread_of_z
     for p in range(size):
         factor[p] = exp2(scale * factor[p])
-    if settings.is_parzen:
+    if settings.is_parzen or settings.is_contrastive:
         factor[newest] = 0
-        sum_all, sum_same = np.float32(0), np.float32(0)
+        sum_all, sum_same, num_same = np.float32(0), np.float32(0), np.float32(-1)  # the newest is among them
         for p in range(size):
             sum_all += factor[p]
             sum_same += factor[p] * memory.y[p, label]
-        if sum_same <= TINY:  # none of its class, or none near
-            return
-        for p in range(size):
-            factor[p] = (factor[p] * memory.y[p, label] / sum_same - factor[p] / sum_all) / spread_of_z
+            num_same += memory.y[p, label]
+        if settings.is_parzen:
+            if sum_same <= TINY:  # none of its class, or none near
+                return
+            for p in range(size):
+                factor[p] = (factor[p] * memory.y[p, label] / sum_same - factor[p] / sum_all) / spread_of_z
+        else:
+            if num_same <= 0 or sum_all <= TINY:
+                return
+            for p in range(size):  # of the newest itself the difference is 0
+                factor[p] = (memory.y[p, label] / num_same - factor[p] / sum_all) / spread_of_z
     else:
         for p in range(size):
             factor[p] *= weights[(p - newest - 1) % size] * (np.float32(2) / spread_of_z)

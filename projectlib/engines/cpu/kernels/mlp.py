@@ -27,10 +27,17 @@ from projectlib.engines.cpu.kernels.hsic import (
     num_places,
     window_kernel_matrices,
 )
-from projectlib.engines.cpu.kernels.products import is_small, multiply, outer, send_back, transpose
+from projectlib.engines.cpu.kernels.products import (
+    is_small,
+    multiply,
+    multiply_over_places,
+    outer,
+    send_back,
+    transpose,
+)
 from projectlib.engines.cpu.kernels.vectors import exp
 
-BIOHSIC, FROZEN, BACKPROP = range(3)
+BIOHSIC, FROZEN, BACKPROP, DIRECT, CLASSIFIER = range(5)
 SGD, ADAM, ADAMW = range(3)
 LAYER_NORM_EPS = np.float32(1e-6)
 TINY = np.float32(1e-30)  # moments below are set to zero: subnormal numbers take a hundred times as long
@@ -50,6 +57,18 @@ class Layer(NamedTuple):
     bias: np.ndarray
     bias_mean: np.ndarray
     bias_square: np.ndarray
+
+
+class Sender(NamedTuple):
+    """What sends an error to a hidden layer of d neurons; a rule that has less gets any arrays of the right rank.
+
+    feedback (k, d): what it comes through, from the next layer's k neurons or from k classes.  weight (classes, d),
+    bias (classes,): of the layer's own classifier, updated in place at ``Learning.sender_rate``.
+    """
+
+    feedback: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
 
 
 class Optimizer(NamedTuple):
@@ -76,9 +95,13 @@ class Presentation(NamedTuple):
 
 
 class Learning(NamedTuple):
-    """rule: BIOHSIC, FROZEN or BACKPROP.  log_hsic: whether HSIC is measured, with gamma and the sigmas."""
+    """rule: one of those above.  sender_rate: of classifiers.  log_hsic: whether HSIC is measured, with gamma, sigmas.
+
+    BACKPROP sends through whatever the senders have, be it the next layer's own weights or not.
+    """
 
     rule: int
+    sender_rate: float
     log_hsic: bool
     gamma: float
     sigma_y: float
@@ -98,6 +121,7 @@ class Workspace(NamedTuple):
     signal: tuple[np.ndarray, ...]  # (out, N) gradient with respect to h[l + 1], then to W h + b
     inverse_deviation: np.ndarray  # (L, N) of layer norm
     places: np.ndarray  # (3, N)
+    classes: np.ndarray  # (2, classes, N) logits and error of a layer's classifier
     means: np.ndarray  # (N,) float64
     scratch: np.ndarray  # (BLOCK, or N times the largest number of features,)
     kx: np.ndarray  # (N, N)
@@ -286,32 +310,76 @@ def update_layer(layer, h, rows, signal, first, scratch, optimizer, sizes):
 # The loop --------------------------------------------------------------------------------------------------------
 
 
+@compiled
+def classify(sender, z, labels, classes, places, sender_rate, signal):
+    """Leave in signal (d, N) what a layer's classifier sends back of its mean cross-entropy, and teach it.
+
+    z: (d, N).  classes: (2, classes, N) and places: (3, N) scratch.
+    """
+    logits, error = classes[0], classes[1]
+    width, num = z.shape
+    share = np.float32(1 / math.sqrt(width))
+    multiply_over_places(sender.weight, z, logits)
+    for c in range(len(logits)):
+        for p in range(num):
+            logits[c, p] = share * logits[c, p] + sender.bias[c]
+    readout_signal(logits, labels, error, np.float32(1), places)
+    multiply_over_places(sender.feedback.T, error, signal)
+    for i in range(width):
+        for p in range(num):
+            signal[i, p] *= share
+    step = np.float32(sender_rate)
+    for c in range(len(logits)):
+        for i in range(width):
+            entry = np.float32(0)
+            for p in range(num):
+                entry += error[c, p] * z[i, p]
+            sender.weight[c, i] -= step * share * entry
+        entry = np.float32(0)
+        for p in range(num):
+            entry += error[c, p]
+        sender.bias[c] -= step * entry
+
+
 @inlined
-def learn(member, work, rule, sigma_z, modulation, rate, optimizer, updates):
+def learn(member, senders, work, labels, learning, modulation, rate, optimizers, updates):
     """Turn the readout's signal into every layer's update.  modulation: (N,) weights of the window's xi."""
-    readout = len(member) - 1
+    rule, readout = learning.rule, len(member) - 1
     newest = work.h[0].shape[1] - 1
-    first = 0 if rule == BACKPROP else newest
+    first = newest if rule in (BIOHSIC, FROZEN) else 0
     lowest = readout if rule == FROZEN else 0
     for layer in range(readout - 1, lowest - 1, -1):
         z, signal = work.h[layer + 1], work.signal[layer]
         if rule == BACKPROP:
-            send_back(member[layer + 1].weight, work.signal[layer + 1], work.scratch, signal)
+            send_back(senders[layer].feedback, work.signal[layer + 1], work.scratch, signal)
+        elif rule == DIRECT:
+            send_back(senders[layer].feedback, work.signal[readout], work.scratch, signal)
+            for o in range(signal.shape[0]):  # of the logits, and not of what drives them
+                for p in range(signal.shape[1]):
+                    signal[o, p] /= rate
+        elif rule == CLASSIFIER:
+            classify(senders[layer], z, labels, work.classes, work.places, learning.sender_rate, signal)
         else:
-            modulate(z, modulation, sigma_z, signal, work.places[0])
+            modulate(z, modulation, learning.sigma_z, signal, work.places[0])
         pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, first, work.places)
-    sizes = step_sizes(optimizer, updates)
     for layer in range(lowest, readout + 1):
         start = 0 if layer == readout else first
+        optimizer = optimizers[1] if layer == readout else optimizers[0]
         h, rows, signal = work.h[layer], work.rows[layer], work.signal[layer]
+        sizes = step_sizes(optimizer, updates)
         update_layer(member[layer], h, rows, signal, start, work.scratch, optimizer, sizes)
 
 
 @compiled
-def train_windows(member, work, samples, labels, lags, modulation, presentation, learning, optimizer, updates, totals):
-    """Train a member through every window of the chunk, in order; returns the number of updates so far."""
+def train_windows(
+    member, senders, work, samples, labels, lags, modulation, presentation, learning, optimizers, updates, totals
+):
+    """Train a member through every window of the chunk, in order; returns the number of updates so far.
+
+    senders: of each layer, the readout's are not read.  optimizers: of the hidden layers and of the readout.
+    """
     window, stride, num_timesteps, dt_over_tau = presentation
-    rule, log_hsic, gamma, sigma_y, sigma_z = learning
+    rule, _, log_hsic, gamma, sigma_y, sigma_z = learning
     rate = np.float32(dt_over_tau)
     readout = len(member) - 1
     sums = totals.copy()  # members' totals lie side by side: their threads would fight over lines of cache
@@ -342,7 +410,7 @@ def train_windows(member, work, samples, labels, lags, modulation, presentation,
                     sums[3 + 3 * layer] += hsic_x / num_timesteps
                     sums[4 + 3 * layer] += hsic_y / num_timesteps
             weights = modulation[step] if rule == BIOHSIC else modulation[0]
-            learn(member, work, rule, sigma_z, weights, rate, optimizer, updates)
+            learn(member, senders, work, window_labels, learning, weights, rate, optimizers, updates)
     for i in range(len(totals)):
         totals[i] = sums[i]
     return updates
@@ -364,6 +432,7 @@ def workspace(member, window, membranes=None):
         signal=tuple(zeros(out, window) for out, _ in shapes),
         inverse_deviation=zeros(len(shapes), window),
         places=zeros(3, window),
+        classes=zeros(2, shapes[-1][0], window),
         means=np.zeros(window),
         scratch=zeros(max(BLOCK, *(window * max(shape) for shape in shapes))),
         kx=zeros(window, window),

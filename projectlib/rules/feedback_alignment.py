@@ -1,0 +1,98 @@
+"""Feedback alignment: back-propagation whose error goes back through fixed random weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, cross_entropy, linear
+from torch.overrides import TorchFunctionMode
+
+from projectlib.errors import UserError
+from projectlib.models.network import Network, Parameters, lecun_normal_
+from projectlib.rules.rule import Rule, TrainingState, Update
+from projectlib.values import is_number, require
+
+MAPS = (linear, conv2d)
+
+
+class FeedbackAlignment(Rule):
+    """Back-propagation with a fixed random matrix in the place of each transpose (Lillicrap et al. 2016)::
+
+        a_l = W_l h_l + b_l,   delta_l = f'(a_l) xi_l,   xi_{l-1} = B_l' delta_l,   dW_l = -eta delta_l h_l'
+
+    from ``xi = softmax(logits) - y`` of the readout on; f is all of a layer that follows its affine map (relu, norm,
+    pooling).  Of convolutions B is a kernel.  B is drawn as W is, once for each model, and kept.
+
+    scale: of B, in units of W's own.  accumulate: samples run with the same weights, whose mean gradient makes
+    one update.  Raises UserError for values that are none of these, and for a layer with weights of other maps.
+    """
+
+    transports = "errors, through fixed random weights"
+    kernel = "feedback-alignment"
+
+    def __init__(self, scale: float = 1.0, accumulate: int = 1):
+        require(is_number(scale) and scale > 0, "rule.scale", scale, "a number above 0, the scale of random feedback")
+        self.scale = scale
+        self.make_blocks(accumulate)
+        self.window = accumulate
+
+    def rule_state(self, network: Network, x: Tensor, y: Tensor, generator: torch.Generator) -> list[dict[str, Tensor]]:
+        """B of every layer's maps, by the name of the weight in whose place it is; the first sends nothing back."""
+        for index, layer in enumerate(network.layers):
+            check_maps(index, layer)
+        return [
+            {
+                name: self.scale * lecun_normal_(torch.empty_like(weight), generator)
+                for name, weight in (layer.items() if index else ())
+                if weight.ndim > 1
+            }
+            for index, layer in enumerate(network.split_parameters())
+        ]
+
+    def __call__(
+        self, network: Network, parameters: Parameters, state: TrainingState, x: Tensor, y: Tensor, context: Any
+    ) -> Update:
+        def loss(p: Parameters):
+            h, outputs, layers = x, [], []
+            for index, (weights, u, matrices) in enumerate(zip(p, state.layers, state.rule, strict=True)):
+                with Feedback([(weights[name], matrix) for name, matrix in matrices.items()]):
+                    h, u = network.layer(index)(weights, h, u)
+                outputs.append(h)
+                layers.append(u)
+            return cross_entropy(h, y), (outputs, tuple(layers))
+
+        gradients, (outputs, layers) = torch.func.grad(loss, has_aux=True)(parameters)
+        return Update(gradients, TrainingState(layers, state.rule), outputs)
+
+
+def check_maps(index: int, layer: nn.Module) -> None:
+    """Raises UserError where a layer has weights that are not of a linear map or a convolution."""
+    for name, weight in layer.named_parameters():
+        owner = layer.get_submodule(name.rpartition(".")[0])
+        if index and weight.ndim > 1 and not isinstance(owner, nn.Linear | nn.Conv2d):
+            raise UserError(
+                f"layer {index} has {name} of a {type(owner).__name__}, through which rule=feedback-alignment cannot "
+                "send an error back; expected torch.nn.Linear or torch.nn.Conv2d, or rule=direct-feedback-alignment"
+            )
+
+
+class Feedback(TorchFunctionMode):
+    """While it is active, what reaches the output of a linear map goes back to its input through another matrix.
+
+    matrices: pairs of a weight and what stands for it on the way back.
+    """
+
+    def __init__(self, matrices: list[tuple[Tensor, Tensor]]):
+        super().__init__()
+        self.matrices = matrices
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        options = options or {}
+        if function not in MAPS:
+            return function(*arguments, **options)
+        h, weight, bias, *how = arguments
+        matrix = next((b for of, b in self.matrices if of is weight), None)
+        if matrix is None:
+            return function(*arguments, **options)
+        sent_back = function(h, matrix, None, *how, **options)
+        return function(h.detach(), weight, bias, *how, **options) + (sent_back - sent_back.detach())

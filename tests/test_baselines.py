@@ -1,0 +1,577 @@
+"""Baselines: gradients against graphs, backward passes and loops of the tests' own; runs; what is refused."""
+
+import csv
+import json
+import math
+
+import direct_feedback_alignment as example
+import pytest
+import torch
+from test_engines import EXACT as EXACTLY
+from test_engines import FLOAT32, MODELS, OPTIMIZERS, assert_same, train
+from test_learning import final_accuracy
+from test_resume import compare_with_uninterrupted
+from torch.nn.functional import avg_pool2d, conv2d, cross_entropy, layer_norm, one_hot
+from torch.utils._pytree import tree_leaves, tree_map
+
+from projectlib.data import Dataset, Sampler, Split
+from projectlib.engines.cpu.mlp import CpuEngine
+from projectlib.engines.eager import EagerEngine
+from projectlib.ensemble import build_ensemble
+from projectlib.errors import UserError
+from projectlib.models import Network, cnn, divisive_mlp, lif_mlp, mlp
+from projectlib.rules import (
+    HSIC,
+    PHSIC,
+    Backprop,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    Frozen,
+    LocalClassifier,
+    SimilarityMatching,
+)
+
+EXACT = {"rtol": 1e-9, "atol": 1e-12}
+NUM, CLASSES = 7, 3
+RULES = {
+    "feedback-alignment": FeedbackAlignment(1.7),
+    "direct-feedback-alignment": DirectFeedbackAlignment(0.8),
+    "local-classifier": LocalClassifier(0.9),
+    "local-classifier-random": LocalClassifier(0.9, "random"),
+    "similarity-matching": SimilarityMatching(),
+    "phsic": PHSIC(groups=3),
+}
+STREAMS = [*RULES][:4]
+NETWORKS = {
+    "mlp": (lambda generator: mlp((5,), CLASSES, (12, 6), generator), (5,)),
+    "cnn": (lambda generator: cnn((2, 8, 8), CLASSES, (6, 9), generator), (2, 8, 8)),
+    "lif": (lambda generator: lif_mlp((5,), CLASSES, (12, 6), 5e-3, 1e-3, 2, generator), (5,)),
+}
+
+
+def make(kind="mlp", seed=1):
+    """A network, x, labels and y, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    build, shape = NETWORKS[kind]
+    x = torch.randn(NUM, *shape, dtype=torch.float64, generator=generator)
+    labels = torch.arange(NUM) % CLASSES
+    network = build(torch.Generator().manual_seed(seed)).double()
+    return network, x, labels, one_hot(labels, CLASSES).double()
+
+
+def first_state(rule, network, x, y):
+    return rule.initial_state(network, x, y, torch.Generator().manual_seed(2))
+
+
+def update_of(rule, network, state, x, y):
+    return rule(network, network.split_parameters(), state, x, y, rule.prepare(x, y))
+
+
+def assert_gradients(gradients, expected):
+    torch.testing.assert_close([*gradients.values()], [*expected], **EXACT)
+
+
+def gradient_of_readout(network, labels, x):
+    """Of the mean cross-entropy, with what the readout receives constant."""
+    h = x
+    for layer in network.layers[:-1]:
+        h = layer(h)
+    return torch.autograd.grad(
+        cross_entropy(network.layers[-1](h.detach()), labels), [*network.layers[-1].parameters()]
+    )
+
+
+# Gradients -------------------------------------------------------------------------------------------------------
+
+
+def test_feedback_alignment_of_dense_layers_is_the_backward_pass_written_out():
+    """delta = J' xi of relu and norm alone, dW = delta' h, and B, not W, carries delta on."""
+    network, x, _, y = make()
+    rule = RULES["feedback-alignment"]
+    state = first_state(rule, network, x, y)
+    update = update_of(rule, network, state, x, y)
+    inputs, currents = [x], []
+    for layer in network.layers:
+        currents.append((inputs[-1] @ layer.affine.weight.T + layer.affine.bias).detach().requires_grad_())
+        inputs.append(layer_norm(currents[-1].relu(), currents[-1].shape[1:], eps=1e-6))
+    xi = (currents[-1].softmax(1) - y) / NUM
+    for index in (2, 1, 0):
+        delta = xi if index == 2 else torch.autograd.grad(inputs[index + 1], currents[index], xi)[0]
+        assert_gradients(update.gradients[index], [delta.T @ inputs[index], delta.sum(0)])
+        if index:
+            xi = delta @ state.rule[index]["affine.weight"]
+    assert state.rule[0] == {}
+
+
+def test_feedback_alignment_of_convolutions_is_the_backward_pass_written_out():
+    network, x, _, y = make("cnn")
+    rule = RULES["feedback-alignment"]
+    state = first_state(rule, network, x, y)
+    update = update_of(rule, network, state, x, y)
+    first, second, readout = network.layers
+    h = avg_pool2d(first(x).permute(0, 3, 1, 2), 2).detach()
+    current = conv2d(h, second.conv.weight, second.conv.bias, padding=1).detach().requires_grad_()
+    z = layer_norm(current.relu().permute(0, 2, 3, 1), (9,), eps=1e-6)
+    flat = avg_pool2d(z.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).flatten(1)
+    error = ((readout.affine(flat).softmax(1) - y) / NUM).detach()
+    (delta,) = torch.autograd.grad(flat, current, error @ state.rule[2]["affine.weight"])
+    expected = torch.nn.grad.conv2d_weight(h, second.conv.weight.shape, delta, padding=1)
+    assert_gradients(update.gradients[1], [expected, delta.sum((0, 2, 3))])
+    kernel = state.rule[1]["conv.weight"]
+    xi = torch.nn.grad.conv2d_input(h.shape, kernel, delta, padding=1)
+    pooled = avg_pool2d(first(x).permute(0, 3, 1, 2), 2)
+    assert_gradients(update.gradients[0], torch.autograd.grad(pooled, [*first.parameters()], xi))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_feedback_alignment_with_the_weights_themselves_is_back_propagation(kind):
+    network, x, _, y = make(kind)
+    rule, backprop = RULES["feedback-alignment"], Backprop()
+    state = first_state(rule, network, x, y)
+    own = [
+        {name: weights[name] for name in matrices}
+        for weights, matrices in zip(network.split_parameters(), state.rule, strict=True)
+    ]
+    update = update_of(rule, network, state._replace(rule=own), x, y)
+    other = update_of(backprop, network, first_state(backprop, network, x, y), x, y)
+    torch.testing.assert_close(update.gradients, other.gradients, **EXACT)
+    torch.testing.assert_close(update.outputs, other.outputs, **EXACT)
+    random = update_of(rule, network, state, x, y)
+    assert not torch.allclose(tree_leaves(random.gradients[0])[0], tree_leaves(other.gradients[0])[0])
+    torch.testing.assert_close(random.gradients[-1], other.gradients[-1], **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_direct_feedback_alignment_sends_the_error_through_its_own_matrix(kind):
+    """Against a surrogate, what the next layer reads of z times B e; B and e are constant."""
+    network, x, labels, y = make(kind)
+    rule = RULES["direct-feedback-alignment"]
+    state = first_state(rule, network, x, y)
+    update = update_of(rule, network, state, x, y)
+    logits = network(x).detach().requires_grad_()
+    (error,) = torch.autograd.grad(cross_entropy(logits, labels), logits)
+    h = x
+    for index, layer in enumerate(network.layers[:-1]):
+        z = layer(h.detach())
+        seen = avg_pool2d(z.permute(0, 3, 1, 2), 2).flatten(1) if kind == "cnn" else z
+        surrogate = (seen * (error @ state.rule[index])).sum()
+        assert_gradients(update.gradients[index], torch.autograd.grad(surrogate, [*layer.parameters()]))
+        h = z
+    assert_gradients(update.gradients[-1], gradient_of_readout(network, labels, x))
+
+
+def test_the_example_teaches_the_rule_that_the_project_has():
+    network, x, _, y = make()
+    ours, taught = DirectFeedbackAlignment(0.7), example.DirectFeedbackAlignment(0.7)
+    state, of_example = first_state(ours, network, x, y), first_state(taught, network, x, y)
+    state = state._replace(rule=(*(matrix.T for matrix in of_example.rule[:2]), ()))
+    got, expected = update_of(ours, network, state, x, y), update_of(taught, network, of_example, x, y)
+    torch.testing.assert_close(got.gradients, expected.gradients, **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.parametrize("feedback", ["transpose", "random"])
+def test_a_local_classifier_descends_the_cross_entropy_of_its_own_softmax(kind, feedback):
+    """Layer and softmax, by automatic differentiation of a graph that is cut between layers."""
+    network, x, labels, y = make(kind)
+    rule = LocalClassifier(0.9, feedback)
+    state = first_state(rule, network, x, y)
+    update = update_of(rule, network, state, x, y)
+    h = x
+    for index, layer in enumerate(network.layers[:-1]):
+        classifier = state.rule[index]
+        z = layer(h.detach())
+        seen = avg_pool2d(z.permute(0, 3, 1, 2), 2).flatten(1) if kind == "cnn" else z
+        seen = seen / math.sqrt(seen.shape[1])
+        weight, bias = (tensor.clone().requires_grad_() for tensor in classifier[:2])
+        logits = seen @ weight.T + bias
+        loss = cross_entropy(logits, labels)
+        of_weight, of_bias, error = torch.autograd.grad(loss, [weight, bias, logits], retain_graph=True)
+        surrogate = loss if feedback == "transpose" else (seen * (error @ classifier.feedback)).sum()
+        assert_gradients(update.gradients[index], torch.autograd.grad(surrogate, [*layer.parameters()]))
+        after = update.state.rule[index]
+        torch.testing.assert_close(after.weight, weight.detach() - 0.9 * of_weight, **EXACT)
+        torch.testing.assert_close(after.bias, bias.detach() - 0.9 * of_bias, **EXACT)
+        torch.testing.assert_close(after.feedback, classifier.feedback)
+        h = z
+    assert_gradients(update.gradients[-1], gradient_of_readout(network, labels, x))
+
+
+def test_a_classifier_that_does_not_learn_stays_as_it_was_drawn():
+    network, x, _, y = make()
+    rule = LocalClassifier(0)
+    state = first_state(rule, network, x, y)
+    update = update_of(rule, network, state, x, y)
+    torch.testing.assert_close(update.state.rule, state.rule, rtol=0, atol=0)
+    assert update.gradients[0]["affine.weight"].any()
+
+
+def cosine(a, b):
+    """Of two lists of tensors, around their means, in a loop."""
+    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
+    dot = sum((p - mean_a) * (q - mean_b) for p, q in zip(a, b, strict=True))
+    squares = sum((p - mean_a) ** 2 for p in a), sum((q - mean_b) ** 2 for q in b)
+    return dot / (squares[0] * squares[1]) ** 0.5
+
+
+def pairs(rows):
+    return [[cosine(a, b) for b in rows] for a in rows]
+
+
+def summaries(z, kind):
+    """What is compared by similarity matching, as rows of numbers."""
+    if kind == "mlp":
+        return [[*row] for row in z]
+    return [[(row[..., channel].flatten().var() + 1e-6).sqrt() for channel in range(z.shape[-1])] for row in z]
+
+
+def groups_of(z, kind, num, power, smoothing):
+    """U of pHSIC, by loops."""
+    rows = []
+    for row in z:
+        neurons = row if kind == "mlp" else row.permute(2, 0, 1).flatten()
+        size = len(neurons) // num
+        members = [neurons[g * size : (g + 1) * size] for g in range(num)]
+        rows.append([((smoothing + ((m - m.mean()) ** 2).sum()) / size) ** power for m in members])
+    return rows
+
+
+def mean(matrix):
+    return sum(sum(row) for row in matrix) / NUM**2
+
+
+def plausible(a, b):
+    return mean([[(a[i][j] - mean(a)) * b[i][j] for j in range(NUM)] for i in range(NUM)])
+
+
+def check_objective(rule, kind, objective):
+    """A rule's gradients are those of ``objective(z, k_y)`` of every layer, with what the layer receives constant."""
+    network, x, labels, y = make(kind)
+    update = update_of(rule, network, first_state(rule, network, x, y), x, y)
+    of_labels, h = pairs([[*row] for row in y]), x
+    for index, layer in enumerate(network.layers[:-1]):
+        z = layer(h.detach())
+        expected = torch.autograd.grad(objective(z, of_labels), [*layer.parameters()])
+        # a bias that moves no output has a gradient of rounding alone
+        torch.testing.assert_close([*update.gradients[index].values()], [*expected], rtol=1e-7, atol=1e-9)
+        assert update.gradients[index]["affine.weight" if kind == "mlp" else "conv.weight"].abs().max() > 1e-4
+        h = z
+    assert_gradients(update.gradients[-1], gradient_of_readout(network, labels, x))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_similarity_matching_is_a_double_loop(kind):
+    def objective(z, of_labels):
+        k = pairs(summaries(z, kind))
+        return mean([[(k[i][j] - of_labels[i][j]) ** 2 for j in range(NUM)] for i in range(NUM)])
+
+    check_objective(RULES["similarity-matching"], kind, objective)
+
+
+@pytest.mark.parametrize(("kind", "num"), [("mlp", 3), ("mlp", None), ("cnn", 3)])
+def test_plausible_hsic_is_a_double_loop(kind, num):
+    def objective(z, of_labels):
+        k = pairs(groups_of(z, kind, num, 0.8, 0.3) if num else [[*row] for row in z])
+        return plausible(k, k) - 1.6 * plausible(of_labels, k)
+
+    check_objective(PHSIC(gamma=1.6, groups=num, power=0.8, smoothing=0.3), kind, objective)
+
+
+def test_divisive_normalisation_is_a_loop_over_groups():
+    network = divisive_mlp((5,), CLASSES, (12, 6), 3, 0.3, 0.7, torch.Generator().manual_seed(1)).double()
+    x = make()[1]
+    for layer, h in ((network.layers[0], x), (network.layers[1], network.layers[0](x).detach())):
+        for row, a in zip(layer(h), h @ layer.affine.weight.T + layer.affine.bias, strict=True):
+            size, expected = len(a) // 3, []
+            for group in range(3):
+                members = [v if v > 0 else 0.01 * v for v in a.tolist()[group * size : (group + 1) * size]]
+                apart = [v - sum(members) / size for v in members]
+                spread = (sum(v**2 for v in apart) + 0.7) / size
+                expected += [v / spread**0.3 for v in apart]
+            torch.testing.assert_close(row, torch.tensor(expected, dtype=torch.float64), **EXACT)
+
+
+# States, streams and ensembles -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_block_makes_the_mean_of_one_sample_updates(name, kind):
+    network, x, _, y = make(kind)
+    rule = RULES[name]
+    state = first_state(rule, network, x, y)
+    together = update_of(rule, network, state, x, y).gradients
+    alone = [
+        update_of(rule, network, state._replace(layers=tree_map(lambda u, i=i: u[i : i + 1], state.layers)), *sample)
+        for i, sample in enumerate(zip(x[:, None], y[:, None], strict=True))
+    ]
+    mean_alone = tree_map(lambda *parts: torch.stack(parts).mean(0), *(update.gradients for update in alone))
+    torch.testing.assert_close(together, mean_alone, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("name", RULES)
+def test_many_models_at_once_are_one_after_the_other(name, kind):
+    rule = RULES[name]
+    _, x, _, y = make(kind)
+    networks = [make(kind, seed)[0] for seed in (1, 2, 3)]
+    states = [rule.initial_state(n, x, y, torch.Generator().manual_seed(i)) for i, n in enumerate(networks)]
+    parameters = [network.split_parameters() for network in networks]
+    stacked = tree_map(lambda *members: torch.stack(members), *zip(parameters, states, strict=True))
+    context = rule.prepare(x, y)
+
+    def gradients(p, state):
+        update = rule(networks[0], p, state, x, y, context)
+        return update.gradients, update.state
+
+    together = torch.vmap(gradients)(*stacked)
+    for index, (p, state) in enumerate(zip(parameters, states, strict=True)):
+        own = tree_map(lambda stack, index=index: stack[index], together)
+        torch.testing.assert_close(own, gradients(p, state), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_every_member_draws_what_is_random_from_its_own_seed(name):
+    rule, (_, x, _, y) = RULES[name], make()
+
+    def draw(seeds):
+        ensemble = build_ensemble(lambda generator: NETWORKS["mlp"][0](generator).double(), seeds)
+        state = ensemble.draw_state(lambda network, generator: rule.initial_state(network, x, y, generator))
+        return [leaf for leaf in tree_leaves(state.rule) if leaf.any()]
+
+    three, last = draw([7, 8, 9]), draw([9])
+    assert three
+    for of_three, of_last in zip(three, last, strict=True):
+        assert not torch.equal(of_three[0], of_three[1])
+        assert torch.equal(of_three[2], of_last[0])
+
+
+def test_feedback_is_as_large_as_it_is_asked_to_be():
+    network = mlp((5,), 10, (200, 300), torch.Generator().manual_seed(0))
+    x, y = torch.zeros(2, 5), torch.zeros(2, 10)
+    feedback = FeedbackAlignment(2.0).initial_state(network, x, y, torch.Generator().manual_seed(1)).rule
+    assert abs(feedback[1]["affine.weight"].std() * math.sqrt(200) - 2) < 0.05
+    direct = DirectFeedbackAlignment(2.0).initial_state(network, x, y, torch.Generator().manual_seed(1)).rule
+    assert abs(direct[0].std() * math.sqrt(10) - 2) < 0.15
+    classifier = LocalClassifier(feedback="random").initial_state(network, x, y, torch.Generator().manual_seed(1)).rule
+    assert abs(classifier[0].weight.std() - 1) < 0.1
+    assert abs(classifier[1].feedback.std() - 1) < 0.1
+    assert not torch.equal(classifier[0].weight, classifier[0].feedback)
+
+
+@pytest.mark.parametrize(
+    "make_rule",
+    [Backprop, Frozen, SimilarityMatching, lambda num: PHSIC(accumulate=num), lambda num: HSIC(2, (1, 1, 1), num)],
+)
+def test_averages_are_plain_batches_of_as_many(make_rule):
+    assert (make_rule(4).window, make_rule(4).sliding, make_rule(4).streams) == (4, False, False)
+    assert make_rule(1).window is None
+    with pytest.raises(UserError, match=r"optimizer.accumulate is 0; expected a whole number of at least 1"):
+        make_rule(0)
+
+
+class Bilinear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map = torch.nn.Bilinear(4, 4, 3)
+
+    def forward(self, h):
+        return self.map(h, h)
+
+
+def refuse_bilinear():
+    network = Network(torch.nn.Linear(5, 4), Bilinear())
+    FeedbackAlignment().initial_state(network, torch.zeros(2, 5), torch.zeros(2, 3), torch.Generator())
+
+
+def divide(groups=3, power=0.2, smoothing=1.0):
+    divisive_mlp((5,), 3, (12, 6), groups, power, smoothing, torch.Generator())
+
+
+def refuse_groups(kind, num):
+    network, x, _, y = make(kind)
+    return lambda: first_state(PHSIC(groups=num), network, x, y)
+
+
+@pytest.mark.parametrize(
+    ("make_rule", "message"),
+    [
+        (lambda: FeedbackAlignment(0), "rule.scale is 0; expected a number above 0"),
+        (lambda: FeedbackAlignment(math.nan), "rule.scale is nan; expected a number above 0"),
+        (lambda: DirectFeedbackAlignment(-1), "rule.scale is -1; expected a number above 0"),
+        (lambda: DirectFeedbackAlignment(accumulate=0), "optimizer.accumulate is 0; expected a whole number"),
+        (lambda: LocalClassifier(-0.1), "rule.learning_rate is -0.1; expected a number of at least 0"),
+        (lambda: LocalClassifier(feedback="none"), "rule.feedback is 'none'; expected transpose or random"),
+        (lambda: PHSIC(groups=2), "rule.groups is 2; expected a whole number of at least 3, or null"),
+        (lambda: PHSIC(power=0), "rule.power is 0; expected a number above 0"),
+        (lambda: PHSIC(smoothing=-1), "rule.smoothing is -1; expected a number above 0"),
+        (refuse_groups("mlp", 5), "rule.groups is 5, but layer 0 has 12 neurons or channels; expected a number that"),
+        (refuse_groups("mlp", 12), "rule.groups is 12, but layer 0 has 12 neurons or channels; expected a number that"),
+        (refuse_groups("cnn", 4), "rule.groups is 4, but layer 0 has 6 neurons or channels; expected a number that"),
+        (lambda: divide(groups=5), "model.groups is 5, but a hidden layer has 12 neurons; expected a number that cuts"),
+        (lambda: divide(groups=0), "model.groups is 0; expected a whole number of at least 1"),
+        (lambda: divide(power=-1), "model.power is -1; expected a number of at least 0"),
+        (lambda: divide(smoothing=0), "model.smoothing is 0; expected a number above 0"),
+        (refuse_bilinear, "layer 1 has map.weight of a Bilinear, .*; expected torch.nn.Linear or torch.nn.Conv2d"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused_in_one_line(make_rule, message):
+    with pytest.raises(UserError, match=message) as refused:
+        make_rule()
+    assert "\n" not in str(refused.value)
+
+
+# Compiled --------------------------------------------------------------------------------------------------------
+
+COMPILED = {
+    "feedback-alignment": lambda num: FeedbackAlignment(1.7, num),
+    "direct-feedback-alignment": lambda num: DirectFeedbackAlignment(0.8, num),
+    "local-classifier": lambda num: LocalClassifier(0.9, accumulate=num),
+    "local-classifier-random": lambda num: LocalClassifier(0.9, "random", num),
+    "backprop": Backprop,
+    "frozen": Frozen,
+}
+RATES = 1e-3, 3e-3  # of hidden layers, and of the readout
+
+
+def make_engine(engine_class, rule, model="mlp", optimizer="adamw"):
+    generator = torch.Generator().manual_seed(0)
+    split = Split(torch.randn(23, 7, generator=generator), torch.randint(3, (23,), generator=generator))
+    ensemble = build_ensemble(MODELS[model], (0, 1))
+    sampler = Sampler(23, rule.window or 6, rule.sliding, drop_last=model == "lif")
+    *hidden, readout = ensemble.parameters
+    groups = [{"params": [p for layer in hidden for p in layer.values()]}] if hidden and rule.trains_hidden else []
+    groups += [{"params": [*readout.values()], "lr": RATES[1]}]
+    return engine_class(
+        ensemble, rule, OPTIMIZERS[optimizer](groups), Dataset("made up", split, split, 3), sampler, None
+    )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("num", [1, 4])
+@pytest.mark.parametrize("name", COMPILED)
+def test_kernels_equal_eager(name, num, optimizer):
+    """Weights, moments, classifiers and metrics; 4 leaves a last batch of 3, and the readout has a rate of its own.
+
+    Eight updates at most: single samples of small layers soon amplify what rounding leaves between the two.
+    """
+    compiled, eager = (make_engine(c, COMPILED[name](num), optimizer=optimizer) for c in (CpuEngine, EagerEngine))
+    steps = min(compiled.sampler.steps, 8)
+    assert_same(train(compiled, (0, steps)), train(eager, (0, steps)), **FLOAT32)
+
+
+@pytest.mark.parametrize("model", ["deep", "linear", "lif"])
+@pytest.mark.parametrize("name", COMPILED)
+def test_kernels_of_other_networks_equal_eager(name, model):
+    compiled, eager = (make_engine(c, COMPILED[name](4), model, "sgd") for c in (CpuEngine, EagerEngine))
+    steps = compiled.sampler.steps
+    assert_same(train(compiled, (0, steps)), train(eager, (0, steps)), **FLOAT32)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_engines_go_on_from_each_other(name):
+    whole = train(make_engine(EagerEngine, COMPILED[name](4)), (0, 6))
+    cut = train(make_engine(CpuEngine, COMPILED[name](4)), (0, 1), (1, 6))
+    assert_same(cut, train(make_engine(CpuEngine, COMPILED[name](4)), (0, 6)), **EXACTLY)
+    first, second = (make_engine(c, COMPILED[name](4)) for c in (EagerEngine, CpuEngine))
+    train(first, (0, 3))
+    second.load_state_dict(first.state_dict())
+    second.compile()
+    second.run(second.draw_epoch(torch.Generator().manual_seed(1)), 3, 6)
+    assert_same((second.state_dict(), second.metrics()), whole, **FLOAT32)
+
+
+# Runs ------------------------------------------------------------------------------------------------------------
+
+NAMES = ("direct-feedback-alignment", "feedback-alignment", "local-classifier", "phsic", "similarity-matching")
+TINY = ("data=digits", "nmodels=2", "data.limit=120", "training.nepochs=2")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_convolutions_and_averages(script, tmp_path, name):
+    settings = (*TINY, "model=cnn", "model.features=[6,9]", f"rule={name}", "optimizer=adamw-averaged")
+    more = ("rule.groups=3",) if name == "phsic" else ()
+    ended = script("train-biohsic", *settings, *more, "hydra.run.dir=run")
+    assert ended.code == 0, ended.output
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("phsic", "similarity-matching")])
+def test_leaky_integrators(script, name):
+    settings = ("data=xor", "nmodels=2", "data.limit=60", "training.nepochs=1", "training.sample_timesteps=3")
+    ended = script("train-lif-biohsic", *settings, f"rule={name}", "hydra.run.dir=run")
+    assert ended.code == 0, ended.output
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-averaged"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_was_stopped_inside_an_epoch_ends_alike(script, tmp_path, name, optimizer):
+    num = 30 if optimizer == "adamw" else 960
+    settings = ("data=digits", f"data.limit={num}", f"rule={name}", "nmodels=2", "training.nepochs=3")
+    num_steps = 8 if name in ("phsic", "similarity-matching") and optimizer == "adamw" else 40
+    compare_with_uninterrupted(
+        *(script, tmp_path, "train-biohsic", *settings, f"optimizer={optimizer}"), num_steps=num_steps
+    )
+
+
+@pytest.mark.parametrize("name", [*NAMES, "local-classifier rule.feedback=random"])
+def test_digits_are_learnt_better_than_by_frozen_layers(script, tmp_path, name):
+    """Frozen layers reach 0.877 in as many updates of as many samples."""
+    settings = ["data=digits", "nmodels=2", "optimizer=adamw-averaged", "training.nepochs=15", *f"rule={name}".split()]
+    assert final_accuracy(script, tmp_path / "run", "train-biohsic", *settings) > 0.93
+
+
+def losses(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return [row["loss"] for row in csv.DictReader(file)]
+
+
+def test_averages_of_back_propagation_are_its_batches(script, tmp_path):
+    """One sample at a time, batches, and the mean of as many samples: one rule."""
+    for name, settings in {
+        "batches": ["data.batchsize=32"],
+        "averages": ["optimizer=adamw-averaged"],
+        "single": ["data.batchsize=1"],
+    }.items():
+        ended = script("train-bp", *TINY, "engine=eager", *settings, f"hydra.run.dir={name}")
+        assert ended.code == 0, ended.output
+    assert losses(tmp_path / "batches") == losses(tmp_path / "averages")
+    assert losses(tmp_path / "batches") != losses(tmp_path / "single")
+
+
+def test_plausible_hsic_of_divided_groups(script):
+    settings = ("model=divisive-mlp", "rule=phsic", "rule.groups=16", "optimizer=adamw-averaged")
+    ended = script("train-biohsic", *TINY, *settings, "hydra.run.dir=run")
+    assert ended.code == 0, ended.output
+
+
+def test_a_window_of_two_and_frozen_layers_with_averages(script):
+    for name, settings in (("two", ["data.batchsize=2"]), ("frozen", ["rule=frozen", "optimizer=adamw-averaged"])):
+        ended = script("train-biohsic", *TINY, *settings, f"hydra.run.dir={name}")
+        assert ended.code == 0, ended.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["rule=local-classifier", "data.batchsize=8"],
+            "data.batchsize=8 has no effect with rule=local-classifier, which sees one sample at a time",
+        ),
+        (["rule=feedback-alignment", "hsic.gamma=3"], "hsic.gamma=3 has no effect with rule=feedback-alignment"),
+        (
+            ["rule=phsic", "optimizer=adamw-averaged", "data.batchsize=8"],
+            "data.batchsize=8 has no effect with optimizer.accumulate=32; leave one out",
+        ),
+        (["rule=feedback-alignment", "readout.window=6"], "readout.window is 6, which is for a stream of samples"),
+        (["rule=similarity-matching", "data.batchsize=1"], "data.batchsize is 1; expected at least 2"),
+        (["rule=local-classifier", "modulator=delta"], "which has no effect on the rule LocalClassifier"),
+        (["rule=phsic", "model.features=[60]"], "rule.groups is 32, but layer 0 has 60 neurons or channels"),
+        (["rule=phsic", "optimizer.accumulate=5000"], "optimizer.accumulate is 5000; expected at most the"),
+        (["rule=phsic", "engine=compiled"], "it does not cover the rule PHSIC"),
+    ],
+)
+def test_what_a_baseline_cannot_do_is_one_line(script, settings, message):
+    ended = script("train-biohsic", "data=digits", "nmodels=1", *settings)
+    assert ended.code == 1
+    assert message in ended.error
