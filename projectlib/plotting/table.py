@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -133,8 +134,8 @@ def markdown(rows: pd.DataFrame) -> str:
         parts.append(f"## {title}\n\n{first.models} models, {first.epochs} epochs, device {devices}.\n")
         costs = of_column.set_index("rule").reindex([name for name in ROWS if name in set(of_column.rule)])
         cells = [
-            [one.title, one.shown, f"{one.seconds:,.0f}", f"{one.kept:,.0f}", f"`{one.command}`"]
-            for one in costs.itertuples()
+            [one["title"], one["shown"], f"{one['seconds']:,.0f}", f"{one['kept']:,.0f}", f"`{one['command']}`"]
+            for one in costs.to_dict("records")
         ]
         parts.append(grid(["rule", "test accuracy", "seconds", "numbers kept", "command"], cells))
     return "\n".join(parts)
@@ -152,11 +153,14 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def accuracy_by_time(rows: pd.DataFrame, ax: Axes) -> None:
     """Test accuracy of the first column against the seconds that a model takes to train, one marker a rule."""
-    first = rows[rows.column == rows.column.iloc[0]]
-    for one in first.itertuples():
-        place = [*ROWS].index(one.rule)
-        look = {"color": SEQUENCE[place % len(SEQUENCE)].color, "marker": MARKERS[place], "linestyle": "none"}
-        ax.errorbar(one.seconds / one.models, one.accuracy, one.sd, **look, capsize=2, label=ROWS[one.rule])
+    first: pd.DataFrame = rows.loc[rows.column == rows.column.iloc[0]]
+    for one in first.to_dict("records"):
+        place = [*ROWS].index(one["rule"])
+        color, marker = SEQUENCE[place % len(SEQUENCE)].color, MARKERS[place]
+        time, accuracy, sd = one["seconds"] / one["models"], one["accuracy"], one["sd"]
+        ax.errorbar(
+            time, accuracy, sd, color=color, marker=marker, linestyle="none", capsize=2, label=ROWS[one["rule"]]
+        )
     ax.set_xscale("log")
     ax.set(xlabel="seconds a model", ylabel="test accuracy (%)")
     ax.set_title(f"{COLUMNS[first.column.iloc[0]]}, {first.models.iloc[0]} models, {first.epochs.iloc[0]} epochs")

@@ -219,5 +219,8 @@ class StreamEngine(CpuEngine):
 
 
 def cells_of(u: Any) -> Any:
-    """A layer's state as kernels have it."""
-    return cell_kernels.Spiking(*u, slope=np.zeros_like(u.v)) if isinstance(u, Spiking) else u
+    """A layer's state, of arrays, as kernels have it."""
+    if not isinstance(u, Spiking):
+        return u
+    arrays: Any = u
+    return cell_kernels.Spiking(*arrays, slope=np.zeros_like(arrays.v))
