@@ -9,7 +9,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from projectlib.config.compose import CONFIGS, CheckedLoader, check_choices, par
 from projectlib.config.experiments import with_size
 from projectlib.config.messages import one_line
 from projectlib.errors import UserError
-from projectlib.garbage import leave_everything_at_exit, paused_collector
+from projectlib.garbage import leave_everything_at_exit
 from projectlib.runs.folder import is_finished, refuse_links
 from projectlib.runs.resume import extends, folder_to_resume, resumed_overrides, split_resume
 from projectlib.sweeps.launchers import set_launcher_defaults
@@ -93,8 +92,7 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         if finished is not None:
             print(f"{finished} is finished: nothing to resume")
             return
-    with paused_collector() if options.help else nullcontext():  # Hydra copies every config twice to list them
-        _run_hydra(options, parser, job, str(CONFIGS), options.config_name)
+    _run_hydra(options, parser, job, str(CONFIGS), options.config_name)
 
 
 class Plan(NamedTuple):

@@ -14,6 +14,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -71,6 +72,12 @@ class CheckedLoader(ConfigLoaderImpl):
         Plugins.instance()  # registers Hydra's own reader, in whose place ours comes
         SourcesRegistry.instance().types["file"] = FileConfigSource
         super().__init__(config_search_path)
+
+    def get_group_options(self, group_name: str, results_filter: Any = ObjectType.CONFIG, **command: Any) -> list[str]:
+        """The choices of a group.  Hydra copies all its sources each time, for commands that may name others."""
+        if any(command.values()):
+            return super().get_group_options(group_name, results_filter, **command)
+        return self.repository.get_group_options(group_name, results_filter)
 
     def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
         try:
