@@ -112,7 +112,7 @@ def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], c
     Raises UserError, or an exception of Hydra's, where they are no overrides or the run cannot be resumed with them.
     """
     wanted, overrides = split_resume(overrides)
-    overrides = with_size(overrides, [*([config_dir] if config_dir else []), CONFIGS])
+    overrides = with_size(overrides, config_dir)
     check_choices(parse(overrides), config_dir)
     folders = (str(Path.cwd()), *([str(Path(config_dir).resolve().parent)] if config_dir else []))
     job = partial(make_job, named_plugins(overrides), folders)

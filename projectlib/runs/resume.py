@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from projectlib.config.compose import compose, is_choice, is_hydra, parse, quote, without_hydra
+from projectlib.config.compose import compose, is_hydra, make_loader, parse, quote, without_hydra
 from projectlib.config.settings import RESUMABLE, is_among, plain_settings, refuse_resolvers, select, settled
 from projectlib.errors import UserError
 from projectlib.runs.folder import SETTINGS, Run, find_runs, read_config, write_settings
@@ -47,10 +47,11 @@ def resumed_overrides(folder: Path, overrides: list[str], config_dir: str | Path
     overridden come from the folder (``resumed_config``).
     """
     overridden = {override.key_or_group for override in parse(overrides)}
+    options = make_loader(config_dir).get_group_options
     kept = [
         f"{group}={choice}"
         for group, choice in Run(folder).choices.items()
-        if group not in overridden and PLAIN.fullmatch(f"{group}={choice}") and is_choice(group, choice, config_dir)
+        if group not in overridden and PLAIN.fullmatch(f"{group}={choice}") and choice in options(group)
     ]
     if not any(override.startswith("data=") for override in [*kept, *overrides]):
         kept.append("data=digits")  # one has to be chosen, and the run's own is not in these folders

@@ -68,14 +68,14 @@ class PlannedRun:
     @cached_property
     def swept(self) -> dict[str, int]:
         """How many values a sweep goes through, by key; empty for a single run."""
-        overrides = parse([*self.experiment.sweep, *with_size(self.overrides, [CONFIGS])])
+        overrides = parse([*self.experiment.sweep, *with_size(self.overrides)])
         last = {override.key_or_group: override for override in overrides}
         return {key: len([*last[key].sweep_iterator()]) for key in last if last[key].is_sweep_override()}
 
     @cached_property
     def config(self) -> DictConfig:
         """Its settings, but for those that a sweep goes through."""
-        overrides = parse(with_size(self.overrides, [CONFIGS]))
+        overrides = parse(with_size(self.overrides))
         return composed(self.script, *(o.input_line for o in overrides if not o.is_sweep_override()))
 
     @cached_property
@@ -107,7 +107,7 @@ class PlannedRun:
 
 def plan(name: str, size: str = "paper", settings: Sequence[str] = ()) -> list[PlannedRun]:
     """The runs of an experiment's figure.  Raises UserError where there is no such experiment."""
-    experiment = read_experiment(name, [CONFIGS])
+    experiment = read_experiment(name)
     return [PlannedRun(experiment, run, size, tuple(settings)) for run in experiment.runs]
 
 
@@ -230,7 +230,7 @@ def draw(size: str, settings: Sequence[str]) -> Path:
 
 def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m projectlib.sweeps.experiments", description="Run what is missing.")
-    known = experiment_names([CONFIGS])
+    known = experiment_names()
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all without one: {', '.join(known)}; or KEY=VALUE")
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--draw", action="store_true", help="then execute plotting.ipynb, into build/")
