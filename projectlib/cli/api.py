@@ -19,11 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from projectlib.cli.hydra_job import Job
 from projectlib.cli.main import plan
 from projectlib.config.compose import make_loader
-from projectlib.config.messages import one_line
+from projectlib.config.messages import explained
 from projectlib.errors import Interrupted, UserError
 from projectlib.runs.load import TrainedRun, load
-
-log = logging.getLogger(__name__)
 
 
 def train(config_name: str, *overrides: str, config_dir: str | Path | None = None) -> TrainedRun:
@@ -34,12 +32,10 @@ def train(config_name: str, *overrides: str, config_dir: str | Path | None = Non
     Raises UserError for a mistake, and Interrupted where a signal (Ctrl-C) stopped the run after a checkpoint.
     """
     try:
-        planned = plan(Job, config_name, list(overrides), config_dir)
-        if planned.finished is not None:
-            return load(planned.finished)
-        return load(run_in_folder(planned.job, config_name, planned.overrides, config_dir))
+        job, composed_from, finished = plan(Job, config_name, list(overrides), config_dir)
+        return load(finished or run_in_folder(job, config_name, composed_from, config_dir))
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error, config_name)) from None
+        raise UserError(explained(error, config_name)) from None
 
 
 def run_in_folder(job: Job, config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path:
@@ -62,7 +58,8 @@ def run_in_folder(job: Job, config_name: str, overrides: list[str], config_dir: 
         return None
 
     try:
-        done = run_job(task, config, "hydra.run.dir", None, HydraContext(loader, Callbacks()), configure_logging=False)
+        context = HydraContext(loader, Callbacks())
+        done: Any = run_job(task, config, "hydra.run.dir", None, context, configure_logging=False)
     finally:
         torch.set_num_threads(threads)
     if done.return_value is not None:

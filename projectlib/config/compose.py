@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from projectlib.config.bounds import check_yaml, override_problem
 from projectlib.config.plugins import NAMING, check_targets
 from projectlib.config.settings import leaves, plain
-from projectlib.errors import UserError
+from projectlib.errors import UserError, one_line
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(path for path in (PACKAGE.parent / "configs", PACKAGE / "configs") if (path / "common.yaml").is_file())
@@ -58,7 +58,7 @@ class FileConfigSource(file_config_source.FileConfigSource):  # Hydra's name for
             check_yaml(path.read_text(encoding="utf-8"))
             return super().load_config(config_path)
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+            raise UserError(f"{path} cannot be read: {one_line(error)}") from None
 
 
 class CheckedLoader(ConfigLoaderImpl):
@@ -113,9 +113,7 @@ def compose(config_name: str, overrides: list[str], config_dir: str | Path | Non
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """A composed config's own settings."""
-    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    OmegaConf.set_struct(own, True)
-    return own
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def parse(overrides: list[str]) -> list[Override]:

@@ -8,6 +8,7 @@ A file is an ordinary Hydra experiment with the settings of the paper.  Under ``
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -46,7 +47,7 @@ def read_experiment(name: str, config_dir: str | Path | None = None) -> Experime
     Raises UserError where there is none, and for overrides in its file that a file may not make.
     """
     loader = make_loader(config_dir)
-    file = loader.repository.load_config(f"experiment/{name}")
+    file: Any = loader.repository.load_config(f"experiment/{name}")
     if file is None:
         known = ", ".join(loader.get_group_options("experiment"))
         raise UserError(f"experiment {name!r} does not exist; expected one of {known}")

@@ -29,17 +29,6 @@ def split_resume(overrides: list[str]) -> tuple[str | None, list[str]]:
     return None if wanted in ("", "null") else wanted, [item for item in overrides if item not in named]
 
 
-def folder_to_resume(wanted: str, config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path | None:
-    """The run folder that ``resume=wanted`` means; None where ``auto`` finds none.
-
-    Raises UserError for a folder that is no run of this config, or whose settings the overrides would change.
-    """
-    if wanted == "auto":
-        return newest_unfinished(config_name, overrides, config_dir)
-    check_unchanged(Path(wanted), config_name, parse(overrides))
-    return Path(wanted)
-
-
 def resumed_overrides(folder: Path, overrides: list[str], config_dir: str | Path | None) -> list[str]:
     """Overrides with which Hydra makes the job that resumes a run: the run's choices, and those of the person.
 
@@ -102,13 +91,6 @@ def hydra_settings() -> dict[str, Any]:
         return {}
     hydra: Any = HydraConfig.instance().cfg
     return {"hydra": hydra, "overrides": hydra.hydra.overrides.task}
-
-
-def keep_resumed_settings(config: DictConfig, folder: Path) -> None:
-    """Write the settings of a resumed run over those of its folder, which it has from now on."""
-    kept = config.copy()
-    kept.resume = None
-    write_settings(folder, config=kept)
 
 
 def extends(folder: Path, overrides: list[str]) -> bool:
