@@ -84,13 +84,12 @@ def work(config: DictConfig, train: Train) -> float | None:
         write_settings(trial_folder, config=chosen, **hydra_settings())  # a run folder like any other
         resume_in_place(chosen, trial_folder)
         try:
-            value = train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])
+            return train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])
         except (Diverged, Pruned) as error:
             raise TrialPruned(str(error)) from None
         except Interrupted:
             RETRY(study, study.get_trials(deepcopy=False)[trial.number])  # with the values that it has by now
             raise
-        return value
 
     if len(study.get_trials(deepcopy=False, states=DONE)) < search.trials:
         given = {key: value for key in space if (value := OmegaConf.select(base, key)) is not None}
