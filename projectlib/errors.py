@@ -20,3 +20,8 @@ class Interrupted(Exception):
 
 class Pruned(Exception):
     """A search gave up a run that does worse than others did."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -17,7 +17,6 @@ import torch
 from hydra._internal import hydra as hydra_internals
 
 from projectlib.cli.interrupts import SIGNALS
-from projectlib.config.compose import CONFIGS
 from projectlib.config.experiments import experiment_names
 from projectlib.engines import cuda_graph
 from projectlib.sweeps.experiments import plan
@@ -163,7 +162,7 @@ TINY = {
 @pytest.fixture(scope="session")
 def tiny_results(tmp_path_factory):
     """A folder with the quick runs of every experiment in ``outputs`` and ``multirun``, made far smaller."""
-    names = experiment_names([CONFIGS])
+    names = experiment_names()
     return run_tiny(tmp_path_factory.mktemp("results"), [run for name in names for run in plan(name, "quick")])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from projectlib.runs.files import FolderLock
+from projectlib.runs.files import locked
 from projectlib.runs.folder import find_runs
 from projectlib.sweeps.collect import collect, main, pool, table, to_csv
 
@@ -86,7 +86,7 @@ def test_every_status_is_told(tmp_path, capsys):
     (running / "metrics.csv").write_text("epoch,split,model,accuracy\n0,test,0,0.1\n1,test,0,0.25\n1,test,1,0.75\n")
     early = make_run(tmp_path / "5")
     (early / "train.log").write_text("[now][projectlib.cli.main][ERROR] - the folder is locked\n")
-    with FolderLock(running):
+    with locked(running):
         main([str(tmp_path), "-o", str(tmp_path / "runs.csv")])
     rows = rows_of((tmp_path / "runs.csv").read_text())
     assert [row["status"] for row in rows] == ["finished", "failed", "interrupted", "interrupted", "running", "failed"]

@@ -58,14 +58,14 @@ def test_every_choice(script, group):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", experiment_names([CONFIGS]))
+@pytest.mark.parametrize("name", experiment_names())
 def test_every_run_of_every_experiment_composes(name, size):
     for run in plan(name, size):
         validate(run.config)
         assert (run.config.size, run.script in SCRIPTS) == (size, True)
 
 
-@pytest.mark.parametrize("name", experiment_names([CONFIGS]))
+@pytest.mark.parametrize("name", experiment_names())
 def test_an_experiment_opens_with_a_command_that_runs_it(name):
     """For people: nothing reads it."""
     lines = (CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()
@@ -86,10 +86,10 @@ def mine(tmp_path):
 
 def test_quick_overrides_come_before_ones_own(mine):
     folder = mine("figure: {quick: [data=digits, nmodels=2]}")
-    overrides = ["--multirun", "experiment=mine", "size=quick", "nmodels=9"]
-    assert with_size(overrides, [CONFIGS, folder]) == ["--multirun", "data=digits", "nmodels=2", *overrides[1:]]
+    overrides = ["experiment=mine", "size=quick", "nmodels=9"]
+    assert with_size(overrides, folder) == ["data=digits", "nmodels=2", *overrides]
     for same in (["experiment=mine"], ["experiment=mine", "size=paper"], ["size=quick", "size=paper"], []):
-        assert with_size(same, [CONFIGS, folder]) == same
+        assert with_size(same, folder) == same
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,14 @@ def test_quick_overrides_come_before_ones_own(mine):
         ("figure: {quick: [hydra.run.dir=/]}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
         ("figure: {quick: [hydra/launcher=x]}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
         ("figure: {quick: [+data@hydra.job=x]}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
+        ("figure: {quick: data=digits}", ["size=quick", "experiment=mine"], "figure.quick is str, expected a list"),
         ("figure: {quick: ['plugins=[x]']}", ["size=quick", "experiment=mine"], "or plugins"),
         ("figure: {runs: {a: [train-bp, ~hydra.job]}}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(mine, text, arguments, message):
     with pytest.raises(UserError, match=message):
-        with_size(arguments, [CONFIGS, mine(text)])
+        with_size(arguments, mine(text))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

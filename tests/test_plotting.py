@@ -12,7 +12,6 @@ from matplotlib.container import ErrorbarContainer
 from nbclient import NotebookClient
 
 from projectlib import plotting
-from projectlib.config.compose import CONFIGS
 from projectlib.config.experiments import experiment_names
 from projectlib.errors import UserError
 from projectlib.plotting.page import new_figure
@@ -20,7 +19,7 @@ from projectlib.plotting.style import KINDS, SEQUENCE, conditions, kind, names_a
 from projectlib.runs.folder import Run, all_runs, open_runs
 from projectlib.sweeps.experiments import Results, arguments, is_there, plan, run_missing
 
-NAMES = experiment_names([CONFIGS])
+NAMES = experiment_names()
 NOTEBOOK = Path(__file__).parents[1] / "plotting.ipynb"
 DRAWN = {  # lines and images in the axes of every figure, at least
     "reservoir": [(0, 1)] * 6,

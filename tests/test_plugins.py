@@ -44,7 +44,7 @@ DATA = "defaults: [/dataset@_here_]\nname: two_points\nsource: {_target_: my_met
 def own(tmp_path, monkeypatch):
     """The current folder, with a module of one's own and a folder of its configs; forgotten at the end."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugins, "PLUGINS", {})
+    monkeypatch.setattr(plugins, "PLUGINS", set())
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "my_methods.py").write_text(MODULE)
     for group, name, text in (("rule", "halved", RULE), ("data", "two_points", DATA)):

@@ -23,7 +23,7 @@ from filelock import FileLock
 import projectlib
 from projectlib.errors import UserError
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint, write_checkpoint
-from projectlib.runs.files import FolderLock, write_text
+from projectlib.runs.files import locked, write_text
 from projectlib.runs.recorder import Recorder
 
 TINY = ("data.limit=36", "training.nepochs=3", "engine=eager")
@@ -497,8 +497,8 @@ def test_a_folder_that_cannot_be_written(script, tmp_path):
 def test_a_folder_has_one_writer(script, run_folder):
     unfinish(run_folder)
     hold = (
-        "import time; from projectlib.runs.files import FolderLock; "
-        f"lock = FolderLock({str(run_folder)!r}); print('held', flush=True); time.sleep(60)"
+        "import time; from projectlib.runs.files import locked; "
+        f"lock = locked({str(run_folder)!r}); lock.__enter__(); print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", hold], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
@@ -507,7 +507,8 @@ def test_a_folder_has_one_writer(script, run_folder):
     assert (run_folder / "summary.json").read_bytes() == before
     holder.kill()
     holder.wait()
-    FolderLock(run_folder).release()  # what a killed owner leaves behind holds nobody
+    with locked(run_folder):
+        pass  # what a killed owner leaves behind holds nobody
     assert script("train-biohsic", f"resume={run_folder}").code == 0
 
 
@@ -516,7 +517,8 @@ def test_a_look_at_a_folder_does_not_keep_its_writer_out(tmp_path):
     held = FileLock(tmp_path / ".lock", thread_local=False)
     held.acquire()
     threading.Timer(0.15, held.release).start()
-    FolderLock(tmp_path).release()
+    with locked(tmp_path):
+        pass
 
 
 def test_two_processes_in_one_folder(tmp_path):

@@ -1,7 +1,6 @@
 """A config builds what is on a short list, and nothing else: not nested, not interpolated, not in Hydra's own part."""
 
 import re
-import sys
 
 import pytest
 from conftest import ROOT
@@ -151,7 +150,7 @@ def test_what_the_person_reads_from_the_environment_is_written_out(script, tmp_p
 
 def test_an_escaped_interpolation_stays_a_text(monkeypatch):
     """Resolved once when it is checked, it must not be resolved again when it is built."""
-    monkeypatch.setattr("projectlib.config.plugins.PLUGINS", {__name__: sys.modules[__name__]})
+    monkeypatch.setattr("projectlib.config.plugins.PLUGINS", {__name__})
     node = OmegaConf.create({"_target_": f"{__name__}.dict_of", "x": r"\${oc.decode:'{_target_: os.getcwd}'}"})
     assert build(node) == {"x": "${oc.decode:'{_target_: os.getcwd}'}"}
 
@@ -164,5 +163,5 @@ def test_targets_of_a_plugin_may_be_nested(monkeypatch):
     node = OmegaConf.create({"_target_": f"{__name__}.dict_of", "inner": [{"_target_": f"{__name__}.dict_of", "a": 1}]})
     with pytest.raises(UserError, match="dict_of"):
         build(node)
-    monkeypatch.setattr("projectlib.config.plugins.PLUGINS", {__name__: sys.modules[__name__]})
+    monkeypatch.setattr("projectlib.config.plugins.PLUGINS", {__name__})
     assert build(node, b=2) == {"inner": [{"a": 1}], "b": 2}

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import run_job
 from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.cli.hydra_job import Job
 from projectlib.cli.main import plan
-from projectlib.config.compose import make_hydra
-from projectlib.config.messages import one_line
+from projectlib.config.compose import make_loader
+from projectlib.config.messages import explained
 from projectlib.errors import Interrupted, UserError
 from projectlib.runs.load import TrainedRun, load
-
-log = logging.getLogger(__name__)
 
 
 def train(config_name: str, *overrides: str, config_dir: str | Path | None = None) -> TrainedRun:
@@ -32,41 +32,38 @@ def train(config_name: str, *overrides: str, config_dir: str | Path | None = Non
     Raises UserError for a mistake, and Interrupted where a signal (Ctrl-C) stopped the run after a checkpoint.
     """
     try:
-        planned = plan(Job, config_name, list(overrides), config_dir)
-        if planned.finished is not None:
-            return load(planned.finished)
-        return load(run_job(planned.job, config_name, planned.overrides, config_dir))
+        job, composed_from, finished = plan(Job, config_name, list(overrides), config_dir)
+        return load(finished or run_in_folder(job, config_name, composed_from, config_dir))
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error, config_name)) from None
+        raise UserError(explained(error, config_name)) from None
 
 
-def run_job(job: Job, config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path:
-    """Run one job as Hydra does; all that it changes of this process is put back.  Returns the run folder."""
-    mistake: Exception | None = None
+def run_in_folder(job: Job, config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path:
+    """Run one job as Hydra does, but for its logging; returns the run folder."""
+    loader, threads = make_loader(config_dir), torch.get_num_threads()
+    config: Any = loader.load_configuration(config_name, overrides, RunMode.RUN)
+    config.hydra.mode = RunMode.RUN
 
-    def task(config: DictConfig) -> None:
-        nonlocal mistake
+    def task(settings: DictConfig) -> Exception | None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            if config.evaluate is not None or config.search is not None:
+            if settings.evaluate is not None or settings.search is not None:
                 raise UserError("projectlib.train trains one run; expected no evaluate= or search=")
             with logged(folder / f"{HydraConfig.get().job.name}.log"):
-                job(config)
+                job(settings)
         except Interrupted as error:
-            mistake = Interrupted(f"{error}: stopped after a checkpoint; resume it with resume={folder}")
-        except Exception as error:  # Hydra would print a line of its own beside it
-            mistake = error
+            return Interrupted(f"{error}: stopped after a checkpoint; resume it with resume={folder}")
+        except Exception as error:  # of one that is raised Hydra would print a line of its own
+            return error
+        return None
 
-    hydra, instance = make_hydra(config_name, config_dir), GlobalHydra.instance()
-    before, threads = instance.hydra, torch.get_num_threads()
-    instance.hydra = hydra
     try:
-        done: Any = hydra.run(config_name, task, overrides, with_log_configuration=False)
+        context = HydraContext(loader, Callbacks())
+        done: Any = run_job(task, config, "hydra.run.dir", None, context, configure_logging=False)
     finally:
-        instance.hydra = before
         torch.set_num_threads(threads)
-    if mistake is not None:
-        raise mistake
+    if done.return_value is not None:
+        raise done.return_value
     return Path(done.hydra_cfg.hydra.runtime.output_dir)
 
 

@@ -19,9 +19,9 @@ from projectlib.cli.interrupts import ignore_signals, signal_previous_listener
 from projectlib.config.plugins import import_plugins, require_plugins
 from projectlib.config.settings import settled
 from projectlib.config.validation import refuse_additions, refuse_ignored, validate
-from projectlib.errors import EXIT_RESUME, Interrupted, UserError
+from projectlib.errors import EXIT_RESUME, Interrupted, UserError, one_line
 from projectlib.garbage import paused_collector
-from projectlib.runs.files import FolderLock
+from projectlib.runs.files import locked
 from projectlib.runs.folder import read_summary, write_summary
 from projectlib.runs.resume import keep_settings, resumed_config
 from projectlib.sweeps.jobs import finished_run, note_finished, objective, resume_in_place
@@ -59,7 +59,7 @@ class Job:
                 with suppress(OmegaConfBaseException):  # validation says which key it is
                     config = settled(config)
                 config.resume = None
-                with FolderLock(folder):
+                with locked(folder):
                     is_new = keep_settings(config, folder)
             return self.work(config, folder)
         except Exception as error:
@@ -107,7 +107,7 @@ class CommandLineJob(Job):
             sys.exit(EXIT_RESUME)
         except Exception as error:
             known = isinstance(error, UserError | OmegaConfBaseException)
-            log.error("%s", " ".join(str(error).split()) if known else unforeseen(error))
+            log.error("%s", one_line(error) if known else unforeseen(error))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise FailedJob(str(error)) from error
             sys.exit(1)
@@ -125,7 +125,7 @@ def unforeseen(error: Exception) -> str:
         with tempfile.NamedTemporaryFile("w", prefix="biohsic-", suffix=".log", delete=False, encoding="utf-8") as file:
             file.write(text)
         place = file.name
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (unforeseen: its traceback is in {place})"
+    return f"{type(error).__name__}: {one_line(error)[:300]} (unforeseen: its traceback is in {place})"
 
 
 def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from projectlib.cli.interrupts import Interrupts
 from projectlib.config.plugins import build
@@ -15,13 +15,13 @@ from projectlib.config.settings import plain
 from projectlib.errors import UserError
 from projectlib.garbage import paused_collector
 from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint, restored_threads
-from projectlib.runs.files import FolderLock, remove_partial_files
-from projectlib.runs.folder import SETTINGS, checkpoint_folder, write_summary
-from projectlib.runs.history import History, format_mean, mean_and_sd
+from projectlib.runs.files import locked, remove_partial_files
+from projectlib.runs.folder import SETTINGS, checkpoint_folder, write_settings, write_summary
+from projectlib.runs.history import History, format_mean
 from projectlib.runs.load import load
 from projectlib.runs.loggers import Logger
 from projectlib.runs.recorder import Recorder, describe
-from projectlib.runs.resume import comparable, differences, keep_resumed_settings
+from projectlib.runs.resume import comparable, differences
 from projectlib.sweeps.jobs import objective
 from projectlib.sweeps.launchers import job_device
 from projectlib.training.loop import evaluate, fit
@@ -37,62 +37,57 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
     Returns ``config.objective`` of the last epoch, mean over models; None where it was not measured.
     """
     checkpoints = checkpoint_folder(folder, config.checkpointing.path)
+    with written_alone(folder, checkpoints), Interrupts() as interrupts, flushed_subnormals():
+        settings = plain(config, resolve=True)
+        remove_partial_files(folder, folder / SETTINGS, checkpoints)
+        checkpoint = checkpoint_of_run(folder, checkpoints, settings) if config.resume else None
+        if not config.resume and checkpoint_files(checkpoints):
+            raise UserError(
+                f"{checkpoints} holds the checkpoints of a run; expected none before a new one: resume it with "
+                f"resume={folder}, or choose another hydra.run.dir or checkpointing.path"
+            )
+        recorder = Recorder(folder, settings, checkpoints, interrupts, checkpoint)
+        device = resolve_device(config.device, job_number)
+        engine = checkpoint["engine_name"] if checkpoint and checkpoint["device"] == device.type else config.engine
+        with paused_collector():  # torch imports a compiler for its optimizers
+            task = build_task(config, device, engine)
+        if checkpoint:
+            torch.set_num_threads(restored_threads(checkpoint))
+        logger = build(config.logger, folder=str(folder), settings=settings)
+        recorder.attach([logger, *loggers], task.numbers_kept, sizes=task.sizes, device=device.type)
+        if config.resume:  # the folder has the settings that it was resumed with from now on
+            write_settings(folder, config=OmegaConf.merge(config, {"resume": None}))
+        log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
+        with recorder:
+            fit(
+                task.engine,
+                task.evaluate,
+                task.schedule,
+                torch.Generator().manual_seed(config.data.seed),
+                recorder,
+                config.training.nepochs,
+                config.training.log_interval,
+                task.probe,
+                checkpoint,
+            )
+            return conclude(recorder, folder)
+
+
+@contextmanager
+def written_alone(folder: Path, checkpoints: Path) -> Iterator[None]:
+    """Folders of a run that no other process writes; raises UserError where they cannot be written."""
     try:
-        with FolderLock(folder), Interrupts() as interrupts, flushed_subnormals():
+        with locked(folder):
             checkpoints.mkdir(parents=True, exist_ok=True)
             elsewhere = not checkpoints.is_relative_to(folder)  # where the run folder's own lock does not cover it
-            with FolderLock(checkpoints) if elsewhere else nullcontext():
-                return train_locked(config, folder, checkpoints, interrupts, job_number, loggers)
+            with locked(checkpoints) if elsewhere else nullcontext():
+                yield
     except OSError as error:
         reason = f"{error.filename or folder}: {error.strerror or error}"
         raise UserError(
             f"cannot write {reason}; make room or make it writable, or choose another checkpointing.path, then go on "
             f"from the last checkpoint with resume={folder}"
         ) from error
-
-
-def train_locked(
-    config: DictConfig,
-    folder: Path,
-    checkpoints: Path,
-    interrupts: Interrupts,
-    job_number: int,
-    loggers: Sequence[Logger],
-) -> float | None:
-    """``train`` in folders that no other process writes: everything is checked before anything is written."""
-    settings = plain(config, resolve=True)
-    remove_partial_files(folder, folder / SETTINGS, checkpoints)
-    checkpoint = checkpoint_of_run(folder, checkpoints, settings) if config.resume else None
-    if not config.resume and checkpoint_files(checkpoints):
-        raise UserError(
-            f"{checkpoints} holds the checkpoints of a run; expected none before a new one: resume it with "
-            f"resume={folder}, or choose another hydra.run.dir or checkpointing.path"
-        )
-    recorder = Recorder(folder, settings, checkpoints, interrupts, checkpoint)
-    device = resolve_device(config.device, job_number)
-    engine = checkpoint["engine_name"] if checkpoint and checkpoint["device"] == device.type else config.engine
-    with paused_collector():  # torch imports a compiler for its optimizers
-        task = build_task(config, device, engine)
-    if checkpoint:
-        torch.set_num_threads(restored_threads(checkpoint))
-    logger = build(config.logger, folder=str(folder), settings=settings)
-    recorder.attach([logger, *loggers], task.numbers_kept, sizes=task.sizes, device=device.type)
-    if config.resume:
-        keep_resumed_settings(config, folder)
-    log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
-    with recorder:
-        fit(
-            task.engine,
-            task.evaluate,
-            task.schedule,
-            torch.Generator().manual_seed(config.data.seed),
-            recorder,
-            config.training.nepochs,
-            config.training.log_interval,
-            task.probe,
-            checkpoint,
-        )
-        return conclude(recorder, folder)
 
 
 @contextmanager
@@ -135,11 +130,12 @@ def conclude(recorder: Recorder, folder: Path) -> float | None:
         from projectlib.plotting import save_run_figure
 
     figure = save_run_figure(folder)
-    accuracy = recorder.history.values(recorder.history.last_epoch, "test", "accuracy")
-    if accuracy:
-        log.info("test accuracy %s over %d models", format_mean(*mean_and_sd(accuracy), 100, " %"), len(accuracy))
+    reached: Any = recorder.history.summary()
+    if accuracy := reached.get("test", {}).get("accuracy"):
+        values = format_mean(accuracy["mean"], accuracy["sd"], 100, " %")
+        log.info("test accuracy %s over %d models", values, recorder.config["nmodels"])
     log.info("run folder %s (%s)", folder, figure.relative_to(folder))
-    return objective(recorder.history.summary(), recorder.config["objective"])
+    return objective(reached, recorder.config["objective"])
 
 
 def evaluate_run(config: DictConfig, folder: Path) -> float:

@@ -8,11 +8,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra._internal.hydra
 from hydra import version
@@ -23,13 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, unforeseen
 from projectlib.config.compose import CONFIGS, CheckedLoader, check_choices, parse
 from projectlib.config.experiments import with_size
-from projectlib.config.messages import one_line
-from projectlib.errors import UserError
-from projectlib.garbage import leave_everything_at_exit, paused_collector
+from projectlib.config.messages import explained
+from projectlib.errors import UserError, one_line
+from projectlib.garbage import leave_everything_at_exit
 from projectlib.runs.folder import is_finished, refuse_links
-from projectlib.runs.resume import extends, folder_to_resume, resumed_overrides, split_resume
+from projectlib.runs.resume import check_unchanged, extends, newest_unfinished, resumed_overrides, split_resume
 from projectlib.sweeps.launchers import set_launcher_defaults
-from projectlib.values import TEXT, problem, require
 
 
 def launch(config_name: str, arguments: list[str] | None = None) -> None:
@@ -55,20 +52,16 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     except FailedJob:
         sys.exit(1)  # its line is in the log
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {one_line(error, options.config_name)}")
+        sys.exit(f"error: {explained(error, options.config_name)}")
     except OSError as error:
         sys.exit(f"error: cannot write {error.filename or 'what is printed'}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("stopped before training began")
     except Exception as error:
         typed = [word for word in options.overrides if re.match(r"[+~]*hydra(?!\.(run|sweep)\.dir=)", word)]
-        refused = typed and isinstance(error, ValueError | TypeError | AttributeError | AssertionError)
-        reason = (
-            f"{' '.join(typed)} is refused by Hydra: {str(error) or type(error).__name__}"
-            if refused
-            else unforeseen(error)
-        )
-        sys.exit(f"error: {' '.join(reason.split())}")
+        if typed and isinstance(error, ValueError | TypeError | AttributeError | AssertionError):
+            sys.exit(f"error: {' '.join(typed)} is refused by Hydra: {one_line(error)}")
+        sys.exit(f"error: {unforeseen(error)}")
 
 
 biohsic, biohsic_bp, biohsic_lif, biohsic_reservoir = (
@@ -93,48 +86,41 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         if finished is not None:
             print(f"{finished} is finished: nothing to resume")
             return
-    with paused_collector() if options.help else nullcontext():  # Hydra copies every config twice to list them
-        _run_hydra(options, parser, job, str(CONFIGS), options.config_name)
+    _run_hydra(options, parser, job, str(CONFIGS), options.config_name)
 
 
-class Plan(NamedTuple):
-    """The job that a person asks for, and the overrides that Hydra composes its config from.
-
-    finished: the folder of the run to resume, where nothing is left to do.
-    """
-
-    job: Job
-    overrides: list[str]
-    finished: Path | None = None
-
-
-def plan(make_job: Callable[..., Job], config_name: str, overrides: list[str], config_dir: str | Path | None) -> Plan:
+def plan(
+    make_job: type[Job], config_name: str, overrides: list[str], config_dir: str | Path | None
+) -> tuple[Job, list[str], Path | None]:
     """What overrides ask for: a new run, or with ``resume=`` one that is resumed in its folder.
 
-    Raises UserError, or an exception of Hydra's, where they are no overrides or the run cannot be resumed with them.
+    Returns the job, the overrides that Hydra composes its config from, and the folder of a run where nothing is left
+    to resume.  Raises UserError, or an exception of Hydra's, where they are no overrides or the run cannot be resumed
+    with them.
     """
     wanted, overrides = split_resume(overrides)
-    overrides = with_size(overrides, [*([config_dir] if config_dir else []), CONFIGS])
+    overrides = with_size(overrides, config_dir)
     check_choices(parse(overrides), config_dir)
     folders = (str(Path.cwd()), *([str(Path(config_dir).resolve().parent)] if config_dir else []))
     job = partial(make_job, named_plugins(overrides), folders)
-    folder = None if wanted is None else folder_to_resume(wanted, config_name, overrides, config_dir)
-    if folder is None:
-        if wanted is not None:
+    if wanted is None:
+        return job(), overrides, None
+    if wanted == "auto":
+        folder = newest_unfinished(config_name, overrides, config_dir)
+        if folder is None:
             print(f"no unfinished run of this config in outputs/{config_name}: starting a new one", file=sys.stderr)
-        return Plan(job(), overrides)
+            return job(), overrides, None
+    else:
+        check_unchanged(folder := Path(wanted), config_name, parse(overrides))
     refuse_links(folder)
     finished = folder if is_finished(folder) and not extends(folder, overrides) else None
-    return Plan(job(tuple(overrides)), resumed_overrides(folder, overrides, config_dir), finished)
+    return job(tuple(overrides)), resumed_overrides(folder, overrides, config_dir), finished
 
 
 def named_plugins(overrides: list[str]) -> tuple[str, ...]:
-    """The modules in ``plugins=[...]`` among overrides.  Raises UserError where they are no names."""
-    named = [override.value() for override in parse(overrides) if override.key_or_group == "plugins"]
-    value = named[-1] if named else []
-    names: Any = [value] if isinstance(value, str) else value
-    require(problem(names, [TEXT]) is None, "plugins", value, "a list of modules: plugins=[my_rules]")
-    return tuple(names)
+    """The modules in ``plugins=[...]`` among overrides; of what is no list the job's validation says so."""
+    named: list[Any] = [override.value() for override in parse(overrides) if override.key_or_group == "plugins"]
+    return tuple(named[-1]) if named and isinstance(named[-1], list) else ()
 
 
 def for_help(overrides: list[str]) -> list[str]:

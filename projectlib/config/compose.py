@@ -10,10 +10,10 @@ import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins import file_config_source
-from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from projectlib.config.bounds import check_yaml, override_problem
 from projectlib.config.plugins import NAMING, check_targets
 from projectlib.config.settings import leaves, plain
-from projectlib.errors import UserError
+from projectlib.errors import UserError, one_line
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(path for path in (PACKAGE.parent / "configs", PACKAGE / "configs") if (path / "common.yaml").is_file())
@@ -58,7 +58,7 @@ class FileConfigSource(file_config_source.FileConfigSource):  # Hydra's name for
             check_yaml(path.read_text(encoding="utf-8"))
             return super().load_config(config_path)
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+            raise UserError(f"{path} cannot be read: {one_line(error)}") from None
 
 
 class CheckedLoader(ConfigLoaderImpl):
@@ -71,6 +71,12 @@ class CheckedLoader(ConfigLoaderImpl):
         Plugins.instance()  # registers Hydra's own reader, in whose place ours comes
         SourcesRegistry.instance().types["file"] = FileConfigSource
         super().__init__(config_search_path)
+
+    def get_group_options(self, group_name: str, results_filter: Any = ObjectType.CONFIG, **command: Any) -> list[str]:
+        """The choices of a group.  Hydra copies all its sources each time, for commands that may name others."""
+        if any(command.values()):
+            return super().get_group_options(group_name, results_filter, **command)
+        return self.repository.get_group_options(group_name, results_filter)
 
     def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
         try:
@@ -87,41 +93,27 @@ class CheckedLoader(ConfigLoaderImpl):
         return config
 
 
-def search_path(config_dir: str | Path | None = None) -> ConfigSearchPath:
-    """Where configs are looked for.  config_dir: a folder beside ours; raises UserError where it is none."""
+def make_loader(config_dir: str | Path | None = None) -> CheckedLoader:
+    """What finds and composes configs.  config_dir: a folder beside ours; raises UserError where it is none."""
+    version.setbase("1.3")
+    setup_globals()
     path = create_config_search_path(str(CONFIGS))
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise UserError(f"config_dir is {str(config_dir)!r}; expected a folder with configs")
         place = f"file://{Path(config_dir).resolve()}"
         path.prepend(provider="command-line", path=place, anchor=SearchPathQuery(provider="schema"))
-    return path
-
-
-def make_hydra(config_name: str, config_dir: str | Path | None = None) -> Hydra:
-    """Hydra for runs of one config, which is not yet its global instance."""
-    version.setbase("1.3")
-    return Hydra(config_name, CheckedLoader(search_path(config_dir)))
+    return CheckedLoader(path)
 
 
 def compose(config_name: str, overrides: list[str], config_dir: str | Path | None = None) -> DictConfig:
     """A config with its Hydra part, which a run would have with these overrides; changes nothing outside."""
-    setup_globals()
-    return CheckedLoader(search_path(config_dir)).load_configuration(config_name, overrides, RunMode.RUN)
-
-
-def is_choice(group: str, name: str, config_dir: str | Path | None = None) -> bool:
-    """Whether a folder of configs has ``group/name``."""
-    return name in CheckedLoader(search_path(config_dir)).get_group_options(group)
+    return make_loader(config_dir).load_configuration(config_name, overrides, RunMode.RUN)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """A composed config's own settings."""
-    own = config.copy()
-    OmegaConf.set_struct(own, False)
-    own.pop("hydra")
-    OmegaConf.set_struct(own, True)
-    return own
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def parse(overrides: list[str]) -> list[Override]:
@@ -138,13 +130,13 @@ def parse(overrides: list[str]) -> list[Override]:
 
 def check_choices(overrides: list[Override], config_dir: str | Path | None = None) -> None:
     """Raises UserError where what is chosen of a group is no name: Hydra itself would fail."""
-    loader = CheckedLoader(search_path(config_dir))
+    loader = make_loader(config_dir)
     for override in overrides:
         if override.is_sweep_override() or "." in override.key_or_group:
             continue
-        if override.is_delete() and override.value() is None:
-            continue
         value, options = override.value(), loader.get_group_options(override.key_or_group)
+        if override.is_delete() and value is None:
+            continue
         names = value if isinstance(value, list) and not override.is_delete() else [value]
         if options and not isinstance(value, dict) and not all(isinstance(name, str) for name in names):
             raise UserError(f"{override.key_or_group} is {value!r}; expected one of {', '.join(options)}")

@@ -12,7 +12,7 @@ from projectlib.config.settings import flatten, plain
 QUOTES = "; values with blanks or signs need quotes within quotes: \"key='a value'\""
 
 
-def one_line(error: BaseException, config_name: str) -> str:
+def explained(error: BaseException, config_name: str) -> str:
     """An error and what caused it, on one line.  config_name: whose settings a mistyped key is compared with."""
     causes = [error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else []
     text = " ".join(" ".join(str(part) for part in (error, *causes)).split())

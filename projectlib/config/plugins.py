@@ -5,20 +5,20 @@ A config file alone runs nothing.  A plugin is a module that the person named on
 ``biohsic.plugins``; what a config file says under ``plugins`` is never imported.
 """
 
-import importlib.util
+import importlib
+import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from projectlib.errors import UserError
+from projectlib.errors import UserError, one_line
 
 MODULATORS = (
     *("ClassMeansModulator", "CovarianceModulator", "DeltaModulator", "RememberedModulator"),
@@ -48,8 +48,8 @@ TARGETS = {
 NAMING = ("_target_", "()", "class")
 """Keys whose value names code: of a config, and of a logging config."""
 
-PLUGINS: dict[str, ModuleType] = {}
-"""The modules that the person named in this process, by name."""
+PLUGINS: set[str] = set()
+"""The modules that the person named in this process."""
 
 ADVICE = "a name of the project, or of a plugin: name its module in plugins=[...] if it is code that you trust"
 
@@ -64,9 +64,10 @@ def import_plugins(names: Iterable[str], folders: Sequence[str | Path] = ()) -> 
     importlib.invalidate_caches()
     for name in names:
         try:
-            PLUGINS[name] = importlib.import_module(name)
+            importlib.import_module(name)
+            PLUGINS.add(name)
         except Exception as error:  # a module may raise anything
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            reason = f"{type(error).__name__}: {one_line(error)}"
             if not isinstance(error, ModuleNotFoundError) or error.name != name.split(".")[0]:
                 last = traceback.extract_tb(error.__traceback__)[-1]
                 reason += f", in {last.filename} line {last.lineno}"
@@ -75,15 +76,17 @@ def import_plugins(names: Iterable[str], folders: Sequence[str | Path] = ()) -> 
 
 
 @cache
-def installed_plugins() -> dict[str, ModuleType]:
+def installed_plugins() -> set[str]:
     """The modules of the entry points ``biohsic.plugins``, imported when a name of none else is asked for."""
-    import_plugins(names := [point.module for point in entry_points(group="biohsic.plugins")])
-    return {name: PLUGINS[name] for name in names}
+    from importlib.metadata import entry_points  # as slow to import as a twentieth of --help
+
+    import_plugins(names := {point.module for point in entry_points(group="biohsic.plugins")})
+    return names
 
 
 def require_plugins(names: Sequence[str], origin: str) -> None:
     """Raises UserError where ``origin`` was made with plugins that the person did not name here."""
-    if missing := [name for name in names if name not in PLUGINS and name not in installed_plugins()]:
+    if missing := [name for name in names if name not in PLUGINS | installed_plugins()]:
         listed = f"plugins=[{','.join(names)}]"
         raise UserError(
             f"{origin} was run with {listed}, which are code, and {missing[0]!r} is not imported here: "
@@ -101,18 +104,13 @@ def find_in_plugins(name: str) -> Callable | None:
     parts = name.split(".")
     if any(part.startswith("_") or not part.isidentifier() for part in parts):
         return None
-    for plugin in {**PLUGINS, **installed_plugins()}:
-        if not name.startswith(f"{plugin}."):
-            continue
-        found: Any = sys.modules.get(plugin)
-        for depth, part in enumerate(parts[plugin.count(".") + 1 :], plugin.count(".") + 2):
-            module = ".".join(parts[:depth])
-            if not hasattr(found, part) and hasattr(found, "__path__") and importlib.util.find_spec(module):
-                importlib.import_module(module)  # a module of the plugin's package, which is an attribute from now on
-            found = getattr(found, part, None)
-        home = getattr(found, "__module__", None) or ""
-        if callable(found) and f"{home}.".startswith(f"{plugin}."):
-            return found
+    for plugin in PLUGINS | installed_plugins():
+        if name.startswith(f"{plugin}."):
+            with suppress(ImportError, AttributeError):
+                found = pkgutil.resolve_name(name)
+                home = getattr(found, "__module__", None) or ""
+                if callable(found) and f"{home}.".startswith(f"{plugin}."):
+                    return found
     return None
 
 

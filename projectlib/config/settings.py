@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.errors import UserError
+from projectlib.errors import UserError, one_line
 
 
 class Setting(NamedTuple):
@@ -53,8 +53,7 @@ SAME_RESULT = tuple(key for key, setting in SETTINGS.items() if setting.affects 
 EXTENT = tuple(key for key, setting in SETTINGS.items() if setting.is_extent)
 RESUMABLE = tuple(key for key, setting in SETTINGS.items() if setting.resumable)
 
-HELD = "\ue000{"  # stands for "${" while a config is resolved: of Unicode's private use, in nobody's settings
-
+HELD = "\ue000{"  # hides a "${" that may call a resolver from OmegaConf: of Unicode's private use, in nobody's settings
 
 LASTING = ("${oc.env:BIOHSIC_DATA,data}", "${oc.select:training.time_step,1e-3}")
 """Resolvers that a run folder may hold: where data is on this machine, and a default."""
@@ -88,19 +87,11 @@ def plain_settings(config: DictConfig | dict, origin: Any) -> dict[str, Any]:
     """
     try:
         values = plain(config) if isinstance(config, DictConfig) else config
-        return dict(flatten(release(plain(DictConfig(hold_resolvers(values)), resolve=True))))
+        held = each_text(lambda text: text.replace("${", HELD) if ":" in text else text, values)
+        resolved = plain(DictConfig(held), resolve=True)
+        return dict(flatten(each_text(lambda text: text.replace(HELD, "${"), resolved)))
     except (OmegaConfBaseException, AttributeError, ValueError, RecursionError) as error:
-        raise UserError(f"the settings of {origin} are damaged: {' '.join(str(error).split())}") from None
-
-
-def hold_resolvers(value: Any) -> Any:
-    """Plain values with every text that may call a resolver put out of the reach of OmegaConf."""
-    return each_text(lambda text: text.replace("${", HELD) if ":" in text else text, value)
-
-
-def release(value: Any) -> Any:
-    """The reverse of ``hold_resolvers``."""
-    return each_text(lambda text: text.replace(HELD, "${"), value)
+        raise UserError(f"the settings of {origin} are damaged: {one_line(error)}") from None
 
 
 def each_text(change: Callable[[str], str], value: Any) -> Any:

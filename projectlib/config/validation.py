@@ -11,8 +11,10 @@ from projectlib.values import COUNT, WHOLE, Check, is_count, is_number, require
 
 SECTIONS = ("training", "checkpointing", "sweep", "data", "hsic")
 BUILT = ("data.source", "model", "rule", "optimizer", "lr_schedule", "logger")
-
-
+REQUIRED = {
+    **dict.fromkeys((*SECTIONS, *BUILT), Check(lambda v: isinstance(v, dict), "a table of settings, as in configs/")),
+    **{f"{key}._target_": Check(lambda v: isinstance(v, str), "the name of a function or a class") for key in BUILT},
+}
 POSITIVE = Check(lambda v: is_number(v) and v > 0, "a number above 0")
 NOT_NEGATIVE = Check(lambda v: is_number(v) and v >= 0, "a number of at least 0")
 FLAG = Check(lambda v: isinstance(v, bool), "true or false")
@@ -64,16 +66,6 @@ CHECKS = {
 }
 
 
-def check_sections(config: DictConfig) -> None:
-    """Raises UserError where what must be a table of settings is a value, a list, or missing."""
-    for key in (*SECTIONS, *BUILT):
-        node = OmegaConf.select(config, key)
-        if not OmegaConf.is_dict(node):
-            raise UserError(f"{key} is {node!r}; expected a table of settings, as in configs/")
-        if key in BUILT and not isinstance(node.get("_target_"), str):
-            raise UserError(f"{key}._target_ is {node.get('_target_')!r}; expected the name of a function or a class")
-
-
 def validate(config: DictConfig) -> None:
     """Raises UserError naming the first key whose value is missing or not what it must be."""
     if missing := [key for key, value in flatten(plain(config)) if value == "???"]:
@@ -85,9 +77,8 @@ def validate(config: DictConfig) -> None:
         raise UserError(
             f"{error.full_key} has no value ({reason}); expected a {group}= that suits this script: choose another"
         ) from None
-    check_sections(config)
-    for key, (is_valid, expected) in CHECKS.items():
-        value = select(config, key, default=MISSING)
+    for key, (is_valid, expected) in {**REQUIRED, **CHECKS}.items():
+        value = select(config, key, default=None if key in REQUIRED else MISSING)
         if value is not MISSING:
             require(is_valid(value), key, value, expected)
 

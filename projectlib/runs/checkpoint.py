@@ -85,7 +85,6 @@ def save_checkpoint(folder: Path, content: dict[str, Any]) -> Path:
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """One file, with the digest of its content."""
-    content = {name: value for name, value in content.items() if name not in ("format", "digest")}
     data = io.BytesIO()  # torch's writer, given the file itself, hides a full disk behind an error of its own
     content = tree_map_only(Tensor, Tensor.contiguous, content)
     torch.save({"format": FORMAT, "digest": digest(content), **content}, data)

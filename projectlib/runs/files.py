@@ -2,7 +2,8 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,43 +48,34 @@ def remove_partial_files(*folders: Path) -> None:
                 path.unlink()
 
 
-class FolderLock:
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
     """Only one process at a time writes a folder: a lock on its ``.lock``, freed when the owner dies.
 
     ``.owner`` says who that is.  Raises UserError, naming the owner, where another process holds the lock, or where it
     cannot be written.
     """
-
-    def __init__(self, folder: Path):
-        folder = Path(folder)
-        self.owner, self.lock = folder / OWNER, FileLock(folder / LOCK, fallback_to_soft=False)
+    owner, lock = Path(folder) / OWNER, FileLock(Path(folder) / LOCK, fallback_to_soft=False)
+    try:
+        held = lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise UserError(f"{folder} is being written by {owner_of(folder)}; wait for it or stop it") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot lock {lock.lock_file}: {error.strerror}; make the folder writable, or move the run to another "
+            "file system"
+        ) from None
+    with held:  # .lock stays: to delete it would let two processes lock two files of its name
         try:
-            self.lock.acquire(timeout=PATIENCE)
-        except Timeout:
-            raise UserError(f"{folder} is being written by {owner_of(folder)}; wait for it or stop it") from None
-        except OSError as error:
-            raise UserError(
-                f"cannot lock {folder / LOCK}: {error.strerror}; make the folder writable, or move the run to another "
-                "file system"
-            ) from None
-        try:
-            self.owner.unlink(missing_ok=True)
-            with open(self.owner, "x", encoding="utf-8") as file:  # as in write_whole
+            owner.unlink(missing_ok=True)
+            with open(owner, "x", encoding="utf-8") as file:  # as in write_whole
                 file.write(f"process {os.getpid()} on {socket.gethostname()}")
         except OSError as error:
-            self.lock.release()
-            raise UserError(f"cannot write {self.owner}: {error.strerror}; make the folder writable") from None
-
-    def __enter__(self) -> "FolderLock":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Let others write.  ``.lock`` stays: to delete it would let two processes lock two files of its name."""
-        self.owner.unlink(missing_ok=True)
-        self.lock.release()
+            raise UserError(f"cannot write {owner}: {error.strerror}; make the folder writable") from None
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
 
 
 def owner_of(folder: Path) -> str:

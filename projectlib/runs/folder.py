@@ -16,7 +16,6 @@ import glob
 import hashlib
 import json
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.config.bounds import check_yaml
+from projectlib.config.bounds import LOADER, check_yaml
 from projectlib.config.settings import plain_settings
-from projectlib.errors import UserError
+from projectlib.errors import UserError, one_line
 from projectlib.runs.files import is_locked, write_text
 from projectlib.values import ANYTHING, COUNT, TEXT, WHOLE, Check, problem
 
@@ -70,23 +70,10 @@ UNREADABLE = (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError)
 Folders = str | Path | Sequence[str | Path]
 
 
-FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+class Loader(LOADER):
+    """Reads YAML as OmegaConf does, thirty times as fast where there is the compiled parser."""
 
-
-class Loader(FastLoader):
-    """Reads YAML as OmegaConf does, thirty times as fast where there is the compiled parser.
-
-    As there, 1e-4 is a number and 2026-11-24 is text.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (as that of its parent)
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-SCIENTIFIC = re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$")
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, [*"-+0123456789"])
+    yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers  # 1e-4 is a number, 2026-11-24 is text
 
 
 def read_file(path: Path, parse: Callable[[str], Any], schema: Any) -> Any:
@@ -206,7 +193,10 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All settings by dotted key; references to others resolved, and nothing of the environment looked up."""
-        return plain_settings(read_settings(self.folder, "config.yaml"), self.folder)
+        settings = plain_settings(read_settings(self.folder, "config.yaml"), self.folder)
+        if wrong := problem(settings, {"seed?": WHOLE, "nmodels?": COUNT, **TABLE}):
+            raise UserError(f"{self.folder / SETTINGS}/config.yaml: {wrong}")
+        return settings
 
     def get(self, key: str, default: Any = None) -> Any:
         """One setting, e.g. ``get("data.batchsize")``; the default where there is none."""
@@ -247,17 +237,11 @@ class Run:
     @property
     def seed(self) -> int:
         """Of its first model; the others count on from it."""
-        return self.whole_number("seed", 0, WHOLE)
+        return self.get("seed", 0)
 
     @property
     def num_models(self) -> int:
-        return self.whole_number("nmodels", 1, COUNT)
-
-    def whole_number(self, key: str, default: int, check: Check) -> int:
-        value = self.get(key, default)
-        if wrong := problem(value, check, key):
-            raise UserError(f"{self.folder / SETTINGS}/config.yaml: {wrong}")
-        return value
+        return self.get("nmodels", 1)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -350,29 +334,19 @@ class Run:
         return f"{self.folder} ({' '.join(self.overrides) or 'defaults'}{state})"
 
 
-def find_runs(root: str | Path, above: frozenset[str] = frozenset()) -> Iterator[Run]:
+def find_runs(root: str | Path) -> Iterator[Run]:
     """Every run at or below a folder, in natural order (2 before 10); hidden folders are left out.
 
-    A link is followed, but not back to a folder that it is in.
+    Links are followed, and each folder is looked at once, whatever leads to it.
     """
-    place = os.path.realpath(root)
-    try:
-        with os.scandir(root) as entries:
-            folders = {entry.name for entry in entries if is_folder(entry)}
-    except OSError:
-        return  # gone meanwhile, or not ours to read
-    if SETTINGS in folders:
-        yield Run(Path(root))
-    elif place not in above:
-        for name in sorted((name for name in folders if not name.startswith(".")), key=natural):
-            yield from find_runs(Path(root, name), above | {place})
-
-
-def is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    seen: set[str] = set()
+    for place, folders, _ in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        is_run, known = SETTINGS in folders, real in seen
+        seen.add(real)
+        if is_run and not known:
+            yield Run(Path(place))
+        folders[:] = [] if is_run or known else sorted((f for f in folders if not f.startswith(".")), key=natural)
 
 
 def natural(name: str) -> tuple[bool, int, str]:
@@ -389,18 +363,15 @@ def open_runs(folders: Folders) -> list[Run]:
     given = [folders] if isinstance(folders, str | Path) else list(folders)
     if not given:
         raise UserError("no run folder was given; expected at least one")
-    return [*{os.path.realpath(run.folder): run for item in given for run in runs_in(item)}.values()]
-
-
-def runs_in(item: str | Path) -> list[Run]:
-    """The runs at or below a folder, or below all that a glob matches."""
-    here = Path(item)
-    places = [here] if here.exists() else [Path(path) for path in sorted(glob.glob(str(item), recursive=True))]
-    runs = [run for place in places for run in find_runs(place) if (run.folder / SETTINGS / "config.yaml").exists()]
-    if not runs:
-        reason = "holds no run" if places else "does not exist"
-        raise UserError(f"{item} {reason}; expected a run folder, with {SETTINGS}/config.yaml in it")
-    return runs
+    found: dict[str, Run] = {}
+    for item in given:
+        places = [item] if Path(item).exists() else sorted(glob.glob(str(item), recursive=True))
+        runs = [run for place in places for run in find_runs(place) if (run.folder / SETTINGS / "config.yaml").exists()]
+        if not runs:
+            reason = "holds no run" if places else "does not exist"
+            raise UserError(f"{item} {reason}; expected a run folder, with {SETTINGS}/config.yaml in it")
+        found |= {os.path.realpath(run.folder): run for run in runs}
+    return [*found.values()]
 
 
 def all_runs(roots: Sequence[str | Path]) -> list[Run]:
@@ -414,7 +385,3 @@ def is_readable(run: Run) -> bool:
         return bool(run.script) and (run.experiment is not None or bool(run.config))
     except UserError:
         return False
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from projectlib.errors import UserError
+from projectlib.errors import UserError, one_line
 from projectlib.runs.files import write_text
 from projectlib.runs.folder import LARGEST
 
@@ -70,11 +70,8 @@ class History:
     def best(self) -> Statistics:
         """Where the mean over models is best, by split and metric, and in which ``epoch``: the first of equals."""
         statistics = self.statistics()
-        metric = statistics.index.get_level_values("metric")
-        judged = statistics[metric.isin([*DIRECTION])]
-        sign = np.array([DIRECTION[name] for name in judged.index.get_level_values("metric")], float)
-        score = pd.Series(np.asarray(judged["mean"]) * sign, judged.index)
-        best = judged.loc[score.groupby(["split", "metric"], sort=False).idxmax()]
+        score = (statistics["mean"] * statistics.index.get_level_values("metric").map(DIRECTION)).dropna()
+        best = statistics.loc[score.groupby(["split", "metric"], sort=False).idxmax()]
         return nested(best.assign(epoch=best.index.get_level_values("epoch")))
 
     def to_csv(self) -> str:
@@ -94,29 +91,26 @@ class History:
         except pd.errors.EmptyDataError:
             return cls()
         except (OSError, KeyError, TypeError, ValueError, OverflowError, pd.errors.ParserError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{path} cannot be read ({reason}); expected columns {', '.join(KEYS)} and one number a metric"
-            ) from None
+            expected = f"columns {', '.join(KEYS)} and one number a metric"
+            raise UserError(f"{path} cannot be read ({one_line(error)}); expected {expected}") from None
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table that was read from a file.  Raises ValueError where it is none of metrics."""
     if [*frame.columns[:3]] != [*KEYS] or not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"its columns are {', '.join(map(str, frame.columns))}")
+    if frame.empty:
+        return []
     if frame[[*KEYS]].isna().to_numpy().any():
         raise ValueError("a row is cut short")
-    kinds = {name: int if name in ("epoch", "model") else str if name == "split" else float for name in frame}
-    for name in (name for name, kind in kinds.items() if kind is not str and len(frame)):
-        if frame[name].dtype.kind not in ("i" if kinds[name] is int else "if"):
+    metrics = frame.columns[3:]
+    for name in ("epoch", "model", *metrics):
+        if frame[name].dtype.kind not in ("if" if name in metrics else "i"):
             raise ValueError(f"{name} is not a number in every row")
-        if not (frame[name].dropna().abs().to_numpy() < LARGEST).all():
+        if not (frame[name].dropna().abs() < LARGEST).to_numpy().all():
             raise ValueError(f"{name} is not finite in every row")
-    names = [*frame]
-    return [
-        {name: kinds[name](value) for name, value in zip(names, row, strict=True) if value == value}
-        for row in frame.itertuples(index=False, name=None)
-    ]
+    rows = frame.astype({"split": str, **dict.fromkeys(metrics, float)}).to_dict("records")
+    return [{str(name): value for name, value in row.items() if value == value} for row in rows]
 
 
 def nested(statistics: pd.DataFrame) -> Statistics:

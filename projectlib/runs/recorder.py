@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,17 +22,12 @@ from projectlib.runs.files import write_whole
 from projectlib.runs.folder import METRICS, write_summary
 from projectlib.runs.history import History, format_mean, mean_and_sd
 
+if TYPE_CHECKING:
+    from projectlib.cli.interrupts import Interrupts
+
 GIT = shutil.which("git")  # found once: nothing that a run sets says which program it is
 
 log = logging.getLogger(__name__)
-
-
-class Stop(Protocol):
-    """Whether somebody asked the run to stop; ``cli.interrupts.Interrupts`` listens for signals."""
-
-    requested: bool
-
-    def raise_if_requested(self) -> None: ...
 
 
 class Recorder:
@@ -48,7 +43,7 @@ class Recorder:
         folder: Path,
         config: dict[str, Any],
         checkpoints: Path,
-        interrupts: Stop,
+        interrupts: "Interrupts",
         checkpoint: dict[str, Any] | None = None,
     ):
         self.folder, self.config, self.loggers = Path(folder), config, []
@@ -66,11 +61,8 @@ class Recorder:
 
     def restore(self, checkpoint: dict) -> None:
         """Resume the history of a checkpoint."""
-        self.history = History(checkpoint["history"])
-        self.arrays = {
-            file: {name: list(stack) for name, stack in stacks.items()} for file, stacks in checkpoint["arrays"].items()
-        }
-        self.seconds, self.steps = dict(checkpoint["seconds"]), checkpoint["steps"]
+        self.history, self.arrays = History(checkpoint["history"]), checkpoint["arrays"]
+        self.seconds, self.steps = checkpoint["seconds"], checkpoint["steps"]
         path = self.folder / METRICS
         # a killed run may have recorded more than its last checkpoint knows: these epochs will be trained again
         if path.exists() and History.read(path).rows[: len(self.history.rows)] != self.history.rows:

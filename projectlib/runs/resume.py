@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from projectlib.config.compose import compose, is_choice, is_hydra, parse, quote, without_hydra
+from projectlib.config.compose import compose, is_hydra, make_loader, parse, quote, without_hydra
 from projectlib.config.settings import RESUMABLE, is_among, plain_settings, refuse_resolvers, select, settled
 from projectlib.errors import UserError
 from projectlib.runs.folder import SETTINGS, Run, find_runs, read_config, write_settings
@@ -29,17 +29,6 @@ def split_resume(overrides: list[str]) -> tuple[str | None, list[str]]:
     return None if wanted in ("", "null") else wanted, [item for item in overrides if item not in named]
 
 
-def folder_to_resume(wanted: str, config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path | None:
-    """The run folder that ``resume=wanted`` means; None where ``auto`` finds none.
-
-    Raises UserError for a folder that is no run of this config, or whose settings the overrides would change.
-    """
-    if wanted == "auto":
-        return newest_unfinished(config_name, overrides, config_dir)
-    check_unchanged(Path(wanted), config_name, parse(overrides))
-    return Path(wanted)
-
-
 def resumed_overrides(folder: Path, overrides: list[str], config_dir: str | Path | None) -> list[str]:
     """Overrides with which Hydra makes the job that resumes a run: the run's choices, and those of the person.
 
@@ -47,10 +36,11 @@ def resumed_overrides(folder: Path, overrides: list[str], config_dir: str | Path
     overridden come from the folder (``resumed_config``).
     """
     overridden = {override.key_or_group for override in parse(overrides)}
+    options = make_loader(config_dir).get_group_options
     kept = [
         f"{group}={choice}"
         for group, choice in Run(folder).choices.items()
-        if group not in overridden and PLAIN.fullmatch(f"{group}={choice}") and is_choice(group, choice, config_dir)
+        if group not in overridden and PLAIN.fullmatch(f"{group}={choice}") and choice in options(group)
     ]
     if not any(override.startswith("data=") for override in [*kept, *overrides]):
         kept.append("data=digits")  # one has to be chosen, and the run's own is not in these folders
@@ -101,13 +91,6 @@ def hydra_settings() -> dict[str, Any]:
         return {}
     hydra: Any = HydraConfig.instance().cfg
     return {"hydra": hydra, "overrides": hydra.hydra.overrides.task}
-
-
-def keep_resumed_settings(config: DictConfig, folder: Path) -> None:
-    """Write the settings of a resumed run over those of its folder, which it has from now on."""
-    kept = config.copy()
-    kept.resume = None
-    write_settings(folder, config=kept)
 
 
 def extends(folder: Path, overrides: list[str]) -> bool:

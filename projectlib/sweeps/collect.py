@@ -77,10 +77,6 @@ def is_metric(name: str) -> bool:
     return name.startswith(("train_", "validation_", "test_", "best_"))
 
 
-def columns(rows: list[Row]) -> list[str]:
-    return [*dict.fromkeys(name for row in rows for name in row)]
-
-
 def as_frame(rows: list[Row]) -> pd.DataFrame:
     """All cells as text, empty where a run does not have them."""
     return pd.DataFrame([{name: as_text(value) for name, value in row.items()} for row in rows]).fillna("")
@@ -145,7 +141,7 @@ def table(rows: list[Row]) -> pd.DataFrame:
 
 def judged_metrics(rows: list[Row]) -> list[str]:
     """The columns of the table's metric: at the end in every split, and at its best where it was not trained."""
-    names = [name for name in columns(rows) if is_metric(name) and not name.startswith("best_train")]
+    names = [name for name in as_frame(rows) if is_metric(name) and not name.startswith("best_train")]
     return next((found for metric in JUDGED_BY if (found := [name for name in names if name.endswith(metric)])), [])
 
 

@@ -19,13 +19,15 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from projectlib.config.compose import CONFIGS, compose, parse, quote, without_hydra
 from projectlib.config.experiments import SIZES, Experiment, experiment_names, read_experiment, with_size
 from projectlib.config.settings import EXTENT, SAME_RESULT, flatten, is_among, plain
 from projectlib.errors import EXIT_RESUME, UserError
-from projectlib.runs.folder import Run, all_runs
+from projectlib.runs.folder import Run, all_runs, natural
+from projectlib.values import require
 
 ROOT = CONFIGS.parent
 RESULTS = (ROOT / "outputs", ROOT / "multirun")  # where single runs and sweeps go
@@ -66,17 +68,20 @@ class PlannedRun:
         return shlex.join(["python", *self.words])
 
     @cached_property
+    def parsed(self) -> list[Override]:
+        """Its overrides with those of its size written out."""
+        return parse(with_size(self.overrides))
+
+    @cached_property
     def swept(self) -> dict[str, int]:
         """How many values a sweep goes through, by key; empty for a single run."""
-        overrides = parse([*self.experiment.sweep, *with_size(self.overrides, [CONFIGS])])
-        last = {override.key_or_group: override for override in overrides}
+        last = {override.key_or_group: override for override in [*parse(self.experiment.sweep), *self.parsed]}
         return {key: len([*last[key].sweep_iterator()]) for key in last if last[key].is_sweep_override()}
 
     @cached_property
     def config(self) -> DictConfig:
         """Its settings, but for those that a sweep goes through."""
-        overrides = parse(with_size(self.overrides, [CONFIGS]))
-        return composed(self.script, *(o.input_line for o in overrides if not o.is_sweep_override()))
+        return composed(self.script, *(o.input_line for o in self.parsed if not o.is_sweep_override()))
 
     @cached_property
     def distinctive(self) -> dict[str, Any]:
@@ -104,10 +109,14 @@ class PlannedRun:
         ours, theirs, left = settings_of(self.config), settings_of(run.config), (*SAME_RESULT, *self.swept, *free)
         return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys() if not is_among(key, left))
 
+    def is_repeated_by(self, run: Run) -> bool:
+        """Whether a run is this one, and as long and large."""
+        return self.claims(run) and self.has_settings(run, free=())
+
 
 def plan(name: str, size: str = "paper", settings: Sequence[str] = ()) -> list[PlannedRun]:
     """The runs of an experiment's figure.  Raises UserError where there is no such experiment."""
-    experiment = read_experiment(name, [CONFIGS])
+    experiment = read_experiment(name)
     return [PlannedRun(experiment, run, size, tuple(settings)) for run in experiment.runs]
 
 
@@ -128,8 +137,7 @@ class Results:
     """
 
     def __init__(self, roots: Sequence[str | Path] = RESULTS, size: str = "paper", settings: Sequence[str] = ()):
-        if size not in SIZES:
-            raise UserError(f"size is {size!r}; expected {' or '.join(SIZES)}")
+        require(size in SIZES, "size", size, " or ".join(SIZES))
         self.roots, self.size, self.settings = list(roots), size, tuple(settings)
 
     @cached_property
@@ -169,24 +177,23 @@ class Results:
 def jobs_beside(job: Run, runs: Sequence[Run]) -> list[Run]:
     """The jobs of one sweep among runs, in the order of their folders' numbers."""
     jobs = [run for run in runs if run.folder.parent == job.folder.parent]
-    return sorted(jobs, key=lambda run: int(run.folder.name) if run.folder.name.isdigit() else math.inf)
+    return sorted(jobs, key=lambda run: natural(run.folder.name))
 
 
 def is_there(planned: PlannedRun, runs: Sequence[Run]) -> bool:
     """Whether a finished run, or a sweep whose jobs are all finished, has the settings and the extent of a plan."""
-    full = [run for run in runs if planned.claims(run) and run.is_finished and planned.has_settings(run, free=())]
-    wanted = math.prod(planned.swept.values())
-    return any(not planned.swept or len(jobs_beside(run, full)) >= wanted for run in full)
+    full = [run for run in runs if run.is_finished and planned.is_repeated_by(run)]
+    return any(len(jobs_beside(run, full)) >= math.prod(planned.swept.values()) for run in full)
 
 
 def arguments(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
     """The command line that makes what is missing: a run or a sweep that was cut is resumed."""
-    cut = [run for run in runs if planned.claims(run) and planned.has_settings(run, free=())]
-    if not cut:
+    cut = next((run for run in runs if planned.is_repeated_by(run)), None)
+    if cut is None:
         return planned.words
     if planned.swept:
-        return [*planned.words, f"hydra.sweep.dir={quote(cut[0].folder.parent)}"]
-    return [planned.words[0], f"resume={cut[0].folder}"]
+        return [*planned.words, f"hydra.sweep.dir={quote(cut.folder.parent)}"]
+    return [planned.words[0], f"resume={cut.folder}"]
 
 
 def run_missing(
@@ -230,7 +237,7 @@ def draw(size: str, settings: Sequence[str]) -> Path:
 
 def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m projectlib.sweeps.experiments", description="Run what is missing.")
-    known = experiment_names([CONFIGS])
+    known = experiment_names()
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all without one: {', '.join(known)}; or KEY=VALUE")
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--draw", action="store_true", help="then execute plotting.ipynb, into build/")

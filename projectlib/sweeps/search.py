@@ -84,13 +84,12 @@ def work(config: DictConfig, train: Train) -> float | None:
         write_settings(trial_folder, config=chosen, **hydra_settings())  # a run folder like any other
         resume_in_place(chosen, trial_folder)
         try:
-            value = train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])
+            return train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])
         except (Diverged, Pruned) as error:
             raise TrialPruned(str(error)) from None
         except Interrupted:
             RETRY(study, study.get_trials(deepcopy=False)[trial.number])  # with the values that it has by now
             raise
-        return value
 
     if len(study.get_trials(deepcopy=False, states=DONE)) < search.trials:
         given = {key: value for key in space if (value := OmegaConf.select(base, key)) is not None}
@@ -102,39 +101,38 @@ def work(config: DictConfig, train: Train) -> float | None:
 def open_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study:
     """The study in ``folder``, made by the first worker to come.
 
-    about: what its trials have in common.  Raises UserError where the study's own is another.
+    about: what its trials have in common.  Raises UserError where the study's own is another, or is none.
     """
+    path, text = folder / "study.db", json.dumps(about, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
-    check_database(folder / "study.db")
     try:
-        return opened_study(search, folder, about)
+        check_database(path)
+        with FileLock(folder / ".study-lock"):  # two workers that both find no file would both make its tables
+            storage = RDBStorage(
+                f"sqlite:///{path.absolute()}",
+                engine_kwargs={"connect_args": {"timeout": 60}},  # seconds to wait while another worker writes
+                heartbeat_interval=search.heartbeat,
+                grace_period=SILENT * search.heartbeat,
+                heartbeat_stale_trial_callback=RETRY,
+            )
+            study = optuna.create_study(
+                storage=storage, study_name="search", direction=search.direction, load_if_exists=True
+            )
+            if study.user_attrs.get("about", text) != text:
+                raise UserError(
+                    f"{folder} holds a search of other settings; choose another search.folder, or issue the command "
+                    "that it was begun with"
+                )
+            study.set_user_attr("about", text)
+        check_trials(study.trials, about["space"])
     except UserError:
         raise
-    except Exception as error:  # whatever rows of a stranger make SQLAlchemy and Optuna raise
-        raise UserError(unusable(folder / "study.db", error)) from None
-
-
-def opened_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study:
-    """``open_study`` of a file that may be any database."""
-    with FileLock(folder / ".study-lock"):  # two workers that both find no file would both make its tables
-        storage = RDBStorage(
-            f"sqlite:///{(folder / 'study.db').absolute()}",
-            engine_kwargs={"connect_args": {"timeout": 60}},  # seconds to wait while another worker writes
-            heartbeat_interval=search.heartbeat,
-            grace_period=SILENT * search.heartbeat,
-            heartbeat_stale_trial_callback=RETRY,
-        )
-        study = optuna.create_study(
-            storage=storage, study_name="search", direction=search.direction, load_if_exists=True
-        )
-        text = json.dumps(about, sort_keys=True)
-        if study.user_attrs.setdefault("about", text) != text:
-            raise UserError(
-                f"{folder} holds a search of other settings; choose another search.folder, or issue the command that "
-                "it was begun with"
-            )
-        study.set_user_attr("about", text)
-    check_trials(study.trials, about["space"])
+    except Exception as error:  # whatever a file that may be any database makes SQLite, SQLAlchemy and Optuna raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path} cannot be used ({reason}); expected a study that a search wrote, or none: choose another "
+            "search.folder"
+        ) from None
     study.sampler = optuna.samplers.TPESampler(
         n_startup_trials=search.startup, multivariate=True, seed=len(study.trials) + 1000 * search.worker
     )
@@ -143,22 +141,19 @@ def opened_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Stu
 
 
 def check_database(path: Path) -> None:
-    """Raises UserError where a study would be read from no file, or from a database that does more than hold tables.
+    """Raises ValueError where a study would be read from no file, or from a database that does more than hold tables.
 
     A view or a trigger runs whenever a table of its name is used, for as long as it likes.
     """
-    try:
-        for part in path.parent.glob(f"{path.name}*"):
-            with suppress(FileNotFoundError):  # the journal of another worker, which is done
-                if not stat.S_ISREG(part.lstat().st_mode):
-                    raise ValueError(f"{part.name} is no file")
-        if path.exists():
-            with closing(sqlite3.connect(path, timeout=60)) as database:
-                found = {kind for (kind,) in database.execute("SELECT DISTINCT type FROM sqlite_master")}
-            if more := found - {"table", "index"}:
-                raise ValueError(f"it has a {more.pop()}")
-    except (OSError, ValueError, sqlite3.Error) as error:
-        raise UserError(unusable(path, error)) from None
+    for part in path.parent.glob(f"{path.name}*"):
+        with suppress(FileNotFoundError):  # the journal of another worker, which is done
+            if not stat.S_ISREG(part.lstat().st_mode):
+                raise ValueError(f"{part.name} is no file")
+    if path.exists():
+        with closing(sqlite3.connect(path, timeout=60)) as database:
+            found = {kind for (kind,) in database.execute("SELECT DISTINCT type FROM sqlite_master")}
+        if more := found - {"table", "index"}:
+            raise ValueError(f"it has a {more.pop()}")
 
 
 def check_trials(trials: list[FrozenTrial], space: dict[str, Any]) -> None:
@@ -170,13 +165,6 @@ def check_trials(trials: list[FrozenTrial], space: dict[str, Any]) -> None:
             raise ValueError(f"trial {trial.number} is worth {trial.value!r:.50}")
         if type(RETRY.retried_trial_number(trial) or 0) is not int:
             raise ValueError(f"trial {trial.number} has no number that it repeats")
-
-
-def unusable(path: Path, error: Exception) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return (
-        f"{path} cannot be used ({reason}); expected a study that a search wrote, or none: choose another search.folder"
-    )
 
 
 def folder_of(trial: FrozenTrial, folder: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from projectlib.errors import UserError
 from projectlib.plotting.report import report
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
-from projectlib.runs.files import FolderLock, is_locked
+from projectlib.runs.files import is_locked, locked
 from projectlib.runs.folder import Run, checkpoint_folder, find_runs, open_runs, read_settings, read_summary
 from projectlib.runs.recorder import Recorder
 from projectlib.sweeps.collect import collect, main, to_csv
@@ -183,7 +183,7 @@ def test_an_absolute_path_of_checkpoints_is_locked(script, tmp_path):
         "training.nepochs=1",
         f"checkpointing.path={elsewhere}",
     ]
-    with FolderLock(place):
+    with locked(place):
         assert (
             f"{place} is being written by process"
             in script("train-biohsic", *arguments, f"hydra.run.dir={folder}").error
@@ -216,7 +216,7 @@ def test_a_finished_summary_is_never_written_over(script, run_folder, setting):
 
 def test_a_running_run_is_not_called_failed_by_another_command(script, run_folder):
     (run_folder / SUMMARY).unlink()
-    with FolderLock(run_folder):
+    with locked(run_folder):
         error = script("train-biohsic", "data=xor", "training.nepochs=0", f"hydra.run.dir={run_folder}").error
     assert "is being written by process" in error
     assert read_summary(run_folder) == {}
@@ -226,7 +226,7 @@ def test_a_killed_owner_holds_nothing(tmp_path):
     (tmp_path / ".owner").write_text("process 1 on nowhere")
     (tmp_path / ".lock").touch()
     assert not is_locked(tmp_path)
-    with FolderLock(tmp_path):
+    with locked(tmp_path):
         assert is_locked(tmp_path)
     assert not is_locked(tmp_path)
 

@@ -43,7 +43,7 @@ def test_an_experiment(tmp_path, bomb):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "evil.yaml").write_text(bomb)
     with pytest.raises(UserError, match=r"evil\.yaml cannot be read"):
-        read_experiment("evil", [tmp_path])
+        read_experiment("evil", tmp_path)
     with pytest.raises(UserError, match=r"evil\.yaml cannot be read"):
         compose("train-biohsic", ["data=xor", "experiment=evil"], tmp_path)
 
