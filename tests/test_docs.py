@@ -83,3 +83,9 @@ def test_formulas_are_mathml(hooks):
     assert rendered.count("<math") == 2
     assert "arithmatex" not in rendered
     assert "<mo>&#x0003C;</mo>" in rendered
+
+
+def test_every_example_is_shown():
+    pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "extending").glob("*.md"))
+    shown = re.findall(r'^--8<-- "(examples/.*)"$', pages, re.MULTILINE)
+    assert {ROOT / path for path in shown} == {*(ROOT / "examples").rglob("*.py"), *(ROOT / "examples").rglob("*.yaml")}
