@@ -24,7 +24,8 @@ def test_the_tutorial_runs_from_python(tmp_path, monkeypatch):
     for block in blocks("tutorial.md", "python"):
         exec(compile(block, "tutorial.md", "exec"), names)
     assert names["logits"].shape == (3, 7, 10)
-    assert names["accuracy"]["frozen"] < names["accuracy"]["window"] < names["accuracy"]["delta"]
+    assert names["accuracy"]["window"] > 0.9
+    assert names["accuracy"]["delta"] > names["accuracy"]["frozen"]
 
 
 def test_the_tutorial_runs_from_the_command_line(script, tmp_path):
