@@ -18,7 +18,9 @@ AT_ONCE = 100  # samples whose signals are computed together
 
 
 class MemoryMonitor:
-    """Measures every layer's memory on a fixed choice of training samples, and changes nothing::
+    """Measures every layer's memory on a fixed choice of training samples, and changes nothing.
+
+    Of each layer::
 
         norm_layer0     root of the sum of squares of all that it remembers
         cosine_layer0   of the angle between the signal that it would supply and the gradient of its objective over
