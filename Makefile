@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: setup demo figures paper test test-slurm attack chaos bench docs lint format clean
+.PHONY: setup demo figures paper table test test-slurm attack chaos bench docs lint format clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,11 @@ figures: setup
 
 paper: setup
 	$(PY) -m projectlib.sweeps.experiments --draw $(SETTINGS)
+
+# The table of all rules: runs what is missing of it, hours on two cores, and writes docs/table.md and docs/table.png.
+table: setup
+	$(PY) -m projectlib.sweeps.experiments table/mnist table/fashion_mnist table/digits table/xor $(SETTINGS)
+	$(PY) -m projectlib.plotting.table $(SETTINGS)
 
 test: setup
 	$(PY) -m pytest -n 2 --dist loadfile

@@ -46,6 +46,8 @@ class Parameters(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:
             obj.docstring.value = as_markdown(obj.docstring.value, names(obj))
+        if obj.is_module:
+            obj.exports = None  # what a room offers is shown where it is defined, and once
 
 
 def names(obj: griffe.Object) -> set[str]:

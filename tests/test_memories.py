@@ -13,6 +13,7 @@ from projectlib.engines.cpu.kernels import hsic as hsic_kernels
 from projectlib.engines.cpu.kernels import memories as memory_kernels
 from projectlib.engines.cpu.kernels import mlp as mlp_kernels
 from projectlib.engines.cpu.kernels import stream as kernels
+from projectlib.engines.cpu.kernels.cells import Neuron
 from projectlib.errors import UserError
 from projectlib.hsic import FORMS, kernel_matrix, modulation
 from projectlib.modulators.class_means import ClassMeansModulator
@@ -408,12 +409,14 @@ def fast_stream(weights, biases, memory, samples, kind, accumulate, replayed, ti
             memories,
             SETTINGS[memory.kernel](memory),
             replay,
-            membranes,
+            membranes[:-1],
+            membranes[-1],
+            Neuron(rate),
             work,
             x[part],
             labels[part],
             rows,
-            kernels.Stream(time_steps, accumulate, rate),
+            kernels.Stream(time_steps, accumulate),
             optimizers,
             count,
             updates,

@@ -15,7 +15,7 @@ from projectlib.engines.cpu.stream import StreamEngine
 from projectlib.engines.cuda_graph import GraphEngine
 from projectlib.engines.eager import EagerEngine
 from projectlib.ensemble import build_ensemble
-from projectlib.models import cnn, lif_mlp, mlp
+from projectlib.models import cnn, lif_mlp, mlp, spiking_mlp
 from projectlib.modulators import ClassMeansModulator, CovarianceModulator, DeltaModulator, RememberedModulator
 from projectlib.rules import BioHSIC
 
@@ -29,6 +29,7 @@ MEMORIES = {
 MODELS = {
     "mlp": lambda generator: mlp((7,), 3, (9, 5), generator),
     "lif": lambda generator: lif_mlp((7,), 3, (6, 4), 5e-3, 1e-3, 3, generator),
+    "spiking": lambda generator: spiking_mlp((7,), 3, (6, 4), 5e-3, 1e-2, 0.2, 1e-3, 2.0, 1e-3, 3, generator),
     "cnn": lambda generator: cnn((3, 8, 8), 3, (4, 6), generator),
 }
 NUM = 23
@@ -56,7 +57,7 @@ def make_engine(
     augmentation = Augmentation(padding=1, flip=True, fill=(0.0, 0.0, 0.0)) if model == "cnn" else None
     rule = BioHSIC(modulator=MEMORIES[memory], accumulate=accumulate, readout_window=readout_window)
     ensemble = build_ensemble(MODELS[model], seeds)
-    sampler = Sampler(NUM, rule.window, rule.sliding, drop_last=model == "lif", augmentation=augmentation)
+    sampler = Sampler(NUM, rule.window, rule.sliding, drop_last=model in ("lif", "spiking"), augmentation=augmentation)
     *hidden, readout = ensemble.parameters
     groups = [{"params": [p for layer in hidden for p in layer.values()]}]
     groups += [{"params": [*readout.values()], "lr": readout_lr}]
@@ -78,8 +79,9 @@ def test_the_stream_engine_equals_eager(memory, optimizer, accumulate):
 
 
 @pytest.mark.parametrize("readout_window", [1, 3])
-def test_the_stream_engine_of_leaky_integrators_equals_eager(memory, readout_window):
-    compare(StreamEngine, memory, model="lif", readout_window=readout_window)
+@pytest.mark.parametrize("model", ["lif", "spiking"])
+def test_the_stream_engine_of_neurons_with_a_state_equals_eager(memory, readout_window, model):
+    compare(StreamEngine, memory, model=model, readout_window=readout_window)
 
 
 @pytest.mark.parametrize(("accumulate", "readout_window"), [(1, 1), (4, 3)])
@@ -125,7 +127,9 @@ def test_a_captured_step_equals_eager(memory):
     compare(captured, memory, accumulate=4)
 
 
-@pytest.mark.parametrize(("model", "expected"), [("mlp", StreamEngine), ("cnn", ConvolutionStreamEngine)])
+@pytest.mark.parametrize(
+    ("model", "expected"), [("mlp", StreamEngine), ("spiking", StreamEngine), ("cnn", ConvolutionStreamEngine)]
+)
 def test_compiled_is_chosen_for_what_it_covers(memory, model, expected):
     engine = make_engine(EagerEngine, memory, model=model)
     task = engine.ensemble, engine.rule, engine.optimizer, engine.sampler

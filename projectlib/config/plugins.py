@@ -27,7 +27,7 @@ MODULATORS = (
 
 TARGETS = {
     *(f"projectlib.data.{name}" for name in ("cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor")),
-    *(f"projectlib.models.{name}" for name in ("Reservoir", "cnn", "lif_mlp", "linear", "mlp")),
+    *(f"projectlib.models.{name}" for name in ("Reservoir", "cnn", "lif_mlp", "linear", "mlp", "spiking_mlp")),
     *(f"projectlib.rules.{name}" for name in ("HSIC", "Backprop", "BioHSIC", "Delta", "Frozen")),
     *(f"projectlib.modulators.{name}" for name in MODULATORS),
     *(f"projectlib.runs.loggers.{name}" for name in ("PrintLogger", "TensorBoardLogger", "WandbLogger")),

@@ -53,14 +53,8 @@ def lif_mlp(
     is presented.  generator: draws the weights.
     Raises UserError where the time step is longer than the time constant: the membrane would overshoot.
     """
-    require(is_number(time_constant) and time_constant > 0, "model.time_constant", time_constant, "seconds above 0")
-    if not 0 < time_step <= time_constant:
-        raise UserError(
-            f"training.time_step is {time_step} s and model.time_constant {time_constant} s; "
-            "expected 0 < time_step <= time_constant"
-        )
+    rate = membrane_rate(time_constant, time_step)
     widths = [math.prod(input_shape), *check_features(features), num_classes]
-    rate = time_step / time_constant
     last = len(widths) - 2
     return Network(
         *(
@@ -69,3 +63,14 @@ def lif_mlp(
         ),
         num_timesteps=num_timesteps,
     )
+
+
+def membrane_rate(time_constant: float, time_step: float, name: str = "model.time_constant") -> float:
+    """dt/tau of seconds.  Raises UserError where the time step is longer than the time constant: it would overshoot."""
+    require(is_number(time_constant) and time_constant > 0, name, time_constant, "seconds above 0")
+    if not 0 < time_step <= time_constant:
+        raise UserError(
+            f"training.time_step is {time_step} s and {name} {time_constant} s; expected 0 < time_step <= "
+            f"{name.removeprefix('model.')}"
+        )
+    return time_step / time_constant

@@ -6,13 +6,25 @@ is not what a figure draws, a UserError says so.
 
 from pathlib import Path
 
-from projectlib.plotting import curves, memories, reservoir, signals, small
+from projectlib.plotting import curves, depth, memories, reservoir, signals, small, spikes, table
 from projectlib.plotting.page import new_figure, page, save
 from projectlib.plotting.style import styled
 from projectlib.runs.folder import FIGURES, Run
 from projectlib.sweeps.experiments import Results
 
-__all__ = ["Results", "curves", "memories", "page", "reservoir", "save_run_figure", "signals", "small"]
+__all__ = [
+    "Results",
+    "curves",
+    "depth",
+    "memories",
+    "page",
+    "reservoir",
+    "save_run_figure",
+    "signals",
+    "small",
+    "spikes",
+    "table",
+]
 
 
 @styled()

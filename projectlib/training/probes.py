@@ -15,6 +15,7 @@ from projectlib.models import Network
 from projectlib.models.network import Parameters, State
 from projectlib.modulators import Memory, Sample
 from projectlib.rules import TrainingState
+from projectlib.training.spikes import fires, spike_trains
 
 SEED = 0  # all runs on a data set are looked at with the same samples
 WINDOW_SIZES = (2, 4, 8, 16, 32, 64)
@@ -65,6 +66,10 @@ class Probe:
             labels          (n,)       of the n samples of the kernel matrices, sorted
             kernel_layer0   (n, n)     of the first member's activations, one matrix a layer
 
+        of a network that fires, of its first member and the first of the samples of each class:
+
+            spikes_layer0   (time steps, num_classes, d)   1 for a spike, from rest; one a spiking layer
+
         of a rule whose signal comes from the window:
 
             window_sizes    (S,)
@@ -92,6 +97,10 @@ class Probe:
             arrays = {"epoch": torch.tensor(epoch), "labels": labels}
             for index, z in enumerate(outputs[:-1]):
                 arrays[f"kernel_layer{index}"] = kernel_matrix(z, SIGMA)
+            if fires(network):
+                first = [int((labels == label).nonzero()[0]) for label in labels.unique()]
+                trains = spike_trains(network, member, inputs[first])
+                arrays |= {f"spikes_layer{index}": train.to(torch.uint8) for index, train in enumerate(trains)}
             if self.has_signal:
                 arrays |= {"window_sizes": torch.tensor(self.sizes), "cosine": self.cosine()}
         if not self.has_signal and not self.has_memory:

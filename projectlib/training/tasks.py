@@ -24,6 +24,7 @@ from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
 from projectlib.training.memory_monitor import MemoryMonitor
 from projectlib.training.metrics import HSICMonitor
 from projectlib.training.probes import Probe
+from projectlib.training.spikes import fires, spikes_a_sample
 
 ALL_THREADS = torch.get_num_threads()  # before a job of a sweep changes it for the next
 
@@ -121,6 +122,8 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
             for name, split in dataset.splits.items()
             if name != "train" or before_training
         }
+        if fires(ensemble.network):
+            scores["test"]["spikes"] = spikes_a_sample(ensemble, dataset.test.inputs)
         if memory_monitor and not before_training:
             scores["memory"] = memory_monitor(trainer.state.rule[:-1])
         return scores

@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from projectlib.data import Sampler
 from projectlib.engines.cpu import optimizer as kernel_optimizer
+from projectlib.engines.cpu.kernels import cells as cell_kernels
 from projectlib.engines.cpu.kernels import hsic as hsic_kernels
 from projectlib.engines.cpu.kernels import memories as memory_kernels
 from projectlib.engines.cpu.kernels import stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.mlp import CpuEngine, takes_layers
+from projectlib.models import LeakyIntegrator, SpikingLayer
+from projectlib.models.spiking import Spiking
 from projectlib.modulators.remembered import Remembered
 from projectlib.rules import Rule
 from projectlib.rules.rule import own_kernel
@@ -71,7 +74,8 @@ class StreamEngine(CpuEngine):
 
     @staticmethod
     def takes(layers: Sequence[type], rule: Rule) -> bool:
-        return rule.streams and len(layers) > 1 and takes_layers(layers)
+        is_spiking = {*layers[:-1]} == {SpikingLayer} and layers[-1] is LeakyIntegrator
+        return rule.streams and len(layers) > 1 and (is_spiking or takes_layers(layers))
 
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
@@ -95,7 +99,7 @@ class StreamEngine(CpuEngine):
         """All samples of the sequence ``indices``, in blocks of ``window``, for every member."""
         samples = self.source.inputs.flatten(1).numpy()[indices]
         labels = self.source.labels.numpy()[indices]
-        stream = kernels.Stream(self.ensemble.network.num_timesteps, window, self.rate)
+        stream, neuron = kernels.Stream(self.ensemble.network.num_timesteps, window), self.neuron()
         memory = MEMORIES[self.rule.modulator.kernel]
         settings, weights = memory.settings(self.rule.modulator), self.signal_weights(samples, labels)
         optimizers = kernel_optimizer.constants(self.optimizer, 0), kernel_optimizer.constants(self.optimizer, -1)
@@ -104,13 +108,15 @@ class StreamEngine(CpuEngine):
         *remembered, _ = self.state.rule
 
         def train_member(index: int) -> tuple[int, int]:
-            member, replay = self.member(index), self.replay(index)
+            member, replay, (*hidden, readout) = self.member(index), self.replay(index), self.cells(index)
             counts = kernels.train_stream(
                 member,
                 tuple(memory.view(state, index) for state in remembered),
                 settings,
                 replay,
-                self.membranes(index),
+                tuple(hidden),
+                readout,
+                neuron,
                 kernels.workspace(member, num_remembered, num_replayed, window),
                 samples,
                 labels,
@@ -143,11 +149,22 @@ class StreamEngine(CpuEngine):
             return int(counters[0][0])
         return int(replay.y[0].sum()) if replay else 0
 
-    def membranes(self, index: int) -> tuple[np.ndarray, ...]:
-        """(out,) of every layer; an MLP's are not read."""
-        if self.is_dynamic:
-            return tuple(u[index, 0].numpy() for u in self.state.layers)
-        return tuple(np.zeros(layer["affine.bias"].shape[1], np.float32) for layer in self.ensemble.parameters)
+    @property
+    def is_dynamic(self) -> bool:
+        return isinstance(self.ensemble.network.layers[-1], LeakyIntegrator)
+
+    def neuron(self) -> cell_kernels.Neuron:
+        """What all hidden neurons have in common, and the readout's in their rate."""
+        first = self.ensemble.network.layers[0]
+        if not isinstance(first, SpikingLayer):
+            return cell_kernels.Neuron(self.rate)
+        return cell_kernels.Neuron(first.rate, first.trace_rate, first.threshold, first.refractory, first.slope)
+
+    def cells(self, index: int) -> tuple[np.ndarray | cell_kernels.Spiking, ...]:
+        """Of every layer, membranes (out,) or spiking neurons; an MLP's are not read."""
+        if not self.is_dynamic:
+            return tuple(np.zeros(layer["affine.bias"].shape[1], np.float32) for layer in self.ensemble.parameters)
+        return tuple(cells_of(tree_map(lambda places: places[index, 0].numpy(), u)) for u in self.state.layers)
 
     def replay(self, index: int) -> kernels.Replay:
         """A copy of one member's."""
@@ -197,3 +214,8 @@ class StreamEngine(CpuEngine):
                 time_steps, size = self.ensemble.network.num_timesteps, ring.x.shape[1]
                 steps = np.arange(len(samples) * time_steps)[-size:]
                 ring.x[:, (count + steps) % size] = torch.from_numpy(samples[steps // time_steps])
+
+
+def cells_of(u: Any) -> Any:
+    """A layer's state as kernels have it."""
+    return cell_kernels.Spiking(*u, slope=np.zeros_like(u.v)) if isinstance(u, Spiking) else u

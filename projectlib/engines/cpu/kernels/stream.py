@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from projectlib.engines.cpu.kernels.cells import integrate, integrate_row, integrate_rows, pull_back
 from projectlib.engines.cpu.kernels.compiler import compiled, inlined
 from projectlib.engines.cpu.kernels.memories import supply
 from projectlib.engines.cpu.kernels.mlp import ADAMW, BLOCK, LAYER_NORM_EPS, SGD, TINY, descend, step_sizes
@@ -34,11 +35,10 @@ class Replay(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """How samples are shown: ``time_steps`` each, ``accumulate`` of them an update.  rate: dt / tau, 1 for an MLP."""
+    """How samples are shown: ``time_steps`` each, ``accumulate`` of them an update."""
 
     time_steps: int
     accumulate: int
-    rate: float
 
 
 class Workspace(NamedTuple):
@@ -103,25 +103,6 @@ def multiply_row(weight, h, product):
 
 
 @compiled
-def integrate_row(drive, bias, before, rate, u):
-    """``u = u_before + rate (drive + b - u_before)``, all (out,); at a rate of 1 the membrane before is not read."""
-    if rate == 1:
-        for o in range(len(u)):
-            u[o] = drive[o] + bias[o]
-    else:
-        for o in range(len(u)):
-            u[o] = before[o] + rate * (drive[o] + bias[o] - before[o])
-
-
-@compiled
-def integrate_rows(drive, bias, membrane, rate, u):
-    """Sample after sample, on from membrane (out,), which ends as the last of u (N, out)."""
-    for p in range(len(u)):
-        integrate_row(drive[p], bias, membrane, rate, u[p])
-        membrane[:] = u[p]
-
-
-@compiled
 def activate_row(u, z):
     """``z = LN(relu(u))``, both (d,), without scale and bias; returns the inverse deviation.  NaN stays NaN."""
     width = len(u)
@@ -136,22 +117,6 @@ def activate_row(u, z):
     for o in range(width):
         z[o] = ((np.float32(0) if u[o] < 0 else u[o]) - mean) * inverse_deviation
     return inverse_deviation
-
-
-@compiled
-def pull_back_row(signal, u, z, scale):
-    """Gradient with respect to z turned, in place, into that with respect to W h + b.  All (d,).
-
-    scale: dt / tau, the sample's inverse deviation and its share in the update.
-    """
-    width = len(u)
-    share, mean, along = np.float32(1 / width), np.float32(0), np.float32(0)
-    for o in range(width):
-        mean += share * signal[o]
-        along += share * signal[o] * z[o]
-    for o in range(width):
-        slope = scale * (signal[o] - mean - z[o] * along)
-        signal[o] = np.float32(0) if u[o] <= 0 else slope
 
 
 @compiled
@@ -249,12 +214,12 @@ def shift_in(remembered, newest):
 
 
 @inlined
-def learn_readout(layer, replay, membrane, work, num, count, rate, optimizer, sizes, sums, share):
+def learn_readout(layer, replay, membrane, neuron, work, num, count, optimizer, sizes, sums, share):
     """The readout's update from a block's z of the last hidden layer, which lie in place, and from those replayed.
 
     sums: loss and accuracy of each of the block's samples are added, times share.
     """
-    replayed = len(replay.labels)
+    replayed, rate = len(replay.labels), np.float32(neuron.rate)
     whole = replayed + num
     rows, labels, shares = work.rows[-1][:whole], work.labels[:whole], work.shares[:whole]
     u, signal, before = work.u[-1][:whole], work.signal[-1][:whole], work.before[:num]
@@ -264,7 +229,7 @@ def learn_readout(layer, replay, membrane, work, num, count, rate, optimizer, si
     for p in range(replayed):
         integrate_row(signal[p], layer.bias, replay.u[p], rate, u[p])
     before[0] = membrane
-    integrate_rows(signal[replayed:], layer.bias, membrane, rate, u[replayed:])
+    integrate_rows(membrane, neuron, signal[replayed:], layer.bias, u[replayed:])
     before[1:] = u[replayed : whole - 1]
     replay_shares(shares, replayed, num, count)
     for p in range(whole):
@@ -285,7 +250,9 @@ def train_stream(
     memories,
     settings,
     replay,
-    membranes,
+    cells,
+    membrane,
+    neuron,
     work,
     samples,
     labels,
@@ -298,12 +265,12 @@ def train_stream(
 ):
     """Train a member through a stream of samples, in order; returns (time steps, updates) so far.
 
-    memories: what each hidden layer remembers.  membranes: (out,) of every layer.  samples: (n, inputs).  weights: of
+    memories: what each hidden layer remembers.  cells: of each hidden layer, as ``integrate``
+    has them.  membrane: (out,) of the readout.  samples: (n, inputs).  weights: of
     each time step, (n time steps, M), where ``supply`` asks for them; else one row.  optimizers: of the hidden layers
     and of the readout.  count, updates: time steps and updates before.  totals: loss and accuracy, means over a block
     and over time steps, are added.
     """
-    rate = np.float32(stream.rate)
     readout, replayed = len(member) - 1, len(replay.labels)
     sums = totals.copy()  # members' totals lie side by side: their threads would fight over lines of cache
     num_steps = len(samples) * stream.time_steps
@@ -320,17 +287,17 @@ def train_stream(
             first = replayed if layer == readout - 1 else 0
             z = work.rows[layer + 1][first : first + num]
             multiply_rows(member[layer].weight, rows, work.products, signal)
-            integrate_rows(signal, member[layer].bias, membranes[layer], rate, u)
+            integrate(cells[layer], neuron, signal, member[layer].bias, u)
             for p in range(num):
-                scale = rate * activate_row(u[p], z[p]) / np.float32(num)
+                scale = activate_row(u[p], z[p]) / np.float32(num)
                 of_step = weights[min(start + p, len(weights) - 1)]
                 label = work.labels[replayed + p]
                 supply(memories[layer], settings, z[p], label, count + p, of_step, signal[p], work)
-                pull_back_row(signal[p], u[p], z[p], scale)
+                pull_back(cells[layer], neuron, signal[p], u[p], z[p], scale)
             update_rows(member[layer], rows, signal, work.products, work.gradient, optimizers[0], sizes)
         sizes = step_sizes(optimizers[1], updates)
-        last, membrane, share = member[readout], membranes[readout], 1 / (num * stream.time_steps)
-        learn_readout(last, replay, membrane, work, num, count, rate, optimizers[1], sizes, sums, share)
+        last, share = member[readout], 1 / (num * stream.time_steps)
+        learn_readout(last, replay, membrane, neuron, work, num, count, optimizers[1], sizes, sums, share)
         count += num
     for i in range(2):
         totals[i] = sums[i]

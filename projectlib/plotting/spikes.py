@@ -1,0 +1,41 @@
+"""What spiking layers say of a sample of each class: a dot for every spike."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from projectlib.plotting.page import network_run
+from projectlib.plotting.signals import logged
+from projectlib.plotting.style import BLACK, GREY, conditions, figure_title
+from projectlib.runs.folder import Folders, Run
+
+
+def raster(folders: Folders | None, axes: np.ndarray) -> None:
+    """Spikes of the first model after the last epoch that was logged, one panel a layer.
+
+    The samples, one a class, are presented one after the other, each from rest; neurons are sorted by the class for
+    which they fire most.
+    """
+    run = network_run(folders)
+    axes = np.atleast_1d(axes)
+    for index, ax in enumerate(axes):
+        _, trains = logged(run, f"spikes_layer{index}")
+        draw_layer(ax, trains[-1], time_step(run))
+        ax.set_title(f"hidden layer {index + 1}: {trains[-1].sum() / trains[-1].shape[1]:,.0f} spikes a sample")
+        ax.set(xlabel="time (ms), samples of one class after the other", ylabel="neuron")
+    figure_title(axes[0].figure, f"Spikes of one model, {conditions([run])}")
+
+
+def draw_layer(ax: Axes, train: np.ndarray, milliseconds: float) -> None:
+    """train: (time steps, samples, neurons), 1 for a spike.  milliseconds: of a time step."""
+    num_steps, num_samples, num_neurons = train.shape
+    train = train[:, :, np.argsort(train.sum(0).argmax(0), kind="stable")]
+    times, neurons = train.swapaxes(0, 1).reshape(-1, num_neurons).nonzero()
+    ax.plot(times * milliseconds, neurons, linestyle="none", marker="|", markersize=2.5, color=BLACK)
+    for sample in range(num_samples + 1):
+        ax.axvline(sample * num_steps * milliseconds, color=GREY, linewidth=0.6)
+    ax.set(xlim=(0, num_samples * num_steps * milliseconds), ylim=(-1, num_neurons))
+
+
+def time_step(run: Run) -> float:
+    """Of a run, in milliseconds."""
+    return 1000 * float(run.get("training.time_step"))

@@ -1,0 +1,188 @@
+"""One table of all rules on one footing, written from run folders: a row a rule, a column a data set.
+
+    python -m projectlib.plotting.table               docs/table.md and docs/table.png from outputs/ and multirun/
+    python -m projectlib.plotting.table --size quick --into build
+
+Its runs are those of the experiments ``table/...``; ``make table`` runs what is missing before.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+import projectlib.rules
+from projectlib.errors import UserError
+from projectlib.plotting.memories import kept, last_accuracy
+from projectlib.plotting.page import new_figure, save
+from projectlib.plotting.style import SEQUENCE, legend, styled
+from projectlib.rules import Rule
+from projectlib.runs.folder import Run
+from projectlib.sweeps.experiments import ROOT, PlannedRun, Results, plan
+
+COLUMNS = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "digits": "digits",
+    "xor": "XOR",
+    "cifar10": "CIFAR-10",
+}
+"""Experiments ``table/<key>``."""
+
+ROWS = {
+    "window": "window of 6, recomputed (the paper)",
+    "two-point": "window of 2",
+    "remembered": "remembered window",
+    "covariance": "covariances",
+    "delta": "delta memory",
+    "class-means": "class means",
+    "contrastive": "supervised contrastive",
+    "similarity-matching": "similarity matching",
+    "phsic": "plausible HSIC",
+    "hsic": "batch HSIC",
+    "local-classifier": "local classifiers",
+    "local-classifier-random": "local classifiers, random feedback",
+    "direct-feedback-alignment": "direct feedback alignment",
+    "feedback-alignment": "feedback alignment",
+    "frozen": "frozen hidden layers",
+    "backprop": "back-propagation",
+    "backprop-one": "back-propagation, one sample at a time",
+}
+"""Titles of the runs of those experiments, in the order of the table."""
+
+MARKERS = "oXs^DvP*h<>dp8Hx+"  # one a row
+
+INTRODUCTION = """# One table
+
+Written by `make table` from run folders; nothing here is typed by hand. Within a column all rules have the same
+network, data, epochs, seeds and, but where a row's name says otherwise, updates of 32 samples. Test accuracy after the
+last epoch, mean ± sd over models.
+
+Settings were chosen on a validation split of MNIST, 16 trials a rule ([memories](memories.md) and
+[baselines](baselines.md) have the commands; the window's are the published ones), and serve Fashion-MNIST and digits as
+they are. XOR is learnt by leaky integrators at every time step, with settings from 24 trials a memory. CIFAR-10 is of
+JPEG images.
+
+*Transported* is what has to reach a hidden layer besides its own input and activity. Seconds are of training all
+models, without compilation. A dash: not run.
+"""
+
+
+def table(results: Results) -> pd.DataFrame:
+    """A row a run: column, rule (keys of ``COLUMNS`` and ``ROWS``), accuracy, sd (%), models, epochs, seconds, kept,
+    device, transports and command.  Raises UserError where there is no run at all.
+    """
+    found = [
+        (column, planned, run)
+        for column in COLUMNS
+        for planned in plan(f"table/{column}", results.size, results.settings)
+        for run in results.newest(planned)
+        if run.is_finished
+    ]
+    if not found:
+        raise UserError(f"no finished run of a table in {results.roots}; expected some: make table")
+    return pd.DataFrame([row(*one) for one in found])
+
+
+def row(column: str, planned: PlannedRun, run: Run) -> dict:
+    accuracy, sd = last_accuracy(run)
+    seconds = run.summary["wall_seconds"] - run.summary["compile_seconds"]
+    rule: type[Rule] = getattr(projectlib.rules, run.get("rule._target_").rpartition(".")[2])
+    return {
+        "column": column,
+        "rule": planned.name,
+        "accuracy": accuracy,
+        "sd": sd,
+        "models": run.get("nmodels"),
+        "epochs": run.history.last_epoch,
+        "seconds": seconds,
+        "kept": kept(run),
+        "device": run.summary["device"],
+        "transports": rule.transports,
+        "command": planned.command,
+    }
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """The page: the table of accuracies, and of each column what its runs cost and which commands made them."""
+    rows = rows.assign(
+        shown=[percent(accuracy, sd, models) for accuracy, sd, models in rows[["accuracy", "sd", "models"]].values],
+        title=rows.rule.map(ROWS),
+    )
+    wide = rows.pivot(index="rule", columns="column", values="shown")
+    wide = wide.reindex(index=[name for name in ROWS if name in wide.index], columns=[*COLUMNS]).fillna("-")
+    transports = rows.drop_duplicates("rule").set_index("rule").transports
+    lines = [[ROWS[name], transports[name], *(wide.loc[name, column] for column in COLUMNS)] for name in wide.index]
+    parts = [
+        INTRODUCTION,
+        grid(["rule", "transported", *COLUMNS.values()], lines),
+        "![Accuracy against time](table.png)\n",
+    ]
+    for column, title in COLUMNS.items():
+        of_column = rows[rows.column == column]
+        if of_column.empty:
+            continue
+        first = of_column.iloc[0]
+        devices = " and ".join(sorted(set(of_column.device)))
+        parts.append(f"## {title}\n\n{first.models} models, {first.epochs} epochs, device {devices}.\n")
+        costs = of_column.set_index("rule").reindex([name for name in ROWS if name in set(of_column.rule)])
+        cells = [
+            [one.title, one.shown, f"{one.seconds:,.0f}", f"{one.kept:,.0f}", f"`{one.command}`"]
+            for one in costs.itertuples()
+        ]
+        parts.append(grid(["rule", "test accuracy", "seconds", "numbers kept", "command"], cells))
+    return "\n".join(parts)
+
+
+def percent(accuracy: float, sd: float, models: float) -> str:
+    return f"{accuracy:.2f} ± {sd:.2f} %" if models > 1 else f"{accuracy:.2f} %"
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def accuracy_by_time(rows: pd.DataFrame, ax: Axes) -> None:
+    """Test accuracy of the first column against the seconds that a model takes to train, one marker a rule."""
+    first = rows[rows.column == rows.column.iloc[0]]
+    for one in first.itertuples():
+        place = [*ROWS].index(one.rule)
+        look = {"color": SEQUENCE[place % len(SEQUENCE)].color, "marker": MARKERS[place], "linestyle": "none"}
+        ax.errorbar(one.seconds / one.models, one.accuracy, one.sd, **look, capsize=2, label=ROWS[one.rule])
+    ax.set_xscale("log")
+    ax.set(xlabel="seconds a model", ylabel="test accuracy (%)")
+    ax.set_title(f"{COLUMNS[first.column.iloc[0]]}, {first.models.iloc[0]} models, {first.epochs.iloc[0]} epochs")
+    legend(ax)
+
+
+@styled()
+def write(results: Results, folder: Path) -> Path:
+    """Write ``table.md`` and ``table.png``; returns the path of the page."""
+    rows = table(results)
+    figure, ax = new_figure(width=6.5, height=4)
+    accuracy_by_time(rows, ax)
+    save(figure, folder, "table", types=["png"])
+    path = folder / "table.md"
+    path.write_text(markdown(rows), encoding="utf-8")
+    return path
+
+
+def main(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m projectlib.plotting.table", description="Write the table.")
+    parser.add_argument("--size", choices=("paper", "quick"), default="paper")
+    parser.add_argument("--into", type=Path, default=ROOT / "docs", help="folder of table.md and table.png")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="that the runs were made with")
+    options = parser.parse_args(words)
+    print(f"written: {write(Results(size=options.size, settings=options.settings), options.into)}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,102 @@
+"""The table and the figure of depth, from run folders of a few samples each."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from conftest import scripts_in_this_process
+from sklearn.linear_model import Ridge
+
+from projectlib import plotting
+from projectlib.config.experiments import read_experiment
+from projectlib.errors import UserError
+from projectlib.plotting.depth import RIDGE, probe
+from projectlib.plotting.table import COLUMNS, ROWS, markdown, table
+from projectlib.sweeps.experiments import Results, plan
+
+TINY = ("data=digits", "data.limit=60", "training.nepochs=1", "nmodels=2", "engine=eager")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Of two rows of the first column, and one of the third; one more run was stopped early."""
+    folder = tmp_path_factory.mktemp("table")
+    with scripts_in_this_process(folder) as run:
+        for column, name in (("mnist", "delta"), ("mnist", "backprop"), ("digits", "frozen")):
+            (planned,) = [one for one in plan(f"table/{column}", settings=TINY) if one.name == name]
+            assert run(planned.script, *planned.overrides, f"hydra.run.dir=outputs/{column}-{name}") == 0
+    return Results([folder / "outputs"], settings=TINY)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_every_column_is_an_experiment_of_known_rows(column):
+    names = [one.name for one in plan(f"table/{column}")]
+    assert names
+    assert set(names) <= set(ROWS)
+    for one in plan(f"table/{column}"):
+        assert one.config.data.name == column
+
+
+def test_a_row_says_what_its_run_folder_says(results):
+    rows = table(results).set_index(["column", "rule"])
+    assert sorted(rows.index) == [("digits", "frozen"), ("mnist", "backprop"), ("mnist", "delta")]
+    (run,) = results.newest(next(one for one in plan("table/mnist", settings=TINY) if one.name == "delta"))
+    accuracies = [r["accuracy"] for r in run.history.rows if r["split"] == "test" and r["epoch"] == 1]
+    assert rows.accuracy["mnist", "delta"] == pytest.approx(100 * np.mean(accuracies))
+    assert rows.sd["mnist", "delta"] == pytest.approx(100 * np.std(accuracies, ddof=1))
+    assert rows.kept["mnist", "delta"] == run.summary["numbers_kept"] > 0
+    assert rows.kept["mnist", "backprop"] == 0
+    assert (rows.seconds > 0).all()
+
+
+def test_the_page_has_a_line_a_rule_and_a_dash_where_nothing_was_run(results):
+    page = markdown(table(results)).splitlines()
+    (line,) = [line for line in page if line.startswith("| delta memory | labels |")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2].endswith("%")
+    assert cells[3:] == ["-"] * 4
+    command = "`python train-biohsic.py experiment=table/mnist modulator=delta optimizer=adamw-averaged"
+    assert sum(command in line for line in page) == 1
+
+
+def test_no_run_at_all_is_said_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="expected some: make table"):
+        table(Results([tmp_path]))
+
+
+def test_the_figure_has_a_marker_a_rule(results):
+    figure, ax = plt.subplots()
+    rows = table(results)
+    plotting.table.accuracy_by_time(rows, ax)
+    assert len(ax.containers) == 2
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["delta memory", "back-propagation"]
+    plt.close(figure)
+
+
+def test_a_probe_is_ridge_regression():
+    generator = torch.Generator().manual_seed(0)
+    z, held_out = (torch.randn(n, 5, dtype=torch.float64, generator=generator) for n in (80, 300))
+    direction = torch.randn(5, 3, dtype=torch.float64, generator=generator)
+    y = torch.nn.functional.one_hot((z @ direction).argmax(1), 3).double()
+    labels = (held_out @ direction).argmax(1)
+    strength = RIDGE * ((z - z.mean(0)) ** 2).sum(0).mean().item()
+    reference = Ridge(alpha=strength).fit(z, y).predict(held_out).argmax(1)
+    accuracy = probe(z, y, held_out, labels)
+    assert accuracy == pytest.approx((reference == labels.numpy()).mean())
+    assert 0.5 < accuracy < 1
+
+
+def test_every_layer_of_every_depth_is_probed(tmp_path):
+    names = [f"delta-{depth}" for depth in (2, 4)]
+    assert set(names) <= set(read_experiment("depth").runs)
+    with scripts_in_this_process(tmp_path) as run:
+        for name in names:
+            (planned,) = [one for one in plan("depth", settings=TINY) if one.name == name]
+            assert run(planned.script, *planned.overrides, f"hydra.run.dir={name}") == 0
+    figure, axes = plt.subplots(1, 2)
+    plotting.depth.linear_probes([tmp_path / name for name in names], axes)
+    lengths = [len(ax.containers[0].lines[0].get_xdata()) for ax in axes]
+    assert lengths == [2, 4]
+    values = np.concatenate([ax.containers[0].lines[0].get_ydata() for ax in axes])
+    assert ((values > 20) & (values <= 100)).all()
+    plt.close(figure)
