@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: setup demo figures paper table test test-slurm attack chaos bench lint format clean
+.PHONY: setup demo figures paper table test test-slurm attack chaos bench docs lint format clean
 
 setup: $(STAMP)
 
@@ -52,6 +52,11 @@ chaos: setup
 # with ours, DATA=folder holds MNIST/raw (random pixels without it), BENCH="--only help cnn --quick" measures less.
 bench: setup
 	$(PY) -m benchmarks $(if $(FLOOR),--floor $(FLOOR)) $(if $(DATA),--data $(DATA)) $(BENCH)
+
+# The site of docs/, in seconds and without a network: build/site/index.html. Its search needs a server:
+# python3 -m http.server -d build/site.  With --quiet mkdocs counts no warning, and --strict lets every broken link pass.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 lint: setup
 	$(PY) -m ruff check .

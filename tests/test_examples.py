@@ -4,6 +4,7 @@ from pathlib import Path
 
 import direct_feedback_alignment
 import eligibility_trace
+import prototypes
 import pytest
 import spiking_layer
 import torch
@@ -16,11 +17,12 @@ from projectlib.engines import EagerEngine
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
 from projectlib.models import mlp
+from projectlib.modulators import Sample
 from projectlib.rules import BioHSIC, Frozen, HiddenUpdate, LocalRule
 from projectlib.rules.rule import own_kernel
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NAMES = ("direct_feedback_alignment", "eligibility_trace", "spiking_layer", "two_moons")
+NAMES = ("direct_feedback_alignment", "eligibility_trace", "prototypes", "spiking_layer", "two_moons")
 SIGMAS = (0.5, 0.3, 1.0)
 
 
@@ -88,6 +90,35 @@ def test_a_trace_is_the_running_mean_of_what_the_rule_would_do():
         eligibility_trace.EligibilityTrace(1.5)
 
 
+def test_prototypes_supply_the_gradient_of_a_gaussian_of_each_class():
+    """Against automatic differentiation of Bayes' rule over normal densities; the prototypes against their weights."""
+    generator, rate, sigma = torch.Generator().manual_seed(3), 0.3, 0.6
+    z, labels = torch.randn(9, 4, dtype=torch.float64, generator=generator), [0, 1, 0, 1, 1, 0, 2, 1, 2]
+    memory, zeros = prototypes.Prototypes(rate, sigma), torch.zeros(4, dtype=torch.float64)
+    state = memory.initial_state(Sample(zeros, zeros[:3], zeros), torch.Generator())
+    for step, label in enumerate(labels):
+        xi, state = memory(Sample(zeros, one_hot(torch.tensor(label), 3).double(), z[step]), state, None)
+        before = {c: [t for t in range(step) if labels[t] == c] for c in range(3)}
+        seen = [c for c in range(3) if before[c]]
+        if label not in seen:
+            assert not xi.any()
+            continue
+        newest = z[step].clone().requires_grad_()
+        densities = []
+        for c in seen:
+            mean = sum(rate * (1 - rate) ** age * z[t] for age, t in enumerate(reversed(before[c])))
+            densities.append(torch.distributions.Normal(mean, sigma * 2).log_prob(newest).sum())  # sqrt(d) is 2
+        (expected,) = torch.autograd.grad(-densities[seen.index(label)] + torch.stack(densities).logsumexp(0), newest)
+        torch.testing.assert_close(xi, expected, rtol=1e-9, atol=1e-12)
+    samples = Sample(z, one_hot(torch.tensor(labels), 3).double(), z)
+    means = torch.stack([z[torch.tensor(labels) == c].mean(0) for c in range(3)])
+    expected = cross_entropy(-torch.cdist(z, means).square() / (2 * sigma**2 * 4), torch.tensor(labels))
+    torch.testing.assert_close(memory.objective(samples), expected)
+    assert memory.of_classes(state).shape == (3, 4)
+    with pytest.raises(UserError, match=r"modulator.rate is 2 and modulator.sigma 1; expected"):
+        prototypes.Prototypes(2, 1)
+
+
 def test_a_spiking_layer_fires_at_the_analytic_interval():
     """A constant drive I charges v = I (1 - (1 - a)^n), which passes 1 after log(1 - 1/I) / log(1 - a) steps."""
     layer = spiking_layer.SpikingLayer(1, 1, 0.1, torch.Generator()).double()
@@ -149,6 +180,7 @@ OURS = (f"--config-dir={EXAMPLES / 'configs'}", "nmodels=2", "data.limit=60", "t
 COMMANDS = {
     "direct_feedback_alignment": ("train-biohsic", "rule=direct_feedback_alignment", "data=digits"),
     "eligibility_trace": ("train-biohsic", "rule=eligibility_trace", "data=digits"),
+    "prototypes": ("train-biohsic", "modulator=prototypes", "data=digits", "training.log_memory=true"),
     "spiking_layer": (
         *("train-lif-biohsic", "model=spiking_layer", "data=xor", "data.batchsize=10"),
         *("training.sample_timesteps=3", "training.log_hsic=false"),

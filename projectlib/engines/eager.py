@@ -89,7 +89,7 @@ class EagerEngine:
         return x, y, self.rule.prepare(x, y)
 
     def present(self, x: Tensor, y: Tensor, context: Any) -> None:
-        """All time steps of one window, with an update at each."""
+        """All time steps of one window x (N, ...), y (N, num_classes), with an update of all members at each."""
         for _ in range(self.ensemble.network.num_timesteps):
             gradients, state, measured = self.advance(x, y, context)
             for old, new in zip(tree_leaves(self.state), tree_leaves(state), strict=True):

@@ -44,5 +44,5 @@ def mlp(input_shape: Sequence[int], num_classes: int, features: Sequence[int], g
 
 
 def linear(input_shape: Sequence[int], num_classes: int, generator: torch.Generator) -> Network:
-    """A readout with no hidden layer before it."""
+    """A readout with no hidden layer before it: (N, ...) -> (N, num_classes)."""
     return mlp(input_shape, num_classes, (), generator)

@@ -70,7 +70,11 @@ class Network(nn.Module):
         return lambda parameters, h, u: (functional_call(module, parameters, (h,)), u)
 
     def run(self, parameters: Parameters, state: State, x: Tensor) -> tuple[list[Tensor], State]:
-        """All layers in turn, one time step.  Returns every layer's output, the logits last, and the new state."""
+        """All layers in turn, one time step.
+
+        parameters: one dictionary a layer.  state: of every layer.  x: (N, ...).
+        Returns every layer's output, (N, ...) each, the logits (N, num_classes) last, and the new state.
+        """
         outputs, new_state = [], []
         for index, (p, u) in enumerate(zip(parameters, state, strict=True)):
             x, u = self.layer(index)(p, x, u)
@@ -87,7 +91,7 @@ class Network(nn.Module):
         return torch.stack(logits[self.num_timesteps // 2 :]).mean(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``predict`` with the network's own parameters."""
+        """Logits (N, num_classes) of x (N, ...): ``predict`` with the network's own parameters."""
         return self.predict(self.split_parameters(), x)
 
 

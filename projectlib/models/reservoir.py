@@ -57,7 +57,10 @@ class Reservoir(nn.Module):
         self.readout = nn.Parameter(torch.zeros(num_outputs, nhidden))
 
     def split_parameters(self) -> list[dict[str, Tensor]]:
-        """The reservoir's own parameters as plain tensors: one layer."""
+        """The reservoir's own parameters as plain tensors, of one layer.
+
+        recurrent (n, n), input (n, num_inputs), feedback (n, num_outputs), readout (num_outputs, n).
+        """
         return [{name: p.detach() for name, p in self.named_parameters()}]
 
     def current(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:

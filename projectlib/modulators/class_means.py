@@ -47,7 +47,7 @@ class ClassMeansModulator(Memory):
         return xi.reshape(sample.z.shape), memory + self.rate * torch.outer(y, z) - self.rate * y[:, None] * memory
 
     def objective(self, samples: Sample) -> Tensor:
-        """The mean cross-entropy of that softmax, the means being those of the samples."""
+        """The mean cross-entropy of that softmax, (); the means are those of the samples, z (n, d)."""
         y, z = samples.y, samples.z
         seen, direction = directions(y.T @ z / y.sum(0).clamp(min=1)[:, None])
         similarity = z @ direction.T / (z.shape[1] ** 0.5 * self.temperature)

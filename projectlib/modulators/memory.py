@@ -33,7 +33,9 @@ class Memory(Modulator):
     Of images z (H, W, C) a memory sees X, the means over grid x grid blocks, d = grid^2 C numbers.  They are brought to
     a mean of 0 and a mean square of 1, which layer norm leaves a vector with but not the mean of many::
 
-        s  <- s + r (|X - mu|^2 - s),   z = sqrt(d) (X - mu) / sqrt(s),   mu <- mu + r (X - mu),   r = max(1 / T, 1 / t)
+        s  <- s + r (|X - mu|^2 - s)
+        z   = sqrt(d) (X - mu) / sqrt(s)
+        mu <- mu + r (X - mu)               r = max(1 / T, 1 / t)
 
     with T = 1000 samples.  mu is 0 before the first, so that s, which begins with |X|^2, is not 0.  xi of a block is
     that of each of its places.

@@ -94,12 +94,12 @@ class RememberedModulator(Memory):
         return torch.where(sum_same > tiny, surprise, 0).mean()
 
     def of_classes(self, memory: Remembered) -> Tensor:
-        """The mean of what is remembered of each class, apart from that of all."""
+        """The mean of what is remembered of each class, apart from that of all, (num_classes, d)."""
         shares = memory.y / memory.y.sum(0).clamp(min=1)
         return shares.T @ (memory.z - memory.z.mean(0))
 
     def kept(self, x: Tensor) -> Tensor:
-        """What is remembered of an input, flat."""
+        """What is remembered of an input x (...): all of it, flat, or nothing, (0,)."""
         return x.flatten() if self.compares_inputs else x.flatten()[:0]
 
 

@@ -21,21 +21,50 @@ CHUNK_SECONDS = 0.3  # how long an engine runs before the loop looks at signals;
 
 
 class Engine(Protocol):
-    """What ``fit`` asks of an engine."""
+    """What ``fit`` asks of an engine.
+
+    name: for the summary.  sampler: how an epoch is cut into steps.  steps_in_epoch: done of this epoch so far.
+    """
 
     name: str
     sampler: Sampler
     steps_in_epoch: int
 
-    def compile(self) -> float: ...
-    def draw_epoch(self, generator: torch.Generator) -> Epoch: ...
-    def begin_epoch(self) -> None: ...
-    def run(self, epoch: Epoch, start: int, stop: int) -> None: ...
-    def metrics(self) -> dict[str, Tensor]: ...
-    def traces(self) -> dict[str, Tensor]: ...
-    def first_bad_layer(self, member: int) -> str | None: ...
-    def state_dict(self) -> dict: ...
-    def load_state_dict(self, saved: dict) -> None: ...
+    def compile(self) -> float:
+        """What has to be done once before the first step; returns the seconds it took."""
+        ...
+
+    def draw_epoch(self, generator: torch.Generator) -> Epoch:
+        """Everything random about the next epoch."""
+        ...
+
+    def begin_epoch(self) -> None:
+        """Forget the metrics of the epoch before."""
+        ...
+
+    def run(self, epoch: Epoch, start: int, stop: int) -> None:
+        """Train through the steps from ``start`` to before ``stop``."""
+        ...
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Running means over the steps of the epoch so far, (num_models,) each."""
+        ...
+
+    def traces(self) -> dict[str, Tensor]:
+        """Arrays to be kept of the epoch, by name."""
+        ...
+
+    def first_bad_layer(self, member: int) -> str | None:
+        """The first layer of a member whose weights are not finite, in words."""
+        ...
+
+    def state_dict(self) -> dict:
+        """All that a checkpoint needs to go on from here: tensors and plain values."""
+        ...
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Go on from there."""
+        ...
 
 
 Evaluator = Callable[[bool], dict[str, dict[str, Tensor]]]

@@ -20,10 +20,12 @@ AT_ONCE = 100  # samples whose signals are computed together
 class MemoryMonitor:
     """Measures every layer's memory on a fixed choice of training samples, and changes nothing.
 
-    norm_layer0     root of the sum of squares of all that it remembers
-    cosine_layer0   of the angle between the signal that it would supply and the gradient of its objective over
-                    1,000 samples that are all at hand (``Memory.objective``): the mean over samples, a sample
-                    without a signal counting as 0
+    Of each layer::
+
+        norm_layer0     root of the sum of squares of all that it remembers
+        cosine_layer0   of the angle between the signal that it would supply and the gradient of its objective over
+                        1,000 samples that are all at hand (Memory.objective): the mean over samples, a sample
+                        without a signal counting as 0
     """
 
     def __init__(self, ensemble: Ensemble, memory: Memory, train: Split, num_classes: int):

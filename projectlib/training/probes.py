@@ -138,7 +138,7 @@ class Probe:
         return torch.stack(rows)
 
     def exact_signal(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        """The gradient of the objective with respect to the newest of z."""
+        """The gradient of the objective with respect to the newest of z (N, ...), of the shape of one."""
         sigma_x, sigma_y, sigma_z = self.sigmas
         kx, ky, kz = kernel_matrix(x, sigma_x), kernel_matrix(y, sigma_y), kernel_row(z, sigma_z)
         return modulation(kx, ky, kz, z, self.gamma, sigma_z, form="exact")
