@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from projectlib.data import Dataset, Sampler, Split
 from projectlib.engines.cpu.mlp import CpuEngine
+from projectlib.engines.cuda_graph import GraphEngine
 from projectlib.engines.eager import EagerEngine
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
@@ -479,6 +480,26 @@ def test_engines_go_on_from_each_other(name):
     second.compile()
     second.run(second.draw_epoch(torch.Generator().manual_seed(1)), 3, 6)
     assert_same((second.state_dict(), second.metrics()), whole, **FLOAT32)
+
+
+TRACED = {
+    **{name: make_rule for name, make_rule in COMPILED.items() if name not in ("backprop", "frozen")},
+    "similarity-matching": SimilarityMatching,
+    "phsic": lambda num: PHSIC(groups=None, accumulate=num),
+}
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize("name", TRACED)
+def test_a_captured_step_equals_eager(name):
+    """torch.compile takes the step without a break; fullgraph raises where it could not."""
+    torch.compiler.reset()
+
+    def captured(*arguments):
+        return GraphEngine(*arguments, capture=lambda function: function, backend="aot_eager")
+
+    graph, eager = (make_engine(c, TRACED[name](4)) for c in (captured, EagerEngine))
+    assert_same(train(graph, (0, 6)), train(eager, (0, 6)), **FLOAT32)
 
 
 # Runs ------------------------------------------------------------------------------------------------------------
