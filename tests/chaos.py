@@ -57,8 +57,11 @@ CASES = {
     "cnn compiled": "train-biohsic data=digits model=cnn model.features=[4,8] nmodels=1 engine=compiled",
     "lif compiled": "train-lif-biohsic data=xor nmodels=1 engine=compiled data.batchsize=10",
 }
-KERNELS = "kernel cache"  # without logged HSIC: in the process that compiles it, its last digits may be others
-CASES_AND_KERNELS = {**CASES, KERNELS: "train-biohsic data=xor nmodels=1 engine=compiled data.batchsize=10"}
+KERNELS = "kernel cache"
+CASES_AND_KERNELS = {
+    **CASES,
+    KERNELS: "train-biohsic data=xor nmodels=1 engine=compiled data.batchsize=10 training.log_hsic=true",
+}
 fork = multiprocessing.get_context("fork")
 
 

@@ -264,7 +264,7 @@ def test_a_kernel_is_compiled_anew_where_one_it_calls_has_changed(tmp_path):
     assert len(indices) == 2  # the second process used the first one's
 
 
-KERNEL = """from compiler import cached_signatures, compiled
+KERNEL = """from compiler import cached_signatures, compiled, entry
 
 @compiled
 def double(x):
@@ -273,6 +273,11 @@ def double(x):
 @compiled
 def treble(x):
     return 3 * x
+
+@entry
+@compiled
+def six_times(x):
+    return double(treble(x))
 """
 
 
@@ -293,6 +298,19 @@ def test_what_is_cached_is_known_without_compiling(tmp_path):
     assert run_kernel(tmp_path, f"double(1.0), double(2); {print_cached}", **cache) == ("[1, 1] 2", "")
     assert run_kernel(tmp_path, print_cached, **cache) == ("[1, 1] 0", "")
     assert run_kernel(tmp_path, print_cached, **cache, NUMBA_CPU_NAME="generic") == ("[] 0", ""), "of another processor"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs os.fork")
+def test_a_process_reads_the_cache_also_where_it_has_to_be_filled_first(tmp_path):
+    """What a kernel calls is then the same code in the first process as in all others, and sums in the same order."""
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    run_twice = "print(six_times(2), six_times(2.0), six_times(3), len(double.overloads))"
+    print_counts = "print(*(sum(counts.values()) for counts in six_times.stats[-2:]))"
+    for _ in range(2):
+        assert run_kernel(tmp_path, f"{run_twice}; {print_counts}", **cache) == ("12 12.0 18 0\n2 0", "")
+    nowhere = {"XDG_CACHE_HOME": "/dev/null/cache", "NUMBA_CACHE_DIR": "/dev/null/cache"}
+    (tmp_path / "__pycache__").touch()
+    assert run_kernel(tmp_path, "print(six_times(2))", **nowhere)[0] == "12"
 
 
 def test_kernels_compile_where_no_cache_can_be_written(tmp_path):

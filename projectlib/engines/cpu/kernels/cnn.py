@@ -8,10 +8,11 @@ import math
 
 import numpy as np
 
-from projectlib.engines.cpu.kernels.compiler import compiled
+from projectlib.engines.cpu.kernels.compiler import compiled, entry
 from projectlib.engines.cpu.kernels.mlp import LAYER_NORM_EPS
 
 
+@entry
 @compiled
 def activate_window(a, z, signal, weights, sigma):
     """``z = LN over channels of relu(a)`` of a window, and the signal of its newest sample pulled back to a.
@@ -33,6 +34,7 @@ def activate_window(a, z, signal, weights, sigma):
     pull_back(signal, a[newest], z[newest], inverse_deviation)
 
 
+@entry
 @compiled
 def activate_images(a, z, inverse_deviation, means):
     """``z = LN over channels of relu(a)`` of images, and z's means over grid x grid blocks.
@@ -56,6 +58,7 @@ def activate_images(a, z, inverse_deviation, means):
                     means[p, row, column, c] += share * z[p, i, j, c]
 
 
+@entry
 @compiled
 def pull_back_images(a, z, inverse_deviation, xi, signal):
     """The signals of blocks, each that of all of its places, pulled back to a: the gradient of the mean over images.

@@ -5,6 +5,9 @@
 
 import hashlib
 import logging
+import os
+import sys
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -95,6 +98,38 @@ def cached_signatures(kernel: Callable) -> list[tuple]:
     codegen = kernel.targetctx.codegen()
     keys = kernel_cache._cache_file._load_index()
     return [types for types, *rest in keys if (types, *rest) == kernel_cache._index_key(types, codegen)]
+
+
+def entry(kernel: Callable) -> Callable:
+    """A kernel that Python calls and that calls others: what a process runs does not depend on whether it compiled it.
+
+    The process that compiles has each callee also as it was compiled by itself, and runs that one; a process that reads
+    the cache has only the callee inside its caller, where LLVM may sum in another order: other last digits.  So a child
+    compiles, and every process reads the cache, where there are both.
+    """
+    compile_here = kernel._compile_for_args
+
+    def compile_for(*arguments, **options):
+        if sys.platform == "linux" and kernel._cache.cache_path:
+            compile_in_child(kernel, tuple(map(kernel.typeof_pyval, arguments)))
+        return compile_here(*arguments, **options)
+
+    kernel._compile_for_args = compile_for
+    return kernel
+
+
+def compile_in_child(kernel: Callable, signature: tuple) -> None:
+    """Fill the cache with a kernel's code for such arguments, unless it is there; if that fails the caller notices."""
+    if signature in cached_signatures(kernel):
+        return
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # other threads do not compile
+        child = os.fork()
+    if child == 0:
+        try:
+            kernel.compile(signature)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
 
 
 # All of fastmath but "nnan" and "ninf": a diverged run must show as NaN or inf in the results.

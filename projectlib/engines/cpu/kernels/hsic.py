@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from projectlib.engines.cpu.kernels.compiler import compiled
+from projectlib.engines.cpu.kernels.compiler import compiled, entry
 from projectlib.engines.cpu.kernels.vectors import LANES, LOG2_E, exp, exp2, load, spread, store
 
 LAGS = 4  # of a tile of pairs
@@ -16,6 +16,7 @@ LAGS = 4  # of a tile of pairs
 # Shared by all members: what depends on the samples alone ------------------------------------------------------
 
 
+@entry
 @compiled
 def lagged_kernel_values(samples, window, sigma):
     """Of each sample with those before it: (samples, N), ``[i, j] = k_sigma(x_i, x_{i-j})``.
@@ -50,6 +51,7 @@ def label_kernel_value(sigma, num_classes):
     return np.float32(math.exp(-1 / (sigma**2 * num_classes)))
 
 
+@entry
 @compiled
 def scaled_modulation_weights(lags, labels, num_classes, window, stride, gamma, sigma_y, exact):
     """What of the modulatory signal the data alone determine: (steps, N) weights c, with

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from projectlib.engines.cpu.kernels.compiler import compiled, inlined
+from projectlib.engines.cpu.kernels.compiler import compiled, entry, inlined
 from projectlib.engines.cpu.kernels.hsic import (
     centered_pairs,
     hsic,
@@ -370,6 +370,7 @@ def learn(member, senders, work, labels, learning, modulation, rate, optimizers,
         update_layer(member[layer], h, rows, signal, start, work.scratch, optimizer, sizes)
 
 
+@entry
 @compiled
 def train_windows(
     member, senders, work, samples, labels, lags, modulation, presentation, learning, optimizers, updates, totals

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from projectlib.engines.cpu.kernels.compiler import compiled, inlined
+from projectlib.engines.cpu.kernels.compiler import compiled, entry, inlined
 from projectlib.engines.cpu.kernels.mlp import descend, step_sizes
 from projectlib.engines.cpu.kernels.vectors import LANES, exp
 
@@ -74,6 +74,7 @@ def tanh(x):
     return np.float32(1) - np.float32(2) / (exp(np.float32(2) * bounded) + np.float32(1))
 
 
+@entry
 @compiled
 def run(weights, readout, u, current, target, noise, learns, optimizer, updates, outputs):
     """Time steps of one reservoir while one window is presented; see ``models.Reservoir``.

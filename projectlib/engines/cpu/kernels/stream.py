@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from projectlib.engines.cpu.kernels.cells import integrate, integrate_row, integrate_rows, pull_back
-from projectlib.engines.cpu.kernels.compiler import compiled, inlined
+from projectlib.engines.cpu.kernels.compiler import compiled, entry, inlined
 from projectlib.engines.cpu.kernels.memories import supply
 from projectlib.engines.cpu.kernels.mlp import ADAMW, BLOCK, LAYER_NORM_EPS, SGD, TINY, descend, step_sizes
 from projectlib.engines.cpu.kernels.products import ROWS, multiply_over_features, outer_over_features, transpose
@@ -244,6 +244,7 @@ def learn_readout(layer, replay, membrane, neuron, work, num, count, optimizer, 
         shift_in(replay.u, before)
 
 
+@entry
 @compiled
 def train_stream(
     member,
