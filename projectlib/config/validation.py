@@ -19,7 +19,9 @@ POSITIVE = Check(lambda v: is_number(v) and v > 0, "a number above 0")
 NOT_NEGATIVE = Check(lambda v: is_number(v) and v >= 0, "a number of at least 0")
 FLAG = Check(lambda v: isinstance(v, bool), "true or false")
 
-# a key that a config lacks is not checked
+NEEDED = ("checkpointing.rate", "checkpointing.minutes", "training.nepochs", "training.log_interval")
+"""Of ``CHECKS``, what no run can do without; another key that a config lacks is not checked."""
+
 CHECKS = {
     **dict.fromkeys(("seed", "data.seed"), WHOLE),
     **dict.fromkeys(("nmodels", "readout.window", "checkpointing.rate", "optimizer.accumulate"), COUNT),
@@ -79,6 +81,8 @@ def validate(config: DictConfig) -> None:
         ) from None
     for key, (is_valid, expected) in {**REQUIRED, **CHECKS}.items():
         value = select(config, key, default=None if key in REQUIRED else MISSING)
+        if value is MISSING and key in NEEDED:
+            raise UserError(f"{key} is missing; expected {expected}")
         if value is not MISSING:
             require(is_valid(value), key, value, expected)
 

@@ -29,7 +29,7 @@ def load_optimizer(optimizer: Optimizer, saved: dict) -> None:
 def state_problem(optimizer: Optimizer, saved: dict) -> str | None:
     """What of a saved state could not be that of this optimizer, in words.
 
-    Each parameter has no state yet, or all of it: moments of its own shape and type, and counts of steps.
+    No parameter has a state yet, or each has all of it: moments of its own shape and type, and counts of steps.
     """
     groups, state = saved.get("param_groups"), saved.get("state")
     if not isinstance(groups, list) or not isinstance(state, dict) or len(groups) != len(optimizer.param_groups):
@@ -45,7 +45,9 @@ def state_problem(optimizer: Optimizer, saved: dict) -> str | None:
         for number, parameter in zip(numbers, group["params"], strict=True):
             if number in state and (problem := difference(state[number], fresh_state(optimizer, group, parameter))):
                 return f"has for parameter {number} {problem}"
-    return None if state.keys() <= {*range(first)} else "has state of parameters that are not there"
+    if state and state.keys() != {*range(first)}:
+        return f"has the state of {len(state)} parameters, expected none or those of all {first}"
+    return None
 
 
 def difference(saved: dict, fresh: dict) -> str | None:

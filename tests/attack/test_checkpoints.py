@@ -120,6 +120,20 @@ def test_groups_of_another_optimizer_are_refused(change):
         load_optimizer(torch.optim.SGD([weight], momentum=0.9), saved)
 
 
+def test_moments_of_some_parameters_only_are_refused():
+    """All learn in every step; torch's fused optimizers fail on a state that one of them lacks."""
+    weights = [torch.ones(2, requires_grad=True) for _ in range(2)]
+    optimizer = torch.optim.SGD(weights, momentum=0.9, lr=0.1, fused=True)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    load_optimizer(torch.optim.SGD(weights, momentum=0.9, lr=0.1, fused=True), saved)
+    del saved["state"][1]
+    with pytest.raises(ValueError, match="the state of 1 parameters, expected none or those of all 2"):
+        load_optimizer(torch.optim.SGD(weights, momentum=0.9, lr=0.1, fused=True), saved)
+
+
 def test_a_resumed_run_with_spoilt_moments_ends_in_one_line(script, run_folder):
     rewritten(run_folder, lambda c: c["engine"]["optimizer"]["state"][0].update(exp_avg=torch.zeros(1, 1, 1)))
     ended = script("train-biohsic", f"resume={run_folder}", "training.nepochs=3")

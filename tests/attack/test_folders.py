@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -313,3 +314,11 @@ def test_a_list_in_place_of_settings_is_refused(script, run_folder):
     settings = run_folder / CONFIG
     settings.write_text(settings.read_text().replace("training:\n", "training:\n- 1\nothers:\n"))
     assert "training.nepochs should be" in script("train-biohsic", f"resume={run_folder}", "training.nepochs=3").error
+
+
+def test_a_setting_that_no_run_can_do_without_is_missed(script, run_folder):
+    config = run_folder / CONFIG
+    config.write_text(re.sub(r"\n  rate: .*", "", config.read_text()))
+    ended = script("train-biohsic", f"resume={run_folder}", "training.nepochs=3")
+    assert ended.code == 1
+    assert "checkpointing.rate is missing; expected a whole number" in ended.error
