@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 import projectlib.rules
 from projectlib.config.validation import MEMORIES
@@ -162,6 +163,9 @@ def accuracy_by_time(rows: pd.DataFrame, ax: Axes) -> None:
             time, accuracy, sd, color=color, marker=marker, linestyle="none", capsize=2, label=ROWS[one["rule"]]
         )
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     ax.set(xlabel="seconds a model", ylabel="test accuracy (%)")
     ax.set_title(f"{COLUMNS[first.column.iloc[0]]}, {first.models.iloc[0]} models, {first.epochs.iloc[0]} epochs")
     legend(ax)
