@@ -1,5 +1,7 @@
 """The exceptions that are a user's to read, and the two that are no mistakes."""
 
+import errno
+
 EXIT_RESUME = 75  # "temporary failure" of sysexits.h: start it again with resume=<run folder>
 
 
@@ -20,6 +22,14 @@ class Interrupted(Exception):
 
 class Pruned(Exception):
     """A search gave up a run that does worse than others did."""
+
+
+def system_problem(error: OSError, place: object) -> str:
+    """What the system refused, of which file, and what helps.  place: what it is about where it names no file."""
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+    closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    advice = "; make room" if full else "; make it readable and writable" if closed else ""
+    return f"{error.filename or place}: {error.strerror or one_line(error)}{advice}"
 
 
 def one_line(error: BaseException) -> str:

@@ -128,7 +128,7 @@ def test_the_groups_are_those_that_are_tested():
     assert choices("rule") == sorted(["backprop", "biohsic", "delta", "frozen", "hsic", *BASELINES])
     assert choices("optimizer") == ["adam", "adamw", "adamw-averaged", "sgd"]
     assert choices("lr_schedule") == ["constant", "cosine", "exponential", "piecewise"]
-    assert choices("logger") == ["print", "tensorboard", "wandb-logger"]
+    assert choices("logger") == ["print", "tensorboard", "wandb"]
 
 
 def test_the_optional_pairs_are_those_that_exist():

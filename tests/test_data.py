@@ -126,6 +126,9 @@ def test_idx_files(tmp_path, no_network, loader, folder):
 
 
 def test_mnist_missing_without_network(tmp_path, no_network):
+    with pytest.raises(UserError, match="which is no folder"):
+        data.mnist(str(tmp_path / "no such folder"))
+    (tmp_path / "no such folder").mkdir()
     with pytest.raises(UserError) as error:
         data.mnist(str(tmp_path / "no such folder"))
     text = one_line(error)
@@ -261,6 +264,32 @@ def test_folder_is_shuffled_alike_every_time(tmp_path):
     assert 0 < first.labels[:10].sum() < 10  # no class comes first
 
 
+def test_folder_finds_its_shape_and_says_what_it_scales(tmp_path, caplog):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (6, 5)).save(tmp_path / part / name / "0.png")
+    assert data.folder(str(tmp_path), None, 0.5, 0.5).input_shape == (3, 5, 6)
+    assert not caplog.records
+    Image.new("RGB", (9, 9)).save(tmp_path / "train" / "b" / "1.png")
+    assert data.folder(str(tmp_path), None, 0.5, 0.5).input_shape == (3, 5, 6)
+    assert caplog.messages == ["1 of 3 images were scaled to 5 x 6, data.shape"]
+    Image.new("L", (4, 4)).save(tmp_path / "train" / "a" / "0.png")
+    assert data.folder(str(tmp_path), None, 0.5, 0.5).input_shape == (1, 4, 4)
+
+
+def test_folder_without_a_test_folder_takes_a_share_of_train(tmp_path, caplog):
+    write_images(tmp_path, num=10)
+    with_test = data.folder(str(tmp_path), (3, 5, 6), 0.5, 0.5, test_share=0.2)
+    (tmp_path / "test").rename(tmp_path / "elsewhere")
+    shared = data.folder(str(tmp_path), (3, 5, 6), 0.5, 0.5, test_share=0.2)
+    assert [len(split.labels) for split in (shared.train, shared.test)] == [16, 4]
+    assert torch.equal(torch.cat([shared.test.inputs, shared.train.inputs]), with_test.train.inputs)
+    assert "4 of the 20 images in train/, drawn at random, test" in caplog.text
+    with pytest.raises(UserError, match=r"data.test_share is 1; expected a fraction"):
+        data.folder(str(tmp_path), (3, 5, 6), 0.5, 0.5, test_share=1)
+
+
 @pytest.mark.parametrize("missing", ["train", "test"])
 def test_folder_without_a_part(tmp_path, missing):
     write_images(tmp_path)
@@ -314,7 +343,7 @@ def test_folder_with_16_bits(tmp_path):
     assert str(path) in one_line(error)
 
 
-@pytest.mark.parametrize("shape", [None, 28, "28", [28, 28], [2, 28, 28], [1, 0, 28], [1, 28.0, 28], [1, 2, 3, 4]])
+@pytest.mark.parametrize("shape", [28, "28", [28, 28], [2, 28, 28], [1, 0, 28], [1, 28.0, 28], [1, 2, 3, 4]])
 def test_folder_shape(tmp_path, shape):
     with pytest.raises(UserError, match=r"data.shape is .*; expected \[channels, height, width\]"):
         data.folder(str(tmp_path), shape, 0.5, 0.5)

@@ -1,8 +1,12 @@
 """Bad input: one line that names the value, what was expected and what to do; exit code 1; nothing half-made."""
 
+import errno
+
 import numpy as np
 import pytest
 from PIL import Image
+
+from projectlib.errors import system_problem
 
 TINY = ("nmodels=1", "training.nepochs=1", "data.limit=20", "engine=eager")
 
@@ -77,7 +81,7 @@ def refused(script, run_folder, name, *arguments):
         (["data=digits", "resume=/nosuch"], ["/nosuch", "no run folder"]),
         (["data=folder", "data.shape=[1,8,8]", "data.root=/nosuch"], ["/nosuch/train", "data.root"]),
         (["data=mnist", "data.root=/proc/nosuch"], ["/proc/nosuch", "data=digits", "train-images-idx3-ubyte"]),
-        (["data=folder"], ["data.shape"]),
+        (["data=folder"], ["no folder data/train", "data.root"]),
         (["data=0.5"], ["data is 0.5", "digits"]),
         (["data=[1,2,3]"], ["data is [1, 2, 3]", "digits"]),
         (["data=digits", "model=[[1]]"], ["model is [[1]]", "mlp"]),
@@ -154,6 +158,51 @@ def test_checkpoints_that_cannot_be_written_are_told_before_training(script, tmp
     error = refused(script, tmp_path / "run", "train-biohsic", "data=xor", f"checkpointing.path={path}")
     assert "cannot write" in error
     assert "checkpointing.path" in error
+
+
+def test_what_the_system_refuses_is_named(script, tmp_path, monkeypatch):
+    def fail(config, *arguments):
+        raise OSError(errno.EMFILE, "Too many open files", "/data/x")
+
+    monkeypatch.setattr("projectlib.cli.job.build_task", fail)
+    error = refused(script, tmp_path / "run", "train-biohsic", "data=xor")
+    assert "/data/x: Too many open files; then go on from" in error
+    assert "make room" not in error
+    assert "cannot write" not in error
+    assert system_problem(OSError(errno.ENOSPC, "No space left on device"), "run") == (
+        "run: No space left on device; make room"
+    )
+
+
+def test_a_root_of_data_that_is_not_there_is_not_made(script, tmp_path):
+    error = refused(script, tmp_path / "run", "train-biohsic", "data=mnist", f"data.root={tmp_path / 'nope'}")
+    assert "is no folder" in error
+    assert not (tmp_path / "nope").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train-bp", ["hsic.gamma=5"]),
+        ("train-biohsic", ["rule=frozen", "hsic.form=exact"]),
+        ("train-biohsic", ["rule=frozen", "training.log_hsic=true", "hsic.form=exact"]),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(script, tmp_path, name, words):
+    assert f"{words[-1]} has no effect with rule=" in refused(script, tmp_path / "run", name, "data=xor", *words)
+
+
+def test_what_is_only_measured_may_be_set(script, tmp_path):
+    words = ["data=xor", "rule=frozen", "training.log_hsic=true", "hsic.gamma=3", "data.batchsize=6", *TINY]
+    assert script("train-biohsic", *words, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+
+
+def test_an_interrupted_evaluation_says_so(script, run_folder, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("projectlib.cli.job.load_dataset", stop)
+    assert "stopped before all was scored" in script("train-biohsic", f"evaluate={run_folder}", "data=xor").output
 
 
 def test_an_unreadable_image_is_named(script, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -101,6 +102,8 @@ def test_help_is_useful_and_quick():
     *shown, imported = ended.stdout.splitlines()
     text = "\n".join(shown)
     assert imported == "False"
+    assert "data_model" not in text
+    assert re.search("^model: cnn, divisive-mlp, linear, mlp$", text, re.MULTILINE)
     for part in ("--multirun", "resume=FOLDER", "evaluate=FOLDER", "rule: backprop, biohsic", "batchsize: 6", "75"):
         assert part in text
 
@@ -219,13 +222,22 @@ def test_tensorboard(script, tmp_path):
 
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
-    assert {"step/loss", "train/accuracy", "test/loss"} <= {*events.Tags()["scalars"]}
+    assert {"step/loss", "train/accuracy", "test/loss", "test/accuracy_sd"} <= {*events.Tags()["scalars"]}
     assert [event.step for event in events.Scalars("test/loss")] == [0, 1, 2]
     assert [event.step for event in events.Scalars("step/loss")] == [2, 4, 6, 8]
 
 
+def test_a_log_tells_the_progress_and_counts_the_steps_of_the_run(script, tmp_path, monkeypatch):
+    monkeypatch.setattr("projectlib.runs.recorder.TOLD_EVERY", 0)
+    arguments = ["data=digits", "data.limit=60", "nmodels=1", "engine=eager", "training.nepochs=2"]
+    ended = script("train-biohsic", *arguments, "training.log_interval=40", f"hydra.run.dir={tmp_path / 'run'}")
+    log = (tmp_path / "run" / "train-biohsic.log").read_text()  # 55 steps an epoch
+    assert [step for step in ("step 40", "step 80", "step 95") if step in log] == ["step 40", "step 80"], ended.output
+    assert re.search(r"after epoch 1 of 2, test accuracy [\d.]+ %, 100 % of the steps done, 00:00 left", log)
+
+
 def test_wandb_offline(command, tmp_path):
-    arguments = [*settings("train-bp"), "logger=wandb-logger", f"hydra.run.dir={tmp_path / 'run'}"]
+    arguments = [*settings("train-bp"), "logger=wandb", f"hydra.run.dir={tmp_path / 'run'}"]
     ended = command("train-bp", *arguments, WANDB_MODE="offline")
     assert ended.code == 0, ended.output
     assert [*(tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from projectlib.cli.interrupts import Interrupts
 from projectlib.config.plugins import build
 from projectlib.config.settings import plain
-from projectlib.errors import UserError
+from projectlib.errors import UserError, system_problem
 from projectlib.garbage import paused_collector
 from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint, restored_threads
 from projectlib.runs.files import locked, remove_partial_files
@@ -75,7 +75,7 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
 
 @contextmanager
 def written_alone(folder: Path, checkpoints: Path) -> Iterator[None]:
-    """Folders of a run that no other process writes; raises UserError where they cannot be written."""
+    """Folders of a run that no other process writes; raises UserError for what the system refuses."""
     try:
         with locked(folder):
             checkpoints.mkdir(parents=True, exist_ok=True)
@@ -83,11 +83,10 @@ def written_alone(folder: Path, checkpoints: Path) -> Iterator[None]:
             with locked(checkpoints) if elsewhere else nullcontext():
                 yield
     except OSError as error:
-        reason = f"{error.filename or folder}: {error.strerror or error}"
-        raise UserError(
-            f"cannot write {reason}; make room or make it writable, or choose another checkpointing.path, then go on "
-            f"from the last checkpoint with resume={folder}"
-        ) from error
+        reason, place = system_problem(error, folder), Path(error.filename or folder)
+        if place.is_relative_to(folder) or place.is_relative_to(checkpoints) or checkpoints.is_relative_to(place):
+            reason = f"cannot write {reason}, or choose another checkpointing.path"
+        raise UserError(f"{reason}; then go on from the last checkpoint with resume={folder}") from error
 
 
 @contextmanager

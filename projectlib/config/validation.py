@@ -103,11 +103,18 @@ def refuse_additions(config: DictConfig, hydra: DictConfig) -> None:
 
 
 def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
-    """Raises UserError for a setting of windows that the person made, and that a stream ignores.
+    """Raises UserError for a setting of the objective, or of windows, that the person made and that nothing reads.
 
     hydra: Hydra's settings of the job.
     """
     choices = hydra.runtime.choices
+    read = [value for _, value in flatten(plain(config))]  # a rule, or its modulator, names what it takes
+    measures = config.training.get("log_hsic") or config.training.get("log_memory") or config.training.get("log_arrays")
+    for line in hydra.overrides.task:
+        key = line.lstrip("+").partition("=")[0]
+        is_measured = measures and key in ("hsic.gamma", "hsic.sigmas")
+        if key.startswith("hsic.") and f"${{{key}}}" not in read and not is_measured:
+            raise UserError(f"{line} has no effect with rule={choices.get('rule')}; leave it out, or use rule=biohsic")
     modulator, rule = choices.get("modulator"), choices.get("rule")
     is_memory, in_blocks = modulator in MEMORIES, config.optimizer.get("accumulate", 1) > 1
     if not (is_memory or rule in STREAMS or in_blocks):

@@ -1,11 +1,14 @@
 """The data sets, one function each, which imports what it needs: torchvision alone takes seconds."""
 
+import logging
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +25,10 @@ SCALES = ("unit", "symmetric", "standardize")
 SMALLEST_SD = 1 / 255  # of an image that is standardized
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow would start a program for some others
 LARGEST_FILE = 2**30  # bytes
+DEFAULT_ROOT = "data"  # of the configs: made where it is missing
 NO_FILES = "or use data=digits, which needs no files"
+
+log = logging.getLogger(__name__)
 
 
 def mnist(root: str, scale: str = "symmetric") -> Dataset:
@@ -84,17 +90,30 @@ def cifar10(root: str, layout: str = "torchvision", scale: str = "channels") -> 
     return replace(dataset, name="cifar10", augmentation=augmentation)
 
 
-def folder(root: str, shape: Sequence[int], mean: float | Sequence[float], sd: float | Sequence[float]) -> Dataset:
+def folder(
+    root: str,
+    shape: Sequence[int] | None,
+    mean: float | Sequence[float],
+    sd: float | Sequence[float],
+    test_share: float = 0.0,
+) -> Dataset:
     """Images in <root>/train/<class>/ and <root>/test/<class>/: BMP, JPEG, PNG, PPM, TIFF and WebP.
 
-    shape: (C, H, W) of the images in memory; C = 1 for grey or 3 for colour.  An image of another size is
-    resized, whatever its proportions.  mean, sd: what is subtracted from pixels in [0, 1] and what the result is
-    divided by, one number a channel or one for all.
+    shape: (C, H, W) of the images in memory; C = 1 for grey or 3 for colour, None for that of the first.  An image of
+    another size is resized, whatever its proportions, and how many were is logged.  mean, sd: what is subtracted from
+    pixels in [0, 1] and what the result is divided by, one number a channel or one for all.  test_share: of the images
+    in train/ that test where there is no test/; without it there has to be one.
     Samples are in one random order that no seed changes, so that the first n are a fair sample of the classes.
     Raises UserError for a missing or empty folder, classes that differ between train and test, an image that
     cannot be read (its file is named) or has more than 8 bits a channel, or a bad shape, mean or sd.
     """
-    sizes = tuple(shape) if isinstance(shape, Sequence) else ()
+    if type(test_share) not in (int, float) or not 0 <= test_share < 1:
+        raise UserError(f"data.test_share is {test_share!r}; expected a fraction from 0 to below 1, such as 0.2")
+    parts = [Path(root).expanduser() / key for key in ("train", "test")]
+    is_split = test_share > 0 and parts[0].is_dir() and not parts[1].is_dir()
+    parts = parts[:1] if is_split else parts
+    listings = [] if shape is not None else [_list_images(part) for part in _present(parts, root)]
+    sizes = tuple(shape) if isinstance(shape, Sequence) else _shape_of(listings[0].samples[0][0]) if listings else ()
     if len(sizes) != 3 or any(type(size) is not int or size < 1 for size in sizes) or sizes[0] not in (1, 3):
         raise UserError(
             f"data.shape is {shape!r}; expected [channels, height, width] with 1 or 3 channels, such as [1,28,28]"
@@ -102,15 +121,8 @@ def folder(root: str, shape: Sequence[int], mean: float | Sequence[float], sd: f
     mean, sd = _per_channel("mean", mean, sizes[0]), _per_channel("sd", sd, sizes[0])
     if min(sd) <= 0:
         raise UserError(f"data.sd is {list(sd)}; expected numbers above 0, which pixels are divided by")
-    parts = [Path(root).expanduser() / key for key in ("train", "test")]
-    for part in parts:
-        if not part.is_dir():
-            raise UserError(
-                f"no folder {part}; expected images in {root}/train/<class>/ and {root}/test/<class>/: "
-                "correct data.root"
-            )
-    listings = [_list_images(part) for part in parts]
-    train_classes, test_classes = (listing.classes for listing in listings)
+    listings = listings or [_list_images(part) for part in _present(parts, root)]
+    train_classes, test_classes = listings[0].classes, listings[-1].classes
     if train_classes != test_classes:
         differing = sorted(set(train_classes) ^ set(test_classes))
         raise UserError(
@@ -121,7 +133,23 @@ def folder(root: str, shape: Sequence[int], mean: float | Sequence[float], sd: f
     for listing in listings:
         pixels, labels = _read_images(listing.samples, sizes)
         splits.append(Split(_normalise(pixels, mean, sd), labels))
+    if is_split:
+        total = len(splits[0].labels)
+        count = min(max(1, round(test_share * total)), total - 1)
+        log.warning("no folder %s/test: %d of the %d images in train/, drawn at random, test", root, count, total)
+        splits = [Split(*(t[part].contiguous() for t in splits[0])) for part in (slice(count, None), slice(count))]
     return Dataset("folder", *splits, num_classes=len(train_classes))
+
+
+def _present(parts: Sequence[Path], root: str) -> Sequence[Path]:
+    """The folders.  Raises UserError for one that is missing."""
+    for part in parts:
+        if not part.is_dir():
+            raise UserError(
+                f"no folder {part}; expected images in {root}/train/<class>/ and {root}/test/<class>/: "
+                "correct data.root"
+            )
+    return parts
 
 
 def digits(scale: str = "symmetric") -> Dataset:
@@ -219,6 +247,11 @@ def _torchvision(class_name: str, place: Path, by_hand: str, root: str) -> list:
     """The training and the test part of a torchvision data set, read from files or downloaded."""
     from torchvision import datasets
 
+    if root != DEFAULT_ROOT and not Path(root).is_dir():
+        raise UserError(
+            f"data.root is {root!r}, which is no folder; expected one that {place} is read from or downloaded to: make "
+            f"it, set data.root to another, {by_hand}"
+        )
     for path in (*place.parent.glob("*.tar.gz"), *place.glob("*")):
         if not path.is_dir():
             _check_file(path)
@@ -280,12 +313,38 @@ def _read_images(samples: list[tuple[str, int]], shape: tuple[int, int, int]) ->
         )
     pixels = np.empty((len(samples), height, width, channels), np.uint8)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
+    scaled = 0
     for row, index in zip(pixels, order, strict=True):
-        row[...] = _read_image(samples[index][0], channels, (width, height))
+        row[...], is_scaled = _read_image(samples[index][0], channels, (width, height))
+        scaled += is_scaled
+    if scaled:
+        log.warning("%d of %d images were scaled to %d x %d, data.shape", scaled, len(samples), height, width)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor([samples[index][1] for index in order])
 
 
-def _read_image(path: str, channels: int, size: tuple[int, int]) -> np.ndarray:
+def _read_image(path: str, channels: int, size: tuple[int, int]) -> tuple[np.ndarray, bool]:
+    """Pixels (H, W, C), and whether they were scaled to be so many."""
+    from PIL import Image
+
+    with _opened(path) as image:
+        if image.mode[0] in "IF":  # Pillow would clip these at 255 without a word
+            raise ValueError(f"it has more than 8 bits a channel (mode {image.mode})")
+        image = image.convert("L" if channels == 1 else "RGB")
+        is_scaled = image.size != size
+        if is_scaled:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(image).reshape(*reversed(size), channels), is_scaled
+
+
+def _shape_of(path: str) -> tuple[int, int, int]:
+    """(C, H, W) of an image."""
+    with _opened(path) as image:
+        return (1 if image.mode in ("1", "L") else 3, image.height, image.width)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """An image of Pillow's.  Raises UserError, which names the file, for what goes wrong with it."""
     from PIL import Image
 
     _check_file(path)
@@ -293,12 +352,7 @@ def _read_image(path: str, channels: int, size: tuple[int, int]) -> np.ndarray:
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
             image = Image.open(path, formats=FORMATS)
         with image:
-            if image.mode[0] in "IF":  # Pillow would clip these at 255 without a word
-                raise ValueError(f"it has more than 8 bits a channel (mode {image.mode})")
-            image = image.convert("L" if channels == 1 else "RGB")
-            if image.size != size:
-                image = image.resize(size, Image.Resampling.BILINEAR)
-            return np.asarray(image).reshape(*reversed(size), channels)
+            yield image
     except Exception as error:  # whatever damaged bytes make Pillow raise, and for too many pixels
         raise UserError(
             f"cannot read {path} ({error}); expected an image of 8 bits a channel: convert or remove it"

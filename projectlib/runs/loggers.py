@@ -10,13 +10,13 @@ log = logging.getLogger(__name__)
 
 
 class Logger:
-    """What a recorder tells of a run: means over models.  What a logger does not define it is not interested in."""
+    """What a recorder tells of a run.  What a logger does not define it is not interested in."""
 
     def step(self, global_step: int, metrics: dict[str, float]) -> None:
-        """After ``global_step`` steps of training: the running means of the epoch so far."""
+        """After ``global_step`` steps of training: the running means of the epoch so far, and over models."""
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """At an epoch's end, named ``split/name``."""
+        """At an epoch's end, named ``split/name``: means over models, and of several ``split/name_sd``."""
 
     def close(self) -> None:
         """The run has ended."""
@@ -64,15 +64,17 @@ class WandbLogger(Logger):
         try:
             import wandb
         except ImportError:
-            raise UserError(missing("wandb-logger", "wandb")) from None
+            raise UserError(missing("wandb", "wandb")) from None
         name = "-".join(Path(folder).absolute().parts[-3:])
         try:
             self.run = wandb.init(project=project, dir=str(folder), id=name, resume="allow", config=settings)
         except wandb.Error as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"logger=wandb-logger could not start ({reason}); log in, set WANDB_MODE=offline, or use logger=print"
+                f"logger=wandb could not start ({reason}); log in, set WANDB_MODE=offline, or use logger=print"
             ) from None
+        self.run.define_metric("*", step_metric="epoch")
+        self.run.define_metric("step/*", step_metric="global_step")
 
     def step(self, global_step: int, metrics: dict[str, float]) -> None:
         self.run.log({"global_step": global_step} | {f"step/{name}": value for name, value in metrics.items()})

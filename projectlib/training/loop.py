@@ -102,8 +102,8 @@ def fit(
 
     evaluate: scores the models before training and after each epoch.  schedule: steps once an epoch.
     generator: draws the order of the data, all of an epoch at its start.  recorder: the run folder.
-    log_interval: steps between two step logs.  probe: looks at the models before training and after each epoch.
-    checkpoint: as ``load_checkpoint`` returned it.
+    log_interval: steps of the run between two step logs.  probe: looks at the models before training and after each
+    epoch.  checkpoint: as ``load_checkpoint`` returned it.
     Raises UserError, with nothing of that epoch recorded, when a loss is not finite.
     """
     first, resumed_at = 1, 0
@@ -135,12 +135,13 @@ def fit(
             }
 
         begin = time.perf_counter()
-        for start, stop in chunks(resumed_at, num_steps, log_interval):
+        before = (epoch - 1) * num_steps
+        for start, stop in chunks(resumed_at, num_steps, log_interval, before):
             engine.run(plan, start, stop)
-            if stop % log_interval == 0:
+            if (before + stop) % log_interval == 0:
                 metrics = engine.metrics()
                 check_finite({"train": metrics}, engine, epoch, stop)
-                recorder.step((epoch - 1) * num_steps + stop, metrics)
+                recorder.step(before + stop, metrics)
             if recorder.after_chunk(stop - start) and stop < num_steps:
                 check_finite({"train": engine.metrics()}, engine, epoch, stop)
                 recorder.save(snapshot(stop))
@@ -179,11 +180,14 @@ def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: 
     return (epoch + 1, 0) if step is None else (epoch, step)
 
 
-def chunks(start: int, stop: int, log_interval: int) -> Iterator[tuple[int, int]]:
-    """Cut [start, stop) into ranges of about ``CHUNK_SECONDS`` that end at every multiple of log_interval."""
+def chunks(start: int, stop: int, log_interval: int, before: int = 0) -> Iterator[tuple[int, int]]:
+    """Cut [start, stop) into ranges of about ``CHUNK_SECONDS`` that end at every multiple of log_interval.
+
+    before: steps of the run before this epoch, which log_interval counts too.
+    """
     size = 8
     while start < stop:
-        end = min(start + size, stop, (start // log_interval + 1) * log_interval)
+        end = min(start + size, stop, ((before + start) // log_interval + 1) * log_interval - before)
         begin = time.perf_counter()
         yield start, end
         if end - start == size:
