@@ -140,3 +140,15 @@ def test_no_runs_is_said(tmp_path):
 def test_collecting_does_not_import_torch():
     code = "import sys, projectlib.sweeps.collect; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_wide_table_goes_on_below_and_begins_with_the_result(tmp_path, capsys):
+    settings = {f"hsic__{letter}": letter * 40 for letter in "abcd"}
+    make_run(tmp_path / "0", finished(0.9), **settings)
+    make_run(tmp_path / "1", finished(0.8), **{key: value[1:] for key, value in settings.items()})
+    make_run(tmp_path / "2", {"status": "searched", "study": "study"})
+    main([str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["test_accuracy", "best_test_accuracy", "runs"]
+    assert max(map(len, lines)) <= 120
+    assert lines[-1] == "3 runs: 2 finished, 1 searched"

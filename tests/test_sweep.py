@@ -129,7 +129,24 @@ def test_jobs_share_an_absolute_path_of_checkpoints(script, tmp_path):
     settings = [*TINY, "training.nepochs=1", "data.limit=20", f"checkpointing.path={tmp_path}"]
     ended = script("train-biohsic", "--multirun", *settings, "seed=0,1")
     assert ended.code == 0, ended.output
+    (sweep,) = Path("multirun", "train-biohsic").glob("2*/*")
+    assert ended.output.endswith(f"python -m projectlib.sweeps.collect {sweep}\n")
     assert len([*tmp_path.glob("*/epoch-0001.pt")]) == 2
+
+
+def test_a_worker_of_a_search_is_no_run_that_was_interrupted(script, tmp_path):
+    settings = [
+        "search=digits",
+        f"search.folder={tmp_path / 'study'}",
+        "search.trials=1",
+        f"hydra.sweep.dir={tmp_path}",
+    ]
+    ended = script("train-biohsic", "--multirun", *settings, *TINY, "training.nepochs=1")
+    assert ended.code == 0, ended.output
+    (worker,) = collect([tmp_path / "0"])
+    (trial,) = collect([tmp_path / "study"])
+    assert (worker["status"], trial["status"]) == ("searched", "finished")
+    assert script("train-biohsic", f"resume={tmp_path / 'study' / '0000'}", "training.nepochs=2").code == 0
 
 
 def test_a_job_queued_again_is_resumed_from_its_checkpoint(job, tmp_path, monkeypatch):

@@ -88,7 +88,9 @@ class Job:
         if config.search is not None:
             from projectlib.sweeps.search import work
 
-            return work(config, train)
+            best = work(config, train)
+            write_summary(folder, {"status": "searched", "study": config.search.folder})
+            return best
         return train(config, folder)
 
 

@@ -7,6 +7,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,10 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, unforeseen
-from projectlib.config.compose import CONFIGS, CheckedLoader, check_choices, parse
+from projectlib.config.compose import CONFIGS, CheckedLoader, HelpLoader, check_choices, parse
 from projectlib.config.experiments import with_size
 from projectlib.config.messages import explained
-from projectlib.errors import UserError, one_line
+from projectlib.errors import UserError, one_line, system_problem
 from projectlib.garbage import leave_everything_at_exit
 from projectlib.runs.folder import is_finished, refuse_links
 from projectlib.runs.resume import check_unchanged, extends, newest_unfinished, resumed_overrides, split_resume
@@ -40,12 +41,13 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     open_closed_streams()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's own mistakes come here, to be told in one line
     logging.raiseExceptions = False  # on a full disk the log would bury the reason under tracebacks of its own
-    setattr(hydra._internal.hydra, "ConfigLoaderImpl", CheckedLoader)  # noqa: B010 (a name that it imports)
     version.setbase("1.3")
     set_launcher_defaults()
     leave_everything_at_exit()
     parser = get_args_parser()
     options = parser.parse_intermixed_args(arguments)
+    loader = HelpLoader if options.help else CheckedLoader
+    setattr(hydra._internal.hydra, "ConfigLoaderImpl", loader)  # noqa: B010 (a name that it imports)
     options.config_name = (options.config_name or config_name).removesuffix(".yaml")
     try:
         run_command(parser, options)
@@ -54,9 +56,10 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explained(error, options.config_name)}")
     except OSError as error:
-        sys.exit(f"error: cannot write {error.filename or 'what is printed'}: {error.strerror}")
+        sys.exit(f"error: {system_problem(error, 'cannot write what is printed')}")
     except KeyboardInterrupt:
-        sys.exit("stopped before training began")
+        scores = any(word.startswith("evaluate=") for word in options.overrides)
+        sys.exit("stopped before all was scored" if scores else "stopped before training began")
     except Exception as error:
         typed = [word for word in options.overrides if re.match(r"[+~]*hydra(?!\.(run|sweep)\.dir=)", word)]
         if typed and isinstance(error, ValueError | TypeError | AttributeError | AssertionError):
@@ -86,7 +89,13 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         if finished is not None:
             print(f"{finished} is finished: nothing to resume")
             return
-    _run_hydra(options, parser, job, str(CONFIGS), options.config_name)
+    CheckedLoader.composed.clear()
+    try:
+        _run_hydra(options, parser, job, str(CONFIGS), options.config_name)
+    finally:
+        sweeps = [config.hydra.sweep.dir for config in CheckedLoader.composed if options.multirun]
+        if (sweep := next((folder for folder in reversed(sweeps) if Path(folder).is_dir()), None)) is not None:
+            print(f"what the jobs have reached: python -m projectlib.sweeps.collect {shlex.quote(sweep)}")
 
 
 def plan(

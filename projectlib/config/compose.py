@@ -4,7 +4,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from hydra import version
@@ -43,6 +43,7 @@ HYDRA_TARGETS = {
 """What Hydra itself may build from its own part of a config: launchers, sweepers and logging, and no callback."""
 
 HYDRA_PARTS = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")
+OF_RESERVOIRS = {"model": "reservoir", "rule": "delta"}  # and of nothing else
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 LOG_FILE = re.compile(r"\$\{hydra\.(runtime\.output_dir|sweep\.dir)\}/(\$\{hydra\.job\.name\}|[\w-]+)\.log")
 RESOLVED_LATE = re.compile(r"\$\{\s*[\w.]+\s*:.*\}")
@@ -65,7 +66,11 @@ class CheckedLoader(ConfigLoaderImpl):
     """Hydra's loader, which holds what Hydra builds for itself to what is known to be harmless.
 
     All that Hydra composes goes through it before anything is built, in the workers of a launcher too.
+
+    composed: the first two since it was emptied: by a command to look which mode it has, and then for its sweep.
     """
+
+    composed: ClassVar[list[DictConfig]] = []
 
     def __init__(self, config_search_path: ConfigSearchPath):
         Plugins.instance()  # registers Hydra's own reader, in whose place ours comes
@@ -90,7 +95,41 @@ class CheckedLoader(ConfigLoaderImpl):
         check_targets(parts, HYDRA_TARGETS.__contains__, "a config may not run code of its own")
         check_logging(config.hydra)
         check_environment(config.hydra)
+        if len(CheckedLoader.composed) < 2:
+            CheckedLoader.composed.append(config)
         return config
+
+
+class HelpLoader(CheckedLoader):
+    """Lists what can be chosen with a script: of the groups that it has, what refers to no setting that it lacks."""
+
+    config: Any = None
+
+    def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
+        self.config = super().load_configuration(*args, **keywords)
+        return self.config
+
+    def list_groups(self, parent_name: str) -> list[str]:
+        groups = self.config.hydra.runtime.choices  # data_model and its like are chosen with data and model
+        return [] if parent_name else [g for g in groups if "/" not in g and g.split("_")[0] not in {*groups} - {g}]
+
+    def get_group_options(self, group_name: str, *args: Any, **command: Any) -> list[str]:
+        options = super().get_group_options(group_name, *args, **command)
+        return [name for name in options if self.suits(group_name, name)] if self.config else options
+
+    def suits(self, group: str, name: str) -> bool:
+        content: Any = self.repository.load_config(f"{group}/{name}")
+        if content is None:  # a folder of more
+            return False
+        if group in OF_RESERVOIRS and (name == OF_RESERVOIRS[group]) != (self.config.task == "reservoir"):
+            return False
+        scripts = [script for script, *_ in (OmegaConf.select(content.config, "figure.runs") or {}).values()]
+        references = re.findall(r"\$\{([\w.]+)\}", OmegaConf.to_yaml(content.config))
+        return self.config.hydra.job.config_name in (scripts or [self.config.hydra.job.config_name]) and not any(
+            OmegaConf.select(self.config, key, throw_on_missing=False) is None
+            for key in references
+            if not key.startswith(f"{group}.")
+        )
 
 
 def make_loader(config_dir: str | Path | None = None) -> CheckedLoader:

@@ -253,9 +253,9 @@ class Run:
 
     @property
     def status(self) -> tuple[str, str]:
-        """finished, pruned, evaluated, failed, interrupted or running, and the first line of its error."""
+        """finished, pruned, evaluated, searched, failed, interrupted or running, and the first line of its error."""
         status = self.summary.get("status")
-        if status in ("finished", "pruned", "evaluated"):
+        if status in ("finished", "pruned", "evaluated", "searched"):
             return status, ""
         if is_locked(self.folder):
             return "running", ""

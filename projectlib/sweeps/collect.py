@@ -27,6 +27,7 @@ Row = dict[str, Any]
 
 SEEDS = ("seed", "data.seed")
 MEASURED = ("wall_seconds", "steps_per_second", "device")
+WIDTH = 120  # columns of a terminal, beyond which a table goes on below
 JUDGED_BY = ("accuracy", "nmse_after", "loss")  # the table has the first of these that was measured
 
 
@@ -118,7 +119,10 @@ def pool(groups: Iterable[tuple[int, float, float | None]]) -> tuple[float, floa
 
 
 def table(rows: list[Row]) -> pd.DataFrame:
-    """Mean ± sd over the models of all finished runs that differ in nothing but seeds, accuracies in percent."""
+    """Mean ± sd over the models of all finished runs that differ in nothing but seeds, accuracies in percent.
+
+    What they have reached comes first, then their settings.
+    """
     names = varying(as_frame(rows))
     finished = [row for row in rows if row["status"] == "finished"]
     metrics = judged_metrics(finished)
@@ -128,20 +132,21 @@ def table(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                **{name: as_text(shortened(group[0].get(name))) for name in names},
+                **{name: pooled(group, name) for name in metrics},
                 "runs": str(len(group)),
                 "models": str(sum(row.get("nmodels", 1) for row in group)),
-                **{name: pooled(group, name) for name in metrics},
+                **{name: as_text(shortened(group[0].get(name))) for name in names},
             }
             for group in groups.values()
         ],
-        columns=[*names, "runs", "models", *metrics],
+        columns=[*metrics, "runs", "models", *names],
     )
 
 
 def judged_metrics(rows: list[Row]) -> list[str]:
     """The columns of the table's metric: at the end in every split, and at its best where it was not trained."""
     names = [name for name in as_frame(rows) if is_metric(name) and not name.startswith("best_train")]
+    names.sort(key=lambda name: (name.startswith("best"), name.startswith("train")))  # what is asked for comes first
     return next((found for metric in JUDGED_BY if (found := [name for name in names if name.endswith(metric)])), [])
 
 
@@ -175,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output:
         write_text(options.output, to_csv(rows))
     if not (means := table(rows)).empty:
-        print(means.map(printable).rename(columns=printable).to_string(index=False))
+        print(means.map(printable).rename(columns=printable).to_string(index=False, line_width=WIDTH))
     counts = Counter(row["status"] for row in rows)
     print(printable(f"{len(rows)} runs: " + ", ".join(f"{number} {status}" for status, number in counts.most_common())))
     for row in (row for row in rows if row["error"]):

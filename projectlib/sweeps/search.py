@@ -205,7 +205,7 @@ def conclude(study: Study, folder: Path, base: DictConfig) -> float:
     chosen = with_values(base, best.params)
     keys = dict.fromkeys(re.sub(r"(\.\d+)+$", "", key) for key in best.params)  # a list is overridden as a whole
     overrides = " ".join(f"{key}={as_text(select(chosen, key))}" for key in keys)
-    log.info("%d trials in %s", len(study.trials), folder)
+    log.info("%d trials in %s: python -m projectlib.sweeps.collect %s", len(study.trials), folder, folder)
     log.info("best objective %.4f in %s: %s", best.value, folder_of(best, folder), overrides)
     assert best.value is not None  # as it finished
     return best.value
