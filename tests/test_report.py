@@ -89,6 +89,22 @@ def test_the_command_writes_the_page(runs, tmp_path, capsys):
         main([str(tmp_path / "nowhere")])
 
 
+def test_what_has_no_metrics_is_left_out_with_a_note(runs, tmp_path, capsys):
+    import shutil
+
+    evaluated = shutil.copytree(runs[0].folder, tmp_path / "evaluated")
+    (evaluated / "metrics.csv").unlink()
+    (evaluated / "summary.json").write_text('{"status": "evaluated"}')
+    (tmp_path / "empty").mkdir()
+    page = tmp_path / "page.html"
+    main([str(tmp_path / "empty"), str(evaluated), *(str(run.folder) for run in runs[:2]), "-o", str(page)])
+    assert f"left out: {tmp_path / 'empty'} holds no run" in capsys.readouterr().err
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    assert "left out: evaluated; it has no metrics" in text
+    assert "C minus B" in text
+    assert "C: hsic.form=exact" in text
+
+
 def test_letters_of_runs():
     assert letters(28)[:2] == ["A", "B"]
     assert letters(28)[-3:] == ["Z", "AA", "AB"]

@@ -11,6 +11,7 @@ import base64
 import io
 import string
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -22,8 +23,9 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from projectlib.errors import UserError
+from projectlib.plotting.curves import leave_out_epoch_0
 from projectlib.plotting.page import new_figure
-from projectlib.plotting.style import SEQUENCE, Look, band, whole_epochs
+from projectlib.plotting.style import PERCENT, SEQUENCE, Look, band, legend, styled, whole_epochs
 from projectlib.runs.files import write_text
 from projectlib.runs.folder import Run, open_runs
 from projectlib.runs.history import format_mean, mean_and_sd
@@ -31,6 +33,8 @@ from projectlib.sweeps.collect import printable
 from projectlib.sweeps.jobs import with_effect
 
 LEVEL = 0.95  # of the intervals
+LABEL = 32  # letters of a legend's line
+LEFT_OUT = "left out"  # a run that failed before its first epoch, or that only scored another
 
 
 class Metric(NamedTuple):
@@ -75,10 +79,15 @@ def paired_interval(values: dict[int, float], reference: dict[int, float], level
 
 
 class Compared(NamedTuple):
-    """A run under the letter that stands for it."""
+    """A run under the letter that stands for it.  name: what it has been given that not all have."""
 
     label: str
     run: Run
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.label}: {self.name}"
 
 
 class Table(NamedTuple):
@@ -92,10 +101,10 @@ class Table(NamedTuple):
 
 def report(runs: Sequence[Run]) -> str:
     """The page.  A run that cannot be read is listed with its error, and compared with nothing."""
-    labelled = [Compared(label, run) for label, run in zip(letters(len(runs)), runs, strict=True)]
+    labelled = [*zip(letters(len(runs)), runs, strict=True)]
     errors = {run.folder: problem(run) for run in runs}
-    readable = [Compared(label, run.trained()) for label, run in labelled if errors[run.folder] is None]
-    metrics = [metric for metric in METRICS if any(final(run, metric) for _, run in readable)]
+    readable = named([(label, run.trained()) for label, run in labelled if errors[run.folder] is None])
+    metrics = [metric for metric in METRICS if any(final(one.run, metric) for one in readable)]
     tables = [Table("Runs", RUN_HEADS, [run_row(label, run, errors[run.folder]) for label, run in labelled])]
     if readable:
         tables += [settings_table(readable), final_table(readable, metrics)]
@@ -107,10 +116,20 @@ def report(runs: Sequence[Run]) -> str:
     return pages.from_string(PAGE).render(tables=tables, pictures=pictures, count=len(runs))
 
 
+def named(labelled: Sequence[tuple[str, Run]]) -> list[Compared]:
+    """Runs with what tells them apart: of script and overrides what not all have, the rarest first, or else folders."""
+    words = [[run.script, *run.overrides] for _, run in labelled]
+    have = Counter(word for own in words for word in {*own})
+    names = (" ".join(sorted((w for w in own if have[w] < len(words)), key=lambda w: have[w])) for own in words)
+    return [Compared(*pair, name or pair[1].folder.name) for pair, name in zip(labelled, names, strict=True)]
+
+
 def problem(run: Run) -> str | None:
     """Why a run cannot be compared; None where all that the page needs of it can be read."""
     try:
         trained = run.trained()
+        if not trained.has_metrics:
+            return f"{LEFT_OUT}: {', '.join(filter(None, trained.status))}; it has no metrics"
         run_row("", run, None)
         with_effect(trained.settings)
         for metric in METRICS:
@@ -145,7 +164,8 @@ RUN_HEADS = (
 
 def run_row(label: str, run: Run, error: str | None) -> list[str]:
     if error is not None:
-        return [label, "", "", "damaged", "", "", "", "", "", str(run.folder), error]
+        status = LEFT_OUT if error.startswith(LEFT_OUT) else "damaged"
+        return [label, "", "", status, "", "", "", "", "", str(run.folder), error]
     trained = run.trained()
     summary, (status, ended_by) = trained.summary, trained.status
     speed, seconds = summary.get("steps_per_second"), summary.get("wall_seconds")
@@ -165,24 +185,24 @@ def run_row(label: str, run: Run, error: str | None) -> list[str]:
 
 
 def settings_table(runs: Sequence[Compared]) -> Table:
-    settings = [{"script": run.script, **with_effect(run.settings)} for _, run in runs]
+    settings = [{"script": run.script, **with_effect(run.settings)} for _, run, _ in runs]
     rows = [[key, *(str(s.get(key, "—")) for s in settings)] for key in dict.fromkeys(k for s in settings for k in s)]
     differing = [row for row in rows if len({*row[1:]}) > 1]
-    heads = ["setting", *(label for label, _ in runs)] if differing else []
+    heads = ["setting", *(one.label for one in runs)] if differing else []
     return Table("Settings that differ", heads, differing, "" if differing else "None.")
 
 
 def final_table(runs: Sequence[Compared], metrics: Sequence[Metric]) -> Table:
     rows = []
-    for label, run in runs:
-        values = [[*final(run, metric).values()] for metric in metrics]
-        rows.append([label, *(format_mean(*mean_and_sd(v)) if v else "—" for v in values)])
+    for one in runs:
+        values = [[*final(one.run, metric).values()] for metric in metrics]
+        rows.append([one.title, *(format_mean(*mean_and_sd(v)) if v else "—" for v in values)])
     return Table("After the last epoch, mean ± sd over models", ["run", *(m.title for m in metrics)], rows)
 
 
 def paired_table(runs: Sequence[Compared], metric: Metric) -> Table:
-    (first, reference), rows = runs[0], []
-    for label, run in runs[1:]:
+    (first, reference, _), rows = runs[0], []
+    for label, run, _ in runs[1:]:
         interval = paired_interval(final(run, metric), final(reference, metric))
         mean = "—" if interval.mean is None else f"{interval.mean:+.3g}"
         rows.append([f"{label} minus {first}", str(interval.pairs), mean, *verdict(interval)])
@@ -190,7 +210,7 @@ def paired_table(runs: Sequence[Compared], metric: Metric) -> Table:
         f"Difference from {first}: {metric.title}",
         ["difference", "shared seeds", "mean", f"{LEVEL:.0%} interval", ""],
         rows,
-        "Student's t over the differences between models that started from the same seed.",
+        "Differences between two models that started from the same seed; the interval is Student's t for their mean.",
     )
 
 
@@ -202,14 +222,18 @@ def verdict(interval: Interval) -> tuple[str, str]:
     return f"{interval.low:+.3g} to {interval.high:+.3g}", "differs" if differs else "0 lies within"
 
 
+@styled()
 def picture(runs: Sequence[Compared], metric: Metric) -> str:
     """A metric over epochs, as the address of an image that holds it."""
-    figure, ax = new_figure()
-    for index, (label, run) in enumerate(runs):
-        if final(run, metric):
-            epochs, values = run.curve(metric.split, metric.name)
-            band(ax, epochs, metric.scale * values, label, look(index))
-    finish(ax, metric.title)
+    columns = 1 + len(runs) // 16  # of the legend
+    figure, ax = new_figure(width=2.8 + 2.6 * columns)
+    for index, one in enumerate(runs):
+        if final(one.run, metric):
+            epochs, values = one.run.curve(metric.split, metric.name)
+            limits = PERCENT if metric.name == "accuracy" else (0, np.inf)
+            title = one.title if len(one.title) <= LABEL else f"{one.title[: LABEL - 1]}…"
+            band(ax, epochs, metric.scale * values, title, look(index), limits)
+    finish(ax, metric, columns)
     file = io.BytesIO()
     figure.savefig(file, format="svg")
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -221,10 +245,12 @@ def look(index: int) -> Look:
     return Look(base.color, base.linestyle, other.marker)
 
 
-def finish(ax: Axes, title: str) -> None:
-    ax.set_ylabel(title, fontsize="small")
+def finish(ax: Axes, metric: Metric, columns: int) -> None:
+    ax.set_title(metric.title)
+    if metric.name == "accuracy":
+        leave_out_epoch_0(ax)
     whole_epochs(ax)
-    ax.legend(fontsize="x-small", ncols=1 + len(ax.lines) // 8)
+    legend(ax, ncols=columns)
 
 
 PAGE = """<!doctype html>
@@ -239,7 +265,7 @@ PAGE = """<!doctype html>
   table { border-collapse: collapse; font-size: .9em; font-variant-numeric: tabular-nums; }
   th, td { padding: .25em .8em .25em 0; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; }
   thead th { border-bottom: 2px solid #888; }
-  img { width: 360px; max-width: 100%; margin: 0 1em 1em 0; }
+  img { height: 270px; max-width: 100%; margin: 0 1em 1em 0; }
 </style>
 <h1>Comparison of {{ count }} runs</h1>
 {% for table in tables %}
@@ -256,11 +282,27 @@ PAGE = """<!doctype html>
 {% if table.note %}<p>{{ table.note }}</p>{% endif %}
 {% endfor %}
 <h2>Over epochs</h2>
+<p>Lines are means over a run's models, bands one standard deviation of these on either side.</p>
 {% for title, address in pictures %}
 <img alt="{{ title }} over epochs" src="{{ address }}">
 {% endfor %}
 </html>
 """
+
+
+def opened(words: Sequence[str]) -> list[Run]:
+    """The runs that arguments name, with a note of those that hold none.  Raises UserError where all of them do."""
+    found, empty = [], []
+    for word in words:
+        try:
+            found += open_runs(word)
+        except UserError as error:
+            empty.append(error)
+    if not found:
+        raise empty[0]
+    for error in empty:
+        print(f"{LEFT_OUT}: {error}", file=sys.stderr)
+    return open_runs([run.folder for run in found])
 
 
 def main(words: Sequence[str]) -> None:
@@ -270,7 +312,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, folders of runs, or globs")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="default: report.html")
     arguments = parser.parse_args(words)
-    text = report(open_runs(arguments.runs))
+    text = report(opened(arguments.runs))
     try:
         write_text(arguments.output, text)
     except OSError as error:
