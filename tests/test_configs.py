@@ -123,7 +123,7 @@ def test_a_sweep_and_a_search_are_choices_like_any_other(script):
 
 def test_the_groups_are_those_that_are_tested():
     assert choices("data") == ["cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor"]
-    assert choices("model") == ["cnn", "divisive-mlp", "lif-mlp", "linear", "mlp", "reservoir"]
+    assert choices("model") == ["cnn", "divisive-mlp", "lif-mlp", "linear", "mlp", "reservoir", "spiking-mlp"]
     assert choices("modulator") == ["class-means", "covariance", "delta", "remembered", "reservoir", "window"]
     assert choices("rule") == sorted(["backprop", "biohsic", "delta", "frozen", "hsic", *BASELINES])
     assert choices("optimizer") == ["adam", "adamw", "adamw-averaged", "sgd"]
@@ -138,8 +138,10 @@ def test_the_optional_pairs_are_those_that_exist():
         "cifar10-mlp",
         "linear-lif-mlp",
         "linear-mlp",
+        "linear-spiking-mlp",
         "xor-lif-mlp",
         "xor-mlp",
+        "xor-spiking-mlp",
     ]
     assert choices("data_task") == [
         "biohsic-cifar10",
@@ -159,12 +161,16 @@ def test_the_optional_pairs_are_those_that_exist():
             *(f"{data}-{memory}" for data in images for memory in MEMORIES),
             *(f"{prefix}{data}-covariance" for prefix in ("", "lif-") for data in ("linear", "xor")),
             *(f"lif-{data}-delta" for data in ("linear", "xor")),
+            *("lif-xor-class-means", "lif-xor-remembered"),
             "cifar10-delta",
         ]
     )
+    assert choices("data_optimizer_modulator") == ["cifar10-adamw-averaged-delta"]
     optimizers = ("adamw", "adamw-averaged")
     assert choices("optimizer_modulator") == sorted(f"{name}-{memory}" for name in optimizers for memory in MEMORIES)
-    assert choices("search_modulator") == sorted(f"memory-{name}" for name in (*MEMORIES, "window"))
+    assert choices("search_modulator") == sorted(
+        [*(f"{search}-{name}" for search in ("memory", "xor") for name in MEMORIES), "memory-window"]
+    )
     assert choices("data_rule") == sorted(f"{data}-{rule}" for data in images for rule in BASELINES)
     assert choices("optimizer_rule") == sorted(
         [*(f"adamw-averaged-{rule}" for rule in BASELINES), *(f"adamw-{rule}" for rule in BASELINES[:3])]
