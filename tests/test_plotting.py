@@ -37,6 +37,8 @@ DRAWN = {  # lines and images in the axes of every figure, at least
     "memories": [(7, 0)],
     "memories-of-classes": [(0, 1)] * 4,
     "memories-representations": [(0, 1)] * 10,
+    "spikes-accuracy": [(4, 0)],
+    "spikes": [(1, 0)] * 2,
 }
 
 

@@ -89,7 +89,7 @@ def test_every_layer_of_every_depth_is_probed(tmp_path):
     names = [f"delta-{depth}" for depth in (2, 4)]
     with scripts_in_this_process(tmp_path) as run:
         for name in names:
-            (planned,) = [one for one in plan("depth", settings=TINY) if one.name == name]
+            (planned,) = [one for one in plan("table/depth", settings=TINY) if one.name == name]
             assert run(planned.script, *planned.overrides, f"hydra.run.dir={name}") == 0
     figure, axes = plt.subplots(1, 2)
     plotting.depth.linear_probes([tmp_path / name for name in names], axes)

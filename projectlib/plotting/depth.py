@@ -1,4 +1,7 @@
-"""Does a later layer add anything: how well a linear readout of each layer tells the classes apart."""
+"""Does a later layer add anything: how well a linear readout of each layer tells the classes apart.
+
+python -m projectlib.plotting.depth               docs/depth.png, of the runs of experiment=table/depth
+"""
 
 from collections import defaultdict
 
@@ -10,10 +13,11 @@ from torch.nn.functional import one_hot
 
 from projectlib.data import Dataset, Split
 from projectlib.ensemble import Ensemble
-from projectlib.plotting.page import network_runs
-from projectlib.plotting.style import conditions, figure_title, kind, legend, names_and_looks
+from projectlib.plotting.page import network_runs, new_figure, save
+from projectlib.plotting.style import conditions, figure_title, kind, legend, names_and_looks, styled
 from projectlib.runs.folder import Folders, Run
 from projectlib.runs.load import load
+from projectlib.sweeps.experiments import ROOT, Results
 from projectlib.training.probes import settle
 from projectlib.training.tasks import load_dataset
 
@@ -74,3 +78,10 @@ def probe(z: Tensor, y: Tensor, held_out: Tensor, labels: Tensor) -> float:
     weights = torch.linalg.solve(gram + ridge, z.T @ (y - y.mean(0)))
     predicted = ((held_out - mean) @ weights + y.mean(0)).argmax(1)
     return (predicted == labels).double().mean().item()
+
+
+if __name__ == "__main__":
+    with styled():
+        figure, axes = new_figure(columns=3, width=3.6)
+        linear_probes(Results().runs("table/depth"), axes)
+        print(f"drawn: {save(figure, ROOT / 'docs', 'depth', types=['png'])[0]}")
