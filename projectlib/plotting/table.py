@@ -66,8 +66,8 @@ last epoch, mean ± sd over models.
 Settings were chosen on a validation split of MNIST, 16 trials a rule (similarity matching had 5, both kinds of HSIC,
 the frozen control and back-propagation one sample at a time none; the window's are the published ones):
 [memories](memories.md) and [baselines](baselines.md) have the commands. They serve Fashion-MNIST and digits as they
-are. XOR is learnt by leaky integrators at every time step, with settings from 24 trials a memory. CIFAR-10 is of JPEG
-images ([images](images.md)).
+are. XOR is learnt by leaky integrators at every time step, with settings from 24 trials a memory (delta had none).
+CIFAR-10 is of JPEG images ([images](images.md)).
 
 *Transported* is what has to reach a hidden layer besides its own input and activity. Seconds are of training all
 models, without compilation. A dash: not run.
