@@ -56,7 +56,10 @@ def test_a_command_leaves_a_whole_run_folder_and_gives_the_same_metrics_again(sc
     numbers = ["loss", "nmse_after", "nmse_before"] if reservoir else ["loss", "accuracy", *hsic]
     assert [*rows[0]] == ["epoch", "split", "model", *numbers]
     assert {(row["epoch"], row["split"], row["model"]) for row in rows} == {
-        (str(epoch), split, str(model)) for epoch in range(3) for split in ("train", "test") for model in range(nmodels)
+        (str(epoch), split, str(model))
+        for epoch in range(3)
+        for split in ("train" if epoch else "train_set", "test")
+        for model in range(nmodels)
     }
     assert all(np.isfinite(float(row[key])) for row in rows for key in numbers if row[key] != "")
 
@@ -142,7 +145,7 @@ def test_rules_and_models(script, tmp_path, name, overrides):
     ended = script(name, *settings(name), "nmodels=1", *overrides, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.output
     splits = ["train", "validation", "test"] if "data.validation=0.2" in overrides else ["train", "test"]
-    assert [row["split"] for row in read(tmp_path / "run")] == splits * 3
+    assert [row["split"] for row in read(tmp_path / "run")] == ["train_set", *splits[1:], *splits * 2]
     (*_, last) = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert last.name == "epoch-0002.pt"
 

@@ -23,6 +23,7 @@ from projectlib.plotting.style import (
     window_ticks,
 )
 from projectlib.runs.folder import Folders, Run, all_runs
+from projectlib.runs.history import TRAIN_SET
 from projectlib.sweeps.experiments import RESULTS, jobs_beside
 
 MAX_EPOCHS = 3  # drawn of a sweep
@@ -62,7 +63,7 @@ def leave_out_epoch_0(ax: Axes) -> None:
 def learning_curve(folders: Folders | None, ax: Axes) -> None:
     """Accuracy of one run over epochs on each of its splits, mean and sd over models."""
     run = network_run(folders)
-    splits = [split for split in run.history.splits if split != "memory"]
+    splits = [split for split in run.history.splits if split not in ("memory", TRAIN_SET)]
     for split, look in zip(splits, SEQUENCE, strict=False):
         epochs, values = run.curve(split, "accuracy")
         band(ax, epochs, 100 * values, split, look, PERCENT)

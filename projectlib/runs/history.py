@@ -12,6 +12,9 @@ from projectlib.runs.files import write_text
 from projectlib.runs.folder import LARGEST
 
 KEYS = ("epoch", "split", "model")
+TRAIN_SET = "train_set"
+"""The training samples scored as others are; ``train`` is the mean over an epoch while it was learnt."""
+
 DIRECTION = {"accuracy": 1, "loss": -1, "nmse_after": -1}  # more is better, or less
 
 Statistics = dict[str, dict[str, dict[str, float | None]]]

@@ -19,6 +19,7 @@ from projectlib.models import DynamicLayer
 from projectlib.models.make import make_model
 from projectlib.modulators import Memory
 from projectlib.rules import Rule, TrainingState
+from projectlib.runs.history import TRAIN_SET
 from projectlib.training.allocation import TRAINED, MakeModel, within_memory
 from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
 from projectlib.training.memory_monitor import MemoryMonitor
@@ -119,7 +120,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
 
     def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
         scores = {
-            name: evaluate(ensemble, split, config.data.test_batchsize)
+            TRAIN_SET if name == "train" else name: evaluate(ensemble, split, config.data.test_batchsize)
             for name, split in dataset.splits.items()
             if name != "train" or before_training
         }
@@ -192,7 +193,7 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
     reservoirs = engine_class(ensemble, rule, optimizer, learnt, window, num_timesteps, seeds(config))
 
     def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
-        scores = {"train": reservoirs.measure()} if before_training else {}
+        scores = {TRAIN_SET: reservoirs.measure()} if before_training else {}
         if len(held_out.x) >= config.data.batchsize:
             scores["test"] = reservoirs.score(held_out)
         return scores
