@@ -26,11 +26,13 @@ class Modulator(ABC):
     needs_window: whether it is told the signal that is computed from a window of samples.  Without it the newest sample
         is run alone.
     applies_window_signal: whether that is what it supplies.
+    transports: what has to reach the layer for it, in words, as of a rule.
     kernel: the name of compiled code that does the same; not inherited.
     """
 
     needs_window: bool = False
     applies_window_signal: bool = False
+    transports: str = "labels"
     kernel: str | None = None
 
     def initial_state(self, sample: Sample, generator: torch.Generator) -> Any:

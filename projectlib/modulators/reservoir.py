@@ -34,6 +34,7 @@ class ReservoirModulator(Modulator):
     """
 
     needs_window = True
+    transports = "labels and the input"
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ class WindowModulator(Modulator):
 
     needs_window = True
     applies_window_signal = True
+    transports = "labels and the input"
     kernel = "window"
 
     def __call__(self, sample: Sample, state: Any, taught: Tensor | None) -> tuple[Tensor, Any]:

@@ -15,13 +15,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
+import projectlib.modulators
 import projectlib.rules
 from projectlib.config.validation import MEMORIES
 from projectlib.errors import UserError
 from projectlib.plotting.memories import kept, last_accuracy
 from projectlib.plotting.page import new_figure, save
-from projectlib.plotting.style import SEQUENCE, kind, legend, styled
-from projectlib.rules import Rule
+from projectlib.plotting.style import KINDS, SEQUENCE, legend, styled
+from projectlib.rules import BioHSIC
 from projectlib.runs.folder import Run
 from projectlib.sweeps.experiments import ROOT, PlannedRun, Results, plan
 
@@ -37,10 +38,7 @@ COLUMNS = {
 ROWS = {
     "window": "window of 6, recomputed (the paper)",
     "two-point": "window of 2",
-    "remembered": "remembered window",
-    "covariance": "covariances",
-    "delta": "delta memory",
-    "class-means": "class means",
+    **{name: KINDS[name].title for name in MEMORIES},
     "contrastive": "supervised contrastive",
     "similarity-matching": "similarity matching",
     "phsic": "plausible HSIC",
@@ -49,8 +47,7 @@ ROWS = {
     "local-classifier-random": "local classifiers, random feedback",
     "direct-feedback-alignment": "direct feedback alignment",
     "feedback-alignment": "feedback alignment",
-    "frozen": "frozen hidden layers",
-    "backprop": "back-propagation",
+    **{name: KINDS[name].title for name in ("frozen", "backprop")},
     "backprop-one": "back-propagation, one sample at a time",
 }
 """Titles of the runs of those experiments, in the order of the table."""
@@ -93,7 +90,6 @@ def table(results: Results) -> pd.DataFrame:
 def row(column: str, planned: PlannedRun, run: Run) -> dict:
     accuracy, sd = last_accuracy(run)
     seconds = run.summary["wall_seconds"] - run.summary["compile_seconds"]
-    rule: type[Rule] = getattr(projectlib.rules, run.get("rule._target_").rpartition(".")[2])
     return {
         "column": column,
         "rule": planned.name,
@@ -104,9 +100,16 @@ def row(column: str, planned: PlannedRun, run: Run) -> dict:
         "seconds": seconds,
         "kept": kept(run),
         "device": run.summary["device"],
-        "transports": Rule.transports if kind(run) in MEMORIES else rule.transports,
+        "transports": transports(run),
         "command": planned.command,
     }
+
+
+def transports(run: Run) -> str:
+    """What has to reach a hidden layer: as its rule says, or who supplies that one's signal."""
+    rule, modulator = (run.get(f"{part}._target_").rpartition(".")[2] for part in ("rule", "modulator"))
+    supplied = getattr(projectlib.rules, rule) is BioHSIC
+    return (getattr(projectlib.modulators, modulator) if supplied else getattr(projectlib.rules, rule)).transports
 
 
 def markdown(rows: pd.DataFrame) -> str:

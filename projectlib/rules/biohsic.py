@@ -41,7 +41,6 @@ class BioHSIC(LocalRule):
     """
 
     smallest_window = 2
-    transports = "labels and the input"
     kernel = "biohsic"
     gamma: float
     sigmas: tuple[float, float, float]
@@ -58,6 +57,7 @@ class BioHSIC(LocalRule):
     ):
         self.gamma, self.sigmas = check_objective(gamma, sigmas)
         self.form, self.modulator = check_form(form), modulator or WindowModulator()
+        self.transports = self.modulator.transports
         require(is_count(accumulate), "optimizer.accumulate", accumulate, "a whole number of at least 1")
         require(is_count(readout_window), "readout.window", readout_window, "a whole number of at least 1")
         self.streams, self.num_replayed = not self.modulator.needs_window, 0
