@@ -16,6 +16,7 @@ from projectlib.engines.eager import EagerEngine
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
 from projectlib.models import Network, cnn, lif_mlp, linear, mlp
+from projectlib.models.mlp import Readout
 from projectlib.modulators import ReservoirModulator
 from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen
 from projectlib.training.metrics import HSICMonitor
@@ -371,14 +372,14 @@ def test_a_graph_is_required_where_compiled_is_asked_for(name, monkeypatch):
 def cold(monkeypatch):
     """Nothing is compiled yet."""
     for engine in (CpuEngine, ConvolutionEngine):
-        monkeypatch.setattr(engine, "is_compiled", lambda num_layers, rule: False)
+        monkeypatch.setattr(engine, "is_compiled", lambda layers, rule: False)
 
 
 def test_auto_takes_what_an_earlier_run_compiled():
     train(make_engine(CpuEngine, "linear", num_models=1), (0, 1))
     assert choose("auto", make=MODELS["linear"], num_epochs=1) is CpuEngine
-    assert CpuEngine.is_compiled(1, RULES["exact"])
-    assert not CpuEngine.is_compiled(17, RULES["exact"])
+    assert CpuEngine.is_compiled([Readout], RULES["exact"])
+    assert not CpuEngine.is_compiled([Readout] * 17, RULES["exact"])
     train(make_image_engine(ConvolutionEngine), (0, 1))
     assert choose("auto", make=CNN, num_epochs=1) is ConvolutionEngine
 

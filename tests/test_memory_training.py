@@ -10,12 +10,15 @@ from test_resume import compare_with_uninterrupted
 
 from projectlib.data import Augmentation, Dataset, Sampler, Split
 from projectlib.engines.choice import choose_engine
+from projectlib.engines.cpu import stream
 from projectlib.engines.cpu.cnn import ConvolutionStreamEngine
+from projectlib.engines.cpu.kernels.compiler import cached_signatures
+from projectlib.engines.cpu.kernels.stream import train_stream
 from projectlib.engines.cpu.stream import StreamEngine
 from projectlib.engines.cuda_graph import GraphEngine
 from projectlib.engines.eager import EagerEngine
 from projectlib.ensemble import build_ensemble
-from projectlib.models import cnn, lif_mlp, mlp, spiking_mlp
+from projectlib.models import LeakyIntegrator, SpikingLayer, cnn, lif_mlp, mlp, spiking_mlp
 from projectlib.modulators import ClassMeansModulator, CovarianceModulator, DeltaModulator, RememberedModulator
 from projectlib.rules import BioHSIC
 
@@ -83,6 +86,18 @@ def test_the_stream_engine_equals_eager(memory, optimizer, accumulate):
 @pytest.mark.parametrize("model", ["lif", "spiking"])
 def test_the_stream_engine_of_neurons_with_a_state_equals_eager(memory, readout_window, model):
     compare(StreamEngine, memory, model=model, readout_window=readout_window)
+
+
+def test_code_for_neurons_that_fire_is_told_from_that_for_leaky_integrators(monkeypatch):
+    kinds = {"lif": [LeakyIntegrator] * 3, "spiking": [SpikingLayer, SpikingLayer, LeakyIntegrator]}
+    for model in kinds:
+        make_engine(StreamEngine, "delta", model=model).compile()
+    signatures, found, rule = cached_signatures(train_stream), set(), BioHSIC(modulator=MEMORIES["delta"])
+    for signature in signatures:
+        monkeypatch.setattr(stream, "cached_signatures", lambda kernel, only=signature: [only])
+        found.add(tuple(model for model, layers in kinds.items() if StreamEngine.is_compiled(layers, rule)))
+    assert found >= {("lif",), ("spiking",)}
+    assert ("lif", "spiking") not in found
 
 
 @pytest.mark.parametrize(("accumulate", "readout_window"), [(1, 1), (4, 3)])

@@ -22,7 +22,7 @@ COMPILED = {"cpu": (CpuEngine, StreamEngine, ConvolutionEngine, ConvolutionStrea
 """By device, in the order in which they are asked whether they take a network's layers.
 
 What ``auto`` weighs is theirs: from how many updates on one is ``worth_compiling``, and whether it ``is_compiled``
-already for as many layers: an earlier run may have left its code in a cache.
+already for such layers: an earlier run may have left its code in a cache.
 """
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def choose_engine(
         layers_of = f"layers of {names}{' in a stream' if rule.streams else ''}"
         reason = layers_of if device in COMPILED else f"the device {device}"
     updates = num_epochs * sampler.steps * ensemble.network.num_timesteps
-    is_compiled = partial(compiled.is_compiled, ensemble.num_layers, rule) if compiled else None
+    is_compiled = partial(compiled.is_compiled, layers, rule) if compiled else None
     engine = choose(name, EagerEngine, compiled, reason, updates, ensemble.num_models, is_compiled)
     return partial(engine, required=required) if engine is GraphEngine else engine
 

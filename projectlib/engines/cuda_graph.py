@@ -78,7 +78,7 @@ class GraphEngine(EagerEngine):
         return "momentum with dampening" if optimizer.param_groups[0].get("dampening") else None
 
     @staticmethod
-    def is_compiled(num_layers: int, rule: Rule) -> bool:
+    def is_compiled(layers: Sequence[type], rule: Rule) -> bool:
         """Never: what torch.compile caches depends on all settings, and a graph lives as long as its process."""
         return False
 

@@ -46,7 +46,7 @@ class ConvolutionEngine(EagerEngine):
         return None if own_kernel(rule.modulator) == "window" else f"the modulator {type(rule.modulator).__name__}"
 
     @staticmethod
-    def is_compiled(num_layers: int, rule: Rule) -> bool:
+    def is_compiled(layers: Sequence[type], rule: Rule) -> bool:
         """Whether the cache has the pass, which is the same for any number of layers."""
         return bool(cached_signatures(image_kernels.activate_window))
 
@@ -120,7 +120,7 @@ class ConvolutionStreamEngine(ConvolutionEngine):
         return None if isinstance(modulator, Memory) else f"the modulator {type(modulator).__name__} on convolutions"
 
     @staticmethod
-    def is_compiled(num_layers: int, rule: Rule) -> bool:
+    def is_compiled(layers: Sequence[type], rule: Rule) -> bool:
         return bool(cached_signatures(image_kernels.pull_back_images))
 
     def warm_up(self) -> None:

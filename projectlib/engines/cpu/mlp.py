@@ -64,9 +64,9 @@ class CpuEngine(EagerEngine):
         return "augmented data" if sampler.augmentation is not None else None
 
     @staticmethod
-    def is_compiled(num_layers: int, rule: Rule) -> bool:
+    def is_compiled(layers: Sequence[type], rule: Rule) -> bool:
         """Whether the cache has the loop for members of as many layers, by far the longest to compile."""
-        return any(len(member) == num_layers for member, *_ in cached_signatures(kernels.train_windows))
+        return any(len(member) == len(layers) for member, *_ in cached_signatures(kernels.train_windows))
 
     def warm_up(self) -> None:
         initialize_optimizer(self.optimizer)

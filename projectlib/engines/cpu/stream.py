@@ -90,11 +90,13 @@ class StreamEngine(CpuEngine):
         return "augmented data" if sampler.augmentation is not None else None
 
     @staticmethod
-    def is_compiled(num_layers: int, rule: Rule) -> bool:
-        remembered = MEMORIES[rule.modulator.kernel].remembered
+    def is_compiled(layers: Sequence[type], rule: Rule) -> bool:
+        """Whether the cache has the loop for as many layers of such neurons with such a memory."""
+        cell = cell_kernels.Spiking if layers[0] is SpikingLayer else None
+        wanted = len(layers), MEMORIES[rule.modulator.kernel].remembered, cell
         return any(
-            len(member) == num_layers and memories[0].instance_class is remembered
-            for member, memories, *_ in cached_signatures(kernels.train_stream)
+            (len(member), memories[0].instance_class, getattr(hidden[0], "instance_class", None)) == wanted
+            for member, memories, _, _, hidden, *_ in cached_signatures(kernels.train_stream)
         )
 
     def train(self, indices: np.ndarray, window: int, members: range) -> None:
