@@ -5,13 +5,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
 from benchmarks import growth, profile_step
 from benchmarks.commands import Bench, Failed, Finished, Trained, floor_microseconds
 from benchmarks.growth import Point, Size
 from benchmarks.measurements import MEASUREMENTS, fastest, step_result
+from benchmarks.own_time_steps import NUM_TIMESTEPS, HeldDelta
 from benchmarks.results import Limit, Result, Row, cells, compilation, markdown, number, plain, spread
+from projectlib.modulators import DeltaModulator, Sample
 
 STEP = Row("a step", "us", (Limit(1.0, "stick"), Limit(1 / 14, "published")), published=2100, stick="floor")
 
@@ -157,6 +160,21 @@ def test_the_profile_names_every_part_of_a_step(capsys, monkeypatch):
         "signals, gradients and optimizer",
         "HSIC of all layers, logged",
     ]
+
+
+def test_a_held_memory_is_read_as_it_was_when_the_sample_began():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(3 * NUM_TIMESTEPS, 5, generator=generator)
+    samples = [Sample(z[i], torch.eye(2)[i // NUM_TIMESTEPS % 2], z[i]) for i in range(len(z))]
+    held, plain_memory = HeldDelta(0.1), DeltaModulator(0.1)
+    state, written = held.empty(samples[0]), plain_memory.empty(samples[0])
+    for index, sample in enumerate(samples):
+        if index % NUM_TIMESTEPS == 0:
+            at_the_beginning = written
+        xi, state = held.supply(sample, state)
+        torch.testing.assert_close(xi, plain_memory.supply(sample, at_the_beginning)[0], rtol=0, atol=0)
+        _, written = plain_memory.supply(sample, written)
+    assert xi.abs().max() > 0
 
 
 def test_one_row_end_to_end(tmp_path):
