@@ -175,7 +175,7 @@ def test_the_optional_pairs_are_those_that_exist():
     assert choices("optimizer_rule") == sorted(
         [*(f"adamw-averaged-{rule}" for rule in BASELINES), *(f"adamw-{rule}" for rule in BASELINES[:3])]
     )
-    assert choices("search_rule") == sorted(f"baseline-{rule}" for rule in BASELINES)
+    assert choices("search_rule") == sorted(f"baseline-{rule}" for rule in (*BASELINES, "frozen", "hsic"))
 
 
 @pytest.mark.parametrize("rule", BASELINES)
