@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from projectlib.config.experiments import SIZES, experiment_names, with_size
+from projectlib.config.experiments import SIZES, experiment_names, read_experiment, with_size
 from projectlib.config.plugins import TARGETS, named_targets
 from projectlib.config.validation import validate
 from projectlib.errors import UserError
@@ -92,6 +92,12 @@ def test_quick_overrides_come_before_ones_own(mine):
         assert with_size(same, folder) == same
 
 
+def test_an_experiment_can_have_the_runs_of_another(mine):
+    own = read_experiment("mine", mine("figure: {runs_of: mnist, quick: [nmodels=2]}"))
+    assert own.runs == read_experiment("mnist").runs
+    assert own.quick == ["nmodels=2"]
+
+
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
@@ -104,6 +110,7 @@ def test_quick_overrides_come_before_ones_own(mine):
         ("figure: {quick: [hydra/launcher=x]}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
         ("figure: {quick: [+data@hydra.job=x]}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
         ("figure: {quick: data=digits}", ["size=quick", "experiment=mine"], "figure.quick is str, expected a list"),
+        ("figure: {runs_of: nobody}", ["size=quick", "experiment=mine"], "'nobody' does not exist"),
         ("figure: {quick: ['plugins=[x]']}", ["size=quick", "experiment=mine"], "or plugins"),
         ("figure: {runs: {a: [train-bp, ~hydra.job]}}", ["size=quick", "experiment=mine"], "expected nothing of hydra"),
     ],

@@ -2,7 +2,8 @@
 
 A file is an ordinary Hydra experiment with the settings of the paper.  Under ``figure`` it says as data
 
-    runs     {name: [script, override, ...]}: the runs that the figure consists of
+    runs     {name: [script, override, ...]}: the runs that the figure consists of; or as another's:
+    runs_of  the name of an experiment that says them
     quick    [override, ...]: what makes it a matter of a minute
 """
 
@@ -12,14 +13,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from projectlib.config.compose import make_loader, parse
+from projectlib.config.compose import CheckedLoader, make_loader, parse
 from projectlib.config.settings import plain
 from projectlib.errors import UserError
 from projectlib.values import ANYTHING, TEXT, problem, require
 
 SIZES = ("paper", "quick")
 FORBIDDEN = ("hydra", "plugins")  # a file must not run code by way of a command line
-SCHEMA = {"figure?": {"runs?": {...: [TEXT]}, "quick?": [TEXT]}, ...: ANYTHING}
+SCHEMA = {"figure?": {"runs?": {...: [TEXT]}, "runs_of?": TEXT, "quick?": [TEXT]}, ...: ANYTHING}
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,10 @@ def read_experiment(name: str, config_dir: str | Path | None = None) -> Experime
     Raises UserError where there is none, and for overrides in its file that a file may not make.
     """
     loader = make_loader(config_dir)
-    file: Any = loader.repository.load_config(f"experiment/{name}")
-    if file is None:
-        known = ", ".join(loader.get_group_options("experiment"))
-        raise UserError(f"experiment {name!r} does not exist; expected one of {known}")
-    content = plain(file.config)
-    if wrong := problem(content, SCHEMA, f"experiment {name}"):
-        raise UserError(f"{wrong}, as in configs/experiment/")
+    content = read_file(name, loader)
     figure = content.get("figure", {})
+    if other := figure.get("runs_of"):
+        figure = {**read_file(other, loader).get("figure", {}), **figure}
     runs, quick = figure.get("runs", {}), figure.get("quick", [])
     for override in parse([*quick, *(word for _, *overrides in runs.values() for word in overrides)]):
         places = [override.key_or_group, override.package or ""]
@@ -62,8 +59,20 @@ def read_experiment(name: str, config_dir: str | Path | None = None) -> Experime
             raise UserError(
                 f"experiment {name} overrides {override.input_line}; expected nothing of {' or '.join(FORBIDDEN)}"
             )
-    sweep = OmegaConf.select(file.config, "hydra.sweeper.params") or {}
+    sweep = OmegaConf.select(OmegaConf.create(content), "hydra.sweeper.params") or {}
     return Experiment(name, runs, quick, [f"{key}={values}" for key, values in sweep.items()])
+
+
+def read_file(name: str, loader: CheckedLoader) -> dict[str, Any]:
+    """What an experiment's file says, plain.  Raises UserError where there is none, or not of ``SCHEMA``."""
+    file: Any = loader.repository.load_config(f"experiment/{name}")
+    if file is None:
+        known = ", ".join(loader.get_group_options("experiment"))
+        raise UserError(f"experiment {name!r} does not exist; expected one of {known}")
+    content = plain(file.config)
+    if wrong := problem(content, SCHEMA, f"experiment {name}"):
+        raise UserError(f"{wrong}, as in configs/experiment/")
+    return content
 
 
 def with_size(overrides: list[str], config_dir: str | Path | None = None) -> list[str]:
