@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from projectlib.runs.files import locked
-from projectlib.runs.folder import find_runs
+from projectlib.runs.run import find_runs
 from projectlib.sweeps.collect import collect, main, pool, table, to_csv
 
 CONFIG = {

@@ -16,7 +16,7 @@ from projectlib.config.experiments import experiment_names
 from projectlib.errors import UserError
 from projectlib.plotting.page import new_figure
 from projectlib.plotting.style import KINDS, SEQUENCE, conditions, kind, names_and_looks
-from projectlib.runs.folder import Run, all_runs, open_runs
+from projectlib.runs.run import Run, all_runs, open_runs
 from projectlib.sweeps.experiments import Results, arguments, is_there, plan, run_missing
 
 NAMES = experiment_names()

@@ -11,7 +11,7 @@ from scipy import stats
 
 from projectlib.errors import UserError
 from projectlib.plotting.report import final, letters, main, paired_interval, report
-from projectlib.runs.folder import open_runs
+from projectlib.runs.run import open_runs
 from projectlib.sweeps.experiments import Results, plan
 
 

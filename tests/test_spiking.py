@@ -13,7 +13,7 @@ from projectlib.data import digits
 from projectlib.errors import UserError
 from projectlib.models import SpikingLayer, spiking_mlp
 from projectlib.models.spiking import Spiking
-from projectlib.runs.folder import Run
+from projectlib.runs.run import Run
 from projectlib.training.spikes import NUM_SAMPLES
 
 TAU, TAU_TRACE = 10.0, 20.0  # time steps

@@ -9,7 +9,8 @@ from pathlib import Path
 from projectlib.plotting import curves, depth, memories, reservoir, signals, small, spikes, table
 from projectlib.plotting.page import new_figure, page, save
 from projectlib.plotting.style import styled
-from projectlib.runs.folder import FIGURES, Run
+from projectlib.runs.folder import FIGURES
+from projectlib.runs.run import Run
 from projectlib.sweeps.experiments import Results
 
 __all__ = [

@@ -22,8 +22,8 @@ from projectlib.plotting.style import (
     whole_epochs,
     window_ticks,
 )
-from projectlib.runs.folder import Folders, Run, all_runs
 from projectlib.runs.history import TRAIN_SET
+from projectlib.runs.run import Folders, Run, all_runs
 from projectlib.sweeps.experiments import RESULTS, jobs_beside
 
 MAX_EPOCHS = 3  # drawn of a sweep

@@ -15,8 +15,8 @@ from projectlib.data import Dataset, Split
 from projectlib.ensemble import Ensemble
 from projectlib.plotting.page import network_runs, new_figure, save
 from projectlib.plotting.style import conditions, figure_title, kind, legend, names_and_looks, styled
-from projectlib.runs.folder import Folders, Run
 from projectlib.runs.load import load
+from projectlib.runs.run import Folders, Run
 from projectlib.sweeps.experiments import ROOT, Results
 from projectlib.training.probes import settle
 from projectlib.training.tasks import load_dataset

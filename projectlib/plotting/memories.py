@@ -10,8 +10,8 @@ from projectlib.plotting.curves import DASHED
 from projectlib.plotting.page import network_runs
 from projectlib.plotting.signals import logged
 from projectlib.plotting.style import DIVERGING, conditions, figure_title, kind, kind_of, legend, names_and_looks
-from projectlib.runs.folder import Folders, Run
 from projectlib.runs.history import mean_and_sd
+from projectlib.runs.run import Folders, Run
 
 
 def accuracy_by_numbers_kept(folders: Folders | None, ax: Axes) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from projectlib.errors import UserError
 from projectlib.plotting.style import styled
-from projectlib.runs.folder import Folders, Run, all_runs, open_runs
+from projectlib.runs.run import Folders, Run, all_runs, open_runs
 from projectlib.sweeps.experiments import RESULTS
 
 WIDTH, HEIGHT = 4.8, 2.7  # of one panel with the legend beside it, in inches

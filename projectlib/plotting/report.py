@@ -27,8 +27,8 @@ from projectlib.plotting.curves import leave_out_epoch_0
 from projectlib.plotting.page import new_figure
 from projectlib.plotting.style import PERCENT, SEQUENCE, Look, band, legend, styled, whole_epochs
 from projectlib.runs.files import write_text
-from projectlib.runs.folder import Run, open_runs
 from projectlib.runs.history import format_mean, mean_and_sd
+from projectlib.runs.run import Run, open_runs
 from projectlib.sweeps.collect import printable
 from projectlib.sweeps.jobs import with_effect
 

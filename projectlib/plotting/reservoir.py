@@ -19,7 +19,7 @@ from projectlib.plotting.style import (
     legend,
     whole_epochs,
 )
-from projectlib.runs.folder import Folders, Run
+from projectlib.runs.run import Folders, Run
 
 
 def heat_maps(folders: Folders | None, axes: np.ndarray) -> None:

@@ -24,7 +24,7 @@ from projectlib.plotting.style import (
     whole_epochs,
     window_ticks,
 )
-from projectlib.runs.folder import Folders, Run
+from projectlib.runs.run import Folders, Run
 
 MAX_SIZES = 4  # window sizes whose curves are drawn
 

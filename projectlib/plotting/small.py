@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from projectlib.errors import UserError
 from projectlib.plotting.page import network_run
 from projectlib.plotting.style import BLACK, BLUE, KINDS, ORANGE, SEQUENCE, kind, legend
-from projectlib.runs.folder import Folders
+from projectlib.runs.run import Folders
 
 MAX_NEURONS = 12  # drawn of one layer
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from projectlib.plotting.page import network_run
 from projectlib.plotting.signals import logged
 from projectlib.plotting.style import BLACK, GREY, conditions, figure_title
-from projectlib.runs.folder import Folders, Run
+from projectlib.runs.run import Folders, Run
 
 
 def raster(folders: Folders | None, axes: np.ndarray) -> None:

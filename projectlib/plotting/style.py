@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from projectlib.config.validation import MEMORIES
-from projectlib.runs.folder import Run
+from projectlib.runs.run import Run
 
 # Okabe and Ito's colours in an order of growing lightness
 BLACK, BLUE, VERMILION, GREEN, ORANGE, SKY = "#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"

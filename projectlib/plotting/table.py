@@ -23,7 +23,7 @@ from projectlib.plotting.memories import kept, last_accuracy
 from projectlib.plotting.page import new_figure, save
 from projectlib.plotting.style import KINDS, SEQUENCE, legend, styled
 from projectlib.rules import BioHSIC
-from projectlib.runs.folder import Run
+from projectlib.runs.run import Run
 from projectlib.sweeps.experiments import ROOT, PlannedRun, Results, plan
 
 COLUMNS = {

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from projectlib.config.compose import compose, is_hydra, make_loader, parse, quote, without_hydra
 from projectlib.config.settings import RESUMABLE, is_among, plain_settings, refuse_resolvers, select, settled
 from projectlib.errors import UserError
-from projectlib.runs.folder import SETTINGS, Run, find_runs, read_config, write_settings
+from projectlib.runs.folder import SETTINGS, read_config, write_settings
+from projectlib.runs.run import Run, find_runs
 
 PLAIN = re.compile(r"(?!(experiment|search|sweep|data_model|data_task)=)[\w-]+=[\w-]+")
 """A choice that leads out of no folder of configs, of a group whose choice is not one of values alone."""

@@ -18,8 +18,9 @@ import pandas as pd
 from projectlib.config.settings import flatten
 from projectlib.errors import UserError
 from projectlib.runs.files import write_text
-from projectlib.runs.folder import Run, find_runs, read_settings
+from projectlib.runs.folder import read_settings
 from projectlib.runs.history import Statistics, format_mean
+from projectlib.runs.run import Run, find_runs
 from projectlib.sweeps.jobs import as_text, with_effect
 from projectlib.values import COUNT, problem
 

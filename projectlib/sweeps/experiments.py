@@ -26,7 +26,7 @@ from projectlib.config.compose import CONFIGS, compose, parse, quote, without_hy
 from projectlib.config.experiments import SIZES, Experiment, experiment_names, read_experiment, with_size
 from projectlib.config.settings import EXTENT, SAME_RESULT, flatten, is_among, plain
 from projectlib.errors import EXIT_RESUME, UserError
-from projectlib.runs.folder import Run, all_runs, natural
+from projectlib.runs.run import Run, all_runs, natural
 from projectlib.values import require
 
 ROOT = CONFIGS.parent

@@ -15,8 +15,9 @@ from projectlib.errors import UserError
 from projectlib.plotting.report import report
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
 from projectlib.runs.files import is_locked, locked
-from projectlib.runs.folder import Run, checkpoint_folder, find_runs, open_runs, read_settings, read_summary
+from projectlib.runs.folder import checkpoint_folder, read_settings, read_summary
 from projectlib.runs.recorder import Recorder
+from projectlib.runs.run import Run, find_runs, open_runs
 from projectlib.sweeps.collect import collect, main, to_csv
 
 CONFIG, SUMMARY, METRICS, HYDRA = ".hydra/config.yaml", "summary.json", "metrics.csv", ".hydra/hydra.yaml"
