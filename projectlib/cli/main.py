@@ -19,7 +19,7 @@ from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, unforeseen
+from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, run_alone, unforeseen
 from projectlib.config.compose import CONFIGS, CheckedLoader, HelpLoader, check_choices, parse
 from projectlib.config.experiments import with_size
 from projectlib.config.messages import explained
@@ -47,7 +47,8 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     parser = get_args_parser()
     options = parser.parse_intermixed_args(arguments)
     loader = HelpLoader if options.help else CheckedLoader
-    setattr(hydra._internal.hydra, "ConfigLoaderImpl", loader)  # noqa: B010 (a name that it imports)
+    for name, ours in (("ConfigLoaderImpl", loader), ("run_job", run_alone)):
+        setattr(hydra._internal.hydra, name, ours)  # names that it imports
     options.config_name = (options.config_name or config_name).removesuffix(".yaml")
     try:
         run_command(parser, options)
