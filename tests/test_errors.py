@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from projectlib.errors import system_problem
+from projectlib.runs.folder import missing_folders, read_summary, remove_unbegun
 
 TINY = ("nmodels=1", "training.nepochs=1", "data.limit=20", "engine=eager")
 
@@ -20,6 +21,7 @@ def refused(script, run_folder, name, *arguments):
     assert "Traceback" not in ended.output
     assert not (run_folder / "metrics.csv").exists()
     assert not [*run_folder.glob("**/*.pt")]
+    assert run_folder.exists() == (f"resume={run_folder}" in ended.error)
     return ended.error
 
 
@@ -174,6 +176,61 @@ def test_what_the_system_refuses_is_named(script, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("words", [["nmodels=0"], ["modulator=remembered", "modulator.size=0"]], ids=" ".join)
+def test_a_mistake_leaves_no_folder_that_it_made(script, tmp_path, words):
+    assert script("train-biohsic", "data=digits", *words).code == 1
+    assert not [*tmp_path.iterdir()]
+    (tmp_path / "outputs").mkdir()
+    assert script("train-biohsic", "data=digits", *words, "hydra.run.dir=outputs/a/b").code == 1
+    assert not [*(tmp_path / "outputs").iterdir()]
+
+
+def test_a_mistake_leaves_what_was_there(script, tmp_path):
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "notes.log").write_text("mine")
+    for name in ("empty", "full"):
+        assert script("train-biohsic", "data=digits", "nmodels=0", f"hydra.run.dir={name}").code == 1
+        assert read_summary(tmp_path / name)["status"] == "failed"
+    assert (tmp_path / "full" / "notes.log").read_text() == "mine"
+
+
+def test_only_a_folder_without_anything_else_is_removed(tmp_path):
+    made = missing_folders(str(tmp_path / "above" / "run"))
+    assert made == (tmp_path / "above" / "run", tmp_path / "above")
+    (made[0] / ".hydra").mkdir(parents=True)
+    (made[0] / "checkpoints").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.log").touch()
+    ours, link = made[0] / ".hydra" / "config.yaml", made[0] / "linked.log"
+    for path in (ours, made[0] / ".lock", made[0] / "train-bp.log"):
+        path.touch()
+    for target in (tmp_path / "other" / "x.log", tmp_path / "other"):
+        link.symlink_to(target)
+        assert not remove_unbegun(made)
+        link.unlink()
+    for more in ("metrics.csv", "checkpoints/epoch-0001.pt", ".owner"):
+        (made[0] / more).touch()
+        assert not remove_unbegun(made)
+        (made[0] / more).unlink()
+    assert ours.exists()
+    assert not missing_folders(str(made[0]))
+    assert not remove_unbegun(())
+    assert remove_unbegun(made)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    assert (tmp_path / "other" / "x.log").exists()
+
+
+def test_an_unforeseen_error_leaves_its_traceback(script, tmp_path, monkeypatch):
+    def fail(config, *arguments):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("projectlib.cli.job.build_task", fail)
+    assert script("train-biohsic", "data=xor", "hydra.run.dir=run").code == 1
+    assert read_summary(tmp_path / "run")["status"] == "failed"
+    assert "Traceback" in (tmp_path / "run" / "train-biohsic.log").read_text()
+
+
 def test_a_root_of_data_that_is_not_there_is_not_made(script, tmp_path):
     error = refused(script, tmp_path / "run", "train-biohsic", "data=mnist", f"data.root={tmp_path / 'nope'}")
     assert "is no folder" in error
@@ -243,4 +300,5 @@ def test_one_bad_job_leaves_the_others_of_a_sweep_alone(script, tmp_path):
     assert ended.code == 1
     assert "data.batchsize" in ended.error
     assert not (tmp_path / "sweep" / "0" / "metrics.csv").exists()
+    assert read_summary(tmp_path / "sweep" / "0")["status"] == "failed", "a row of the sweep says why"
     assert (tmp_path / "sweep" / "1" / "metrics.csv").exists()

@@ -144,6 +144,7 @@ def test_mistakes_from_python_are_one_line(own, capsys, arguments, part):
     assert part in str(error.value)
     assert "\n" not in str(error.value)
     assert capsys.readouterr().err == ""
+    assert not (own / "outputs").exists()
 
 
 def test_a_plugin_that_fails_is_told_with_its_line(script, own):

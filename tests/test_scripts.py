@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from omegaconf import OmegaConf
 from PIL import Image
 
 import projectlib
+from projectlib.sweeps.experiments import plan
 
 SCRIPTS = ("train-biohsic", "train-bp", "train-lif-biohsic", "train-reservoir")
 TINY = ("training.nepochs=2", "data.limit=40", "engine=eager")
@@ -109,6 +111,31 @@ def test_help_is_useful_and_quick():
     assert re.search("^model: cnn, divisive-mlp, linear, mlp$", text, re.MULTILINE)
     for part in ("--multirun", "resume=FOLDER", "evaluate=FOLDER", "rule: backprop, biohsic", "batchsize: 6", "75"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("name", "searches", "sweeps"),
+    [
+        ("train-biohsic", "baseline, digits, memory, mnist", "window"),
+        ("train-bp", "backprop", None),
+        ("train-lif-biohsic", "xor", None),
+        ("train-reservoir", None, None),
+    ],
+)
+def test_help_lists_the_searches_and_sweeps_of_a_script(script, name, searches, sweeps):
+    choices, _ = script(name, "--help").output.split("Settings (KEY=VALUE)")
+    listed = dict(re.findall("^(search|sweep): (.+)$", choices, re.MULTILINE))
+    assert (listed.get("search"), listed.get("sweep")) == (searches, sweeps)
+
+
+def test_what_is_shown_of_a_quick_experiment_is_what_its_run_has(script):
+    run = next(run for run in plan("mnist", "quick") if run.name == "exact")
+    shown = script(run.script, *run.words[1:], "--cfg", "job").output
+    assert OmegaConf.create(shown) == run.config
+    assert run.config.data.name == "digits"
+    assert "data: digits" in script(run.script, *run.words[1:], "--info", "defaults-tree").output
+    for words, name in ((run.words[1:], "digits"), (["experiment=xor"], "xor"), (["search=digits"], "digits")):
+        assert f"\n  name: {name}\n" in script(run.script, *words, "--help").output
 
 
 def test_a_run_goes_on_with_every_stream_closed(tmp_path):

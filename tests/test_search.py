@@ -197,6 +197,8 @@ def test_searches_hold_out_validation_samples(name):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         script, *chosen = SEARCHES.get(name, ["train-biohsic"])
         config = compose(script, [f"search={name}", *chosen])
+    assert config.search.script == script, "as in the command that the file opens with"
+    assert f"# python {script}.py --multirun search={name}" in (CONFIGS / "search" / f"{name}.yaml").read_text()
     assert config.data.validation > 0
     assert config.data.name == (name if name in ("digits", "xor") else "mnist")
     for key, bounds in config.search.space.items():

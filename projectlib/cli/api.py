@@ -16,7 +16,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.cli.hydra_job import Job
+from projectlib.cli.hydra_job import Job, before_folders
 from projectlib.cli.main import plan
 from projectlib.config.compose import make_loader
 from projectlib.config.messages import explained
@@ -42,13 +42,14 @@ def run_in_folder(job: Job, config_name: str, overrides: list[str], config_dir: 
     """Run one job as Hydra does, but for its logging; returns the run folder."""
     loader, threads = make_loader(config_dir), torch.get_num_threads()
     config: Any = loader.load_configuration(config_name, overrides, RunMode.RUN)
+    if config.evaluate is not None or config.search is not None:
+        raise UserError("projectlib.train trains one run; expected no evaluate= or search=")
     config.hydra.mode = RunMode.RUN
+    job = before_folders(job, config)
 
     def task(settings: DictConfig) -> Exception | None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            if settings.evaluate is not None or settings.search is not None:
-                raise UserError("projectlib.train trains one run; expected no evaluate= or search=")
             with logged(folder / f"{HydraConfig.get().job.name}.log"):
                 job(settings)
         except Interrupted as error:

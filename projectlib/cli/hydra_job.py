@@ -5,11 +5,12 @@ import sys
 import tempfile
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import run_job
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -22,10 +23,13 @@ from projectlib.config.validation import refuse_additions, refuse_ignored, valid
 from projectlib.errors import EXIT_RESUME, Interrupted, UserError, one_line
 from projectlib.garbage import paused_collector
 from projectlib.runs.files import locked
-from projectlib.runs.folder import read_summary, write_summary
+from projectlib.runs.folder import missing_folders, read_summary, remove_unbegun, write_summary
 from projectlib.runs.resume import keep_settings, resumed_config
 from projectlib.sweeps.jobs import finished_run, note_finished, objective, resume_in_place
 from projectlib.sweeps.launchers import limit_threads
+
+KNOWN = (UserError, OmegaConfBaseException)
+"""Mistakes in the input, which their message explains."""
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +46,13 @@ class Job:
 
     plugins: modules that the config may name.  folders: where they are looked for.
     resumed: the overrides that a run is resumed with; None for a new one.
+    made: the folders that Hydra makes for a new run, the innermost first; a job of a sweep keeps its folder.
     """
 
     plugins: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     resumed: tuple[str, ...] | None = None
+    made: tuple[Path, ...] = ()
 
     def __call__(self, config: DictConfig) -> float | None:
         """The objective.  Raises UserError for a mistake, and Interrupted where a signal stopped the run."""
@@ -65,7 +71,9 @@ class Job:
         except Exception as error:
             if is_new and not read_summary(folder):
                 with suppress(OSError):  # a full disk, perhaps, is what has to be told
-                    write_summary(folder, {"status": "failed", "error": str(error)})
+                    is_mistake = isinstance(error, KNOWN) and f"resume={folder}" not in str(error)
+                    if not (is_mistake and remove_unbegun(self.made)):
+                        write_summary(folder, {"status": "failed", "error": str(error)})
             raise
 
     def work(self, config: DictConfig, folder: Path) -> float | None:
@@ -108,11 +116,22 @@ class CommandLineJob(Job):
             ignore_signals()
             sys.exit(EXIT_RESUME)
         except Exception as error:
-            known = isinstance(error, UserError | OmegaConfBaseException)
-            log.error("%s", one_line(error) if known else unforeseen(error))
+            log.error("%s", one_line(error) if isinstance(error, KNOWN) else unforeseen(error))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise FailedJob(str(error)) from error
             sys.exit(1)
+
+
+def run_alone(task_function: Job, config: DictConfig, **keywords: Any) -> Any:
+    """Hydra's ``run_job`` for a job that is none of a sweep."""
+    return run_job(task_function=before_folders(task_function, config), config=config, **keywords)
+
+
+def before_folders(job: Job, config: DictConfig) -> Job:
+    """A job that knows which folders Hydra is about to make for it; none, where only Hydra can tell their names."""
+    with suppress(OmegaConfBaseException):
+        return replace(job, made=missing_folders(str(config.hydra.run.dir)))
+    return job
 
 
 def unforeseen(error: Exception) -> str:

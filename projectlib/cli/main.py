@@ -19,7 +19,7 @@ from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, unforeseen
+from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, run_alone, unforeseen
 from projectlib.config.compose import CONFIGS, CheckedLoader, HelpLoader, check_choices, parse
 from projectlib.config.experiments import with_size
 from projectlib.config.messages import explained
@@ -47,7 +47,8 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     parser = get_args_parser()
     options = parser.parse_intermixed_args(arguments)
     loader = HelpLoader if options.help else CheckedLoader
-    setattr(hydra._internal.hydra, "ConfigLoaderImpl", loader)  # noqa: B010 (a name that it imports)
+    for name, ours in (("ConfigLoaderImpl", loader), ("run_job", run_alone)):
+        setattr(hydra._internal.hydra, name, ours)  # names that it imports
     options.config_name = (options.config_name or config_name).removesuffix(".yaml")
     try:
         run_command(parser, options)
@@ -78,6 +79,8 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     if options.config_path or options.experimental_rerun:
         raise UserError("--config-path and --experimental-rerun are not supported; expected --config-dir, or resume=")
     job: Job = CommandLineJob()
+    if options.help or options.cfg or options.info:
+        options.overrides = with_size(options.overrides, options.config_dir)
     if options.help:
         options.overrides += for_help(options.overrides)
     elif not (options.hydra_help or options.cfg or options.info or options.shell_completion):
@@ -133,10 +136,10 @@ def named_plugins(overrides: list[str]) -> tuple[str, ...]:
 
 
 def for_help(overrides: list[str]) -> list[str]:
-    """What ``--help`` shows: the command as it was given, and a data set, where none is named, to list settings of."""
+    """What ``--help`` shows: the command as given, and a data set, where nothing brings one, to list settings of."""
     script = Path(sys.argv[0])
     command = f"python {script.name}" if script.suffix == ".py" else script.name
-    named = any(override.startswith("data=") for override in overrides)
+    named = any(override.startswith(("data=", "experiment=", "search=")) for override in overrides)
     return [f"hydra.help.app_name='{command}'", *([] if named else ["data=mnist"])]
 
 

@@ -123,9 +123,11 @@ class HelpLoader(CheckedLoader):
             return False
         if group in OF_RESERVOIRS and (name == OF_RESERVOIRS[group]) != (self.config.task == "reservoir"):
             return False
-        scripts = [script for script, *_ in (OmegaConf.select(content.config, "figure.runs") or {}).values()]
+        script = self.config.hydra.job.config_name
+        runs, named = (OmegaConf.select(content.config, key) for key in ("figure.runs", f"{group}.script"))
+        scripts = [first for first, *_ in (runs or {}).values()] or [named or script]
         references = re.findall(r"\$\{([\w.]+)\}", OmegaConf.to_yaml(content.config))
-        return self.config.hydra.job.config_name in (scripts or [self.config.hydra.job.config_name]) and not any(
+        return script in scripts and not any(
             OmegaConf.select(self.config, key, throw_on_missing=False) is None
             for key in references
             if not key.startswith(f"{group}.")

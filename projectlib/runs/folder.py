@@ -14,7 +14,8 @@ Who only looks at settings and summaries waits for neither torch nor pandas.
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ SUMMARY_SCHEMA = {
     **{f"{name}?": STATISTICS for name in ("metrics", "best")},
     **TABLE,
 }
-IN_PLACE = ("*.log", ".lock", SETTINGS, f"{SETTINGS}/*", FIGURES, f"{FIGURES}/*", "tensorboard", "wandb")
+BEFORE_RUN = ("*.log", ".lock", f"{SETTINGS}/*.yaml")
+IN_PLACE = (*BEFORE_RUN, SETTINGS, f"{SETTINGS}/*", FIGURES, f"{FIGURES}/*", "tensorboard", "wandb")
 LARGEST_TEXT = 2**22  # bytes of what is read as text
 UNREADABLE = (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError)
 """What text, JSON and YAML raise: for ints of thousands of digits, depths, lists as keys."""
@@ -149,3 +151,28 @@ def refuse_links(run_folder: Path) -> None:
     for path in (path for name in IN_PLACE for path in Path(run_folder).glob(name)):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise UserError(f"{path} is a link or a pipe; expected a file or a folder, as a run writes it: remove it")
+
+
+def missing_folders(folder: str) -> tuple[Path, ...]:
+    """The folders that have to be made for a run folder to be there, the innermost first."""
+    place = Path(os.path.abspath(folder))
+    return tuple(path for path in (place, *place.parents) if not os.path.lexists(path))
+
+
+def remove_unbegun(made: Sequence[Path]) -> bool:
+    """Remove the folders that were made for a run, the innermost first, if the run left what it has before it begins.
+
+    Returns False, with all of it in place, where no folder was made, or where there is more.
+    """
+    if not made:
+        return False
+    files = {path for path in made[0].rglob("*") if path.is_symlink() or not path.is_dir()}
+    if files - {path for name in BEFORE_RUN for path in made[0].glob(name) if not path.is_symlink()}:
+        return False
+    for path in files:
+        path.unlink()
+    for place, *_ in os.walk(made[0], topdown=False):  # none of them holds a file, or rmdir refuses
+        os.rmdir(place)
+    for parent in made[1:]:
+        parent.rmdir()
+    return True
