@@ -162,7 +162,7 @@ def digits(scale: str = "symmetric") -> Dataset:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)  # 0 to 16
-    return _stratified("digits", (pixels / 16).reshape(-1, 1, 8, 8).astype(np.float32), labels, 360, scale)
+    return _stratified("digits", (pixels / 16).reshape(-1, 1, 8, 8).astype(np.float32), np.asarray(labels), 360, scale)
 
 
 def mnist_5000(scale: str = "symmetric") -> Dataset:
