@@ -211,7 +211,7 @@ def help_text(bench: Bench) -> list[Result]:
 
 
 def demo(bench: Bench) -> list[Result]:
-    """With the kernels that set-up has compiled; leaves a run folder in outputs/, as it does."""
+    """With the kernels that set-up has compiled; leaves three run folders in outputs/, as it does."""
     return [
         Result(Row("`make demo` after set-up", "s", (Limit(20),)), [bench.command("make", "demo", cache=None).seconds])
     ]

@@ -32,6 +32,11 @@ def system_problem(error: OSError, place: object) -> str:
     return f"{error.filename or place}: {error.strerror or one_line(error)}{advice}"
 
 
+def not_installed(setting: str, package: str) -> str:
+    """What to do where a setting needs a package that an installation need not have."""
+    return f"{setting} needs the package {package}, which is not installed: pip install {package}"
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, on one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

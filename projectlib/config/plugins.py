@@ -20,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from projectlib.errors import UserError, one_line
 
+DATA = ("cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "mnist_5000", "xor")
+
 MODULATORS = (
     *("ClassMeansModulator", "CovarianceModulator", "DeltaModulator", "RememberedModulator"),
     *("ReservoirModulator", "WindowModulator"),
@@ -33,7 +35,7 @@ BASELINES = (
 )
 
 TARGETS = {
-    *(f"projectlib.data.{name}" for name in ("cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "xor")),
+    *(f"projectlib.data.{name}" for name in DATA),
     *(f"projectlib.models.{name}" for name in MODELS),
     *(f"projectlib.rules.{name}" for name in ("HSIC", "Backprop", "BioHSIC", "Delta", "Frozen", *BASELINES)),
     *(f"projectlib.modulators.{name}" for name in MODULATORS),

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from projectlib.errors import UserError
+from projectlib.errors import UserError, not_installed
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class TensorBoardLogger(Logger):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise UserError(missing("tensorboard", "tensorboard")) from None
+            raise UserError(not_installed("logger=tensorboard", "tensorboard")) from None
         self.writer = SummaryWriter(str(Path(folder) / "tensorboard"))
 
     def step(self, global_step: int, metrics: dict[str, float]) -> None:
@@ -64,7 +64,7 @@ class WandbLogger(Logger):
         try:
             import wandb
         except ImportError:
-            raise UserError(missing("wandb", "wandb")) from None
+            raise UserError(not_installed("logger=wandb", "wandb")) from None
         name = "-".join(Path(folder).absolute().parts[-3:])
         try:
             self.run = wandb.init(project=project, dir=str(folder), id=name, resume="allow", config=settings)
@@ -84,7 +84,3 @@ class WandbLogger(Logger):
 
     def close(self) -> None:
         self.run.finish()
-
-
-def missing(logger: str, package: str) -> str:
-    return f"logger={logger} needs the package {package}, which is not installed: pip install {package}"

@@ -85,7 +85,7 @@ CHOICES = {
     "optimizer": ("adam", "adamw", "sgd"),
     "lr_schedule": ("constant", "cosine", "exponential", "piecewise"),
     "logger": ("print", "tensorboard"),
-    "data": (*LOCAL, "mnist", "fashion_mnist", "cifar10", "folder"),
+    "data": (*LOCAL, "mnist", "mnist_5000", "fashion_mnist", "cifar10", "folder"),
     "experiment": ("mnist", "xor", "reservoir"),
     "search": ("digits",),
     "sweep": ("window",),
