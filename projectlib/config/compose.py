@@ -106,7 +106,7 @@ class HelpLoader(CheckedLoader):
     config: Any = None
 
     def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
-        self.config = super().load_configuration(*args, **keywords)
+        self.config, self.offered = super().load_configuration(*args, **keywords), {}
         return self.config
 
     def list_groups(self, parent_name: str) -> list[str]:
@@ -115,7 +115,11 @@ class HelpLoader(CheckedLoader):
 
     def get_group_options(self, group_name: str, *args: Any, **command: Any) -> list[str]:
         options = super().get_group_options(group_name, *args, **command)
-        return [name for name in options if self.suits(group_name, name)] if self.config else options
+        if self.config is None:
+            return options
+        if group_name not in self.offered:  # Hydra asks twice, and each answer reads many files
+            self.offered[group_name] = [name for name in options if self.suits(group_name, name)]
+        return self.offered[group_name]
 
     def suits(self, group: str, name: str) -> bool:
         content: Any = self.repository.load_config(f"{group}/{name}")
