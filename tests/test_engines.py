@@ -25,6 +25,8 @@ SIGMAS = (0.5, 0.3, 1.0)
 RULES = {
     "published": BioHSIC(2.0, SIGMAS),
     "exact": BioHSIC(2.0, SIGMAS, form="exact"),
+    "parzen": BioHSIC(2.0, SIGMAS, form="parzen"),
+    "contrastive": BioHSIC(2.0, SIGMAS, form="contrastive"),
     "frozen": Frozen(),
     "backprop": Backprop(),
 }

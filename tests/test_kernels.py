@@ -33,7 +33,9 @@ def train(weights, biases, samples, labels, optimizer, form, gamma, sigmas, pres
     modulation = hsic_kernels.scaled_modulation_weights(
         lags, labels, num_classes, num, presentation.stride, gamma, sigmas[1], form == "exact"
     )
-    learning = kernels.Learning(RULES.get(form, kernels.BIOHSIC), 0.0, log, gamma, sigmas[1], sigmas[2])
+    learning = kernels.Learning(
+        RULES.get(form, kernels.BIOHSIC), hsic_kernels.OF_DATA, 0.0, log, gamma, sigmas[1], sigmas[2]
+    )
     last, optimizers = member[-1], (optimizer, optimizer)
     next_weights = [layer.weight for layer in (*member[1:], last)]
     senders = tuple(kernels.Sender(weight, last.weight, last.bias) for weight in next_weights)

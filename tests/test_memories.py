@@ -385,9 +385,7 @@ def slow_stream(weights, biases, memory, samples, optimizer, accumulate, replaye
 
 
 SETTINGS = {
-    "remembered": lambda m: memory_kernels.RememberedSettings(
-        m.signal == "parzen", m.signal == "contrastive", m.sigmas[2]
-    ),
+    "remembered": lambda m: memory_kernels.RememberedSettings(hsic_kernels.form_of(m.signal), m.sigmas[2]),
     "covariance": lambda m: memory_kernels.CovarianceSettings(float(m.horizon), m.weight),
     "delta": lambda m: memory_kernels.DeltaSettings(m.learning_rate, float(m.horizon)),
     "class-means": lambda m: memory_kernels.ClassMeansSettings(m.rate, m.temperature),

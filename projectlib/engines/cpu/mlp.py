@@ -57,8 +57,6 @@ class CpuEngine(EagerEngine):
             return f"the rule {type(rule).__name__}"
         if rule.modulator and own_kernel(rule.modulator) != "window":
             return f"the modulator {type(rule.modulator).__name__}"
-        if rule.form in OF_LABELS:
-            return f"the signal {rule.form} of a window"
         if reason := kernel_optimizer.lacks(optimizer):
             return reason
         return "augmented data" if sampler.augmentation is not None else None
@@ -126,7 +124,11 @@ class CpuEngine(EagerEngine):
         if source is not None:
             sigma_x, sigma_y, _ = source.sigmas
             lags = hsic_kernels.lagged_kernel_values(samples, window, sigma_x)
-        if self.rule.modulator:
+        if self.rule.modulator and self.rule.form in OF_LABELS:
+            begins = np.arange(0, len(labels) - window + 1, self.sampler.stride)
+            windows = labels[begins[:, None] + np.arange(window)]
+            modulation = (windows == windows[:, -1:]).astype(np.float32)
+        elif self.rule.modulator:
             exact = self.rule.form == "exact"
             modulation = hsic_kernels.scaled_modulation_weights(
                 lags, labels, self.num_classes, window, self.sampler.stride, self.rule.gamma, sigma_y, exact
@@ -152,7 +154,8 @@ class CpuEngine(EagerEngine):
         kernel = own_kernel(self.rule)
         assert kernel in RULES  # or ``lacks`` would have said so
         rate = float(getattr(self.rule, "learning_rate", 0))
-        return kernels.Learning(RULES[kernel], rate, log_hsic, float(gamma), float(sigma_y), float(sigma_z))
+        form = hsic_kernels.form_of(self.rule.form)
+        return kernels.Learning(RULES[kernel], form, rate, log_hsic, float(gamma), float(sigma_y), float(sigma_z))
 
     def senders(self, index: int, member: tuple[kernels.Layer, ...]) -> tuple[kernels.Sender, ...]:
         """What sends one model's errors to its hidden layers, as views; the readout's is not read."""

@@ -46,7 +46,7 @@ MEMORIES = {
         memory_kernels.Remembered,
         lambda state: (state.y, state.z),
         lambda modulator: memory_kernels.RememberedSettings(
-            modulator.signal == "parzen", modulator.signal == "contrastive", float(modulator.sigmas[2])
+            hsic_kernels.form_of(modulator.signal), float(modulator.sigmas[2])
         ),
     ),
     "covariance": Compiled(

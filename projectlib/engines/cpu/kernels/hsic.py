@@ -11,6 +11,14 @@ from projectlib.engines.cpu.kernels.compiler import compiled, entry
 from projectlib.engines.cpu.kernels.vectors import LANES, LOG2_E, exp, exp2, load, spread, store
 
 LAGS = 4  # of a tile of pairs
+SMALLEST_SUM = np.float32(1e-30)  # of kernels: below it nothing is near
+OF_DATA, PARZEN, CONTRASTIVE = range(3)
+"""What a signal is made of: weights that inputs and labels determine, or kernels of z and which labels are the same."""
+
+
+def form_of(signal: str | None) -> int:
+    """Which of these a form of ``projectlib.hsic.modulation`` is."""
+    return {"parzen": PARZEN, "contrastive": CONTRASTIVE}.get(signal or "", OF_DATA)
 
 
 # Shared by all members: what depends on the samples alone ------------------------------------------------------
@@ -187,11 +195,36 @@ def hsic(kx_pairs, ky_pairs, z, sigma, around, distances):
 
 
 @compiled
-def modulate(z, weights, sigma, signal, factor):
+def compare_labels(factor, same, newest, form, width):
+    """Turn kernels of the newest z with each z_p into what a signal of labels weights ``z_N - z_p`` by, in place.
+
+    As ``projectlib.hsic.parzen_weights`` and ``contrastive_weights``, divided by width, sigma^2 d; all 0 where they say
+    nothing.  factor: (N,).  same: (N,), 1 where a label is the newest's, its own among them, else 0.
+    """
+    factor[newest] = 0
+    sum_all, sum_same, num_same = np.float32(0), np.float32(0), np.float32(-1)  # the newest is among them
+    for p in range(len(factor)):
+        sum_all += factor[p]
+        sum_same += factor[p] * same[p]
+        num_same += same[p]
+    if form == PARZEN and sum_same > SMALLEST_SUM:
+        for p in range(len(factor)):
+            factor[p] = (factor[p] * same[p] / sum_same - factor[p] / sum_all) / width
+    elif form == CONTRASTIVE and num_same > 0 and sum_all > SMALLEST_SUM:
+        for p in range(len(factor)):  # of the newest itself the difference is 0
+            factor[p] = (same[p] / num_same - factor[p] / sum_all) / width
+    else:
+        for p in range(len(factor)):
+            factor[p] = 0
+
+
+@compiled
+def modulate(z, weights, form, sigma, signal, factor):
     """The signal xi of a hidden layer, written to the newest place of signal.  z, signal: (out, N).
 
     ``xi = 2 / (sigma^2 d) sum_p c_p k_z(z_N, z_p) (z_N - z_p)``, c: (N,)
-    ``scaled_modulation_weights``.  factor: (N,) scratch.
+    ``scaled_modulation_weights``; of the other forms ``sum_p factor_p (z_N - z_p)`` by ``compare_labels``, weights
+    being 1 where a label is the newest's, else 0.  factor: (N,) scratch.
     """
     features, num = z.shape
     width = np.float32(2 * sigma**2 * features)
@@ -202,7 +235,12 @@ def modulate(z, weights, sigma, signal, factor):
             difference = z[f, num - 1] - z[f, p]
             factor[p] += difference * difference
     for p in range(num):
-        factor[p] = weights[p] * exp(-factor[p] / width) * (np.float32(4) / width)
+        factor[p] = exp(-factor[p] / width)
+    if form == OF_DATA:
+        for p in range(num):
+            factor[p] = weights[p] * factor[p] * (np.float32(4) / width)
+    else:
+        compare_labels(factor, weights, num - 1, form, width / np.float32(2))
     for f in range(features):
         xi = np.float32(0)
         for p in range(num):

@@ -12,7 +12,7 @@ import numpy as np
 from numba.extending import overload
 
 from projectlib.engines.cpu.kernels.compiler import compiled
-from projectlib.engines.cpu.kernels.mlp import TINY
+from projectlib.engines.cpu.kernels.hsic import OF_DATA, compare_labels
 from projectlib.engines.cpu.kernels.vectors import LOG2_E, exp, exp2
 
 SMALLEST_NORM = np.float32(1e-3)  # of class means, as in ``projectlib.modulators.class_means``
@@ -52,10 +52,9 @@ class ClassMeans(NamedTuple):
 
 
 class RememberedSettings(NamedTuple):
-    """is_parzen, is_contrastive: whose signal it is; else it follows from weights that inputs and labels determine."""
+    """form: of the signal (``kernels.hsic``).  sigma: bandwidth of z."""
 
-    is_parzen: bool
-    is_contrastive: bool
+    form: int
     sigma: float
 
 
@@ -118,26 +117,11 @@ def remembered_signal(memory, settings, z, label, count, weights, signal, factor
     scale = np.float32(-LOG2_E / 2) / spread_of_z
     for p in range(size):
         factor[p] = exp2(scale * factor[p])
-    if settings.is_parzen or settings.is_contrastive:
-        factor[newest] = 0
-        sum_all, sum_same, num_same = np.float32(0), np.float32(0), np.float32(-1)  # the newest is among them
-        for p in range(size):
-            sum_all += factor[p]
-            sum_same += factor[p] * memory.y[p, label]
-            num_same += memory.y[p, label]
-        if settings.is_parzen:
-            if sum_same <= TINY:  # none of its class, or none near
-                return
-            for p in range(size):
-                factor[p] = (factor[p] * memory.y[p, label] / sum_same - factor[p] / sum_all) / spread_of_z
-        else:
-            if num_same <= 0 or sum_all <= TINY:
-                return
-            for p in range(size):  # of the newest itself the difference is 0
-                factor[p] = (memory.y[p, label] / num_same - factor[p] / sum_all) / spread_of_z
-    else:
+    if settings.form == OF_DATA:
         for p in range(size):
             factor[p] *= weights[(p - newest - 1) % size] * (np.float32(2) / spread_of_z)
+    else:
+        compare_labels(factor, memory.y[:, label], newest, settings.form, spread_of_z)
     for p in range(size):
         for i in range(width):
             signal[i] += factor[p] * (z[i] - memory.z[p, i])

@@ -95,12 +95,14 @@ class Presentation(NamedTuple):
 
 
 class Learning(NamedTuple):
-    """rule: one of those above.  sender_rate: of classifiers.  log_hsic: whether HSIC is measured, with gamma, sigmas.
+    """rule: one of those above.  form: of BIOHSIC's signal (``kernels.hsic``).  sender_rate: of classifiers.
+    log_hsic: whether HSIC is measured, with gamma, sigmas.
 
     BACKPROP sends through whatever the senders have, be it the next layer's own weights or not.
     """
 
     rule: int
+    form: int
     sender_rate: float
     log_hsic: bool
     gamma: float
@@ -360,7 +362,7 @@ def learn(member, senders, work, labels, learning, modulation, rate, optimizers,
         elif rule == CLASSIFIER:
             classify(senders[layer], z, labels, work.classes, work.places, learning.sender_rate, signal)
         else:
-            modulate(z, modulation, learning.sigma_z, signal, work.places[0])
+            modulate(z, modulation, learning.form, learning.sigma_z, signal, work.places[0])
         pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, first, work.places)
     for layer in range(lowest, readout + 1):
         start = 0 if layer == readout else first
@@ -380,7 +382,7 @@ def train_windows(
     senders: of each layer, the readout's are not read.  optimizers: of the hidden layers and of the readout.
     """
     window, stride, num_timesteps, dt_over_tau = presentation
-    rule, _, log_hsic, gamma, sigma_y, sigma_z = learning
+    rule, _, _, log_hsic, gamma, sigma_y, sigma_z = learning
     rate = np.float32(dt_over_tau)
     readout = len(member) - 1
     sums = totals.copy()  # members' totals lie side by side: their threads would fight over lines of cache
