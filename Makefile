@@ -32,7 +32,7 @@ paper: setup
 
 # The table of all rules: runs what is missing of it, hours on two cores, and writes docs/table.md and docs/table.png.
 table: setup
-	$(PY) -m projectlib.sweeps.experiments table/mnist table/fashion_mnist table/digits table/xor $(SETTINGS)
+	$(PY) -m projectlib.sweeps.experiments table/mnist table/fashion_mnist table/digits table/xor table/depth $(SETTINGS)
 	$(PY) -m projectlib.plotting.table $(SETTINGS)
 
 test: setup

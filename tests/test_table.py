@@ -98,3 +98,8 @@ def test_every_layer_of_every_depth_is_probed(tmp_path):
     values = np.concatenate([ax.containers[0].lines[0].get_ydata() for ax in axes])
     assert ((values > 20) & (values <= 100)).all()
     plt.close(figure)
+    text = plotting.depth.section([tmp_path / name for name in names], tmp_path / "page")
+    (line,) = [line for line in text.splitlines() if line.startswith("| delta memory |")]
+    shown = [float(value) for cell in line.split("|")[2:4] for value in cell.split(",")]
+    assert shown == [round(value, 1) for value in (*values[:2], values[2], values[5])]
+    assert (tmp_path / "page" / "depth.png").stat().st_size > 1000

@@ -1,9 +1,7 @@
-"""Does a later layer add anything: how well a linear readout of each layer tells the classes apart.
+"""Does a later layer add anything: how well a linear readout of each layer tells the classes apart."""
 
-python -m projectlib.plotting.depth               docs/depth.png, of the runs of experiment=table/depth
-"""
-
-from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,42 +11,71 @@ from torch.nn.functional import one_hot
 
 from projectlib.data import Dataset, Split
 from projectlib.ensemble import Ensemble
+from projectlib.plotting.markdown import grid
 from projectlib.plotting.page import network_runs, new_figure, save
-from projectlib.plotting.style import conditions, figure_title, kind, legend, names_and_looks, styled
+from projectlib.plotting.style import conditions, figure_title, kind, kind_of, legend, names_and_looks, styled
 from projectlib.runs.load import load
 from projectlib.runs.run import Folders, Run
-from projectlib.sweeps.experiments import ROOT, Results
 from projectlib.training.probes import settle
 from projectlib.training.tasks import load_dataset
 
 NUM_TRAINING = 10_000  # samples that a probe is fitted to
 RIDGE = 1e-3  # relative to the mean square of an activation
 
+INTRODUCTION = """## Depth
 
-def linear_probes(folders: Folders | None, axes: np.ndarray) -> None:
+Does a later layer add anything? Test accuracy (%) of a linear probe, ridge regression on 10,000 training images, of the
+first and of the last hidden layer of MLPs with 2, 4 and 8 hidden layers of 256 neurons: MNIST, two models, two epochs;
+`python -m projectlib.sweeps.experiments table/depth` makes the runs.
+"""
+
+
+class Probed(NamedTuple):
+    """A run, and the test accuracy of a probe of each hidden layer in percent, (num_models, hidden layers)."""
+
+    run: Run
+    accuracy: np.ndarray
+
+    @property
+    def depth(self) -> int:
+        return self.accuracy.shape[1]
+
+
+def linear_probes(folders: Folders | None, axes: np.ndarray) -> list[Probed]:
     """Test accuracy of a linear probe of every hidden layer, mean and sd over models; a panel a depth."""
-    runs, by_depth = network_runs(folders), defaultdict(list)
-    axes = np.atleast_1d(axes)
-    for run in runs:
-        by_depth[len(run.get("model.features"))].append(run)
-    for ax, depth in zip(axes, sorted(by_depth), strict=False):
-        draw_depth(ax, by_depth[depth])
+    probed = [Probed(run, 100 * probe_run(run)) for run in sorted(network_runs(folders), key=kind)]
+    depths, axes = sorted({one.depth for one in probed}), np.atleast_1d(axes)
+    for ax, depth in zip(axes, depths, strict=False):
+        draw_depth(ax, [one for one in probed if one.depth == depth])
         ax.set(title=f"{depth} hidden layers", xlabel="hidden layer")
         ax.locator_params("x", integer=True)
-    np.atleast_1d(axes)[0].set_ylabel("accuracy of a linear probe (%)")
-    legend(np.atleast_1d(axes)[-1])
-    figure_title(
-        np.atleast_1d(axes)[0].figure, f"What each layer tells of the class, {conditions(network_runs(folders))}"
-    )
+    axes[0].set_ylabel("accuracy of a linear probe (%)")
+    legend(axes[min(len(depths), len(axes)) - 1])
+    figure_title(axes[0].figure, f"What each layer tells of the class, {conditions([one.run for one in probed])}")
+    return probed
 
 
-def draw_depth(ax: Axes, runs: list[Run]) -> None:
-    runs = sorted(runs, key=kind)
-    for run, (name, look) in zip(runs, names_and_looks(runs), strict=True):
-        accuracy = 100 * probe_run(run)
+def draw_depth(ax: Axes, probed: list[Probed]) -> None:
+    for (name, look), (_, accuracy) in zip(names_and_looks([one.run for one in probed]), probed, strict=True):
         layers = np.arange(1, accuracy.shape[1] + 1)
         sd = accuracy.std(0, ddof=1) if len(accuracy) > 1 else None
         ax.errorbar(layers, accuracy.mean(0), sd, **look._asdict(), capsize=2, elinewidth=0.8, label=name)
+
+
+@styled()
+def section(folders: Folders, folder: Path) -> str:
+    """Draw ``depth.png`` and return the part of a page in Markdown that shows it, with the first and last layers."""
+    figure, axes = new_figure(columns=3, width=3.6)
+    probed = linear_probes(folders, axes)
+    save(figure, folder, "depth", types=["png"])
+    depths = sorted({one.depth for one in probed})
+    rows = []
+    for name in dict.fromkeys(kind(one.run) for one in probed):
+        of_kind = {one.depth: one.accuracy.mean(0) for one in probed if kind(one.run) == name}
+        shown = [f"{of_kind[d][0]:.1f}, {of_kind[d][-1]:.1f}" if d in of_kind else "-" for d in depths]
+        rows.append([kind_of(name).title, *shown])
+    head = ["rule", *(f"{depth} layers: first, last" for depth in depths)]
+    return f"{INTRODUCTION}\n{grid(head, rows)}\n![What each layer tells of the class](depth.png)\n"
 
 
 def probe_run(run: Run) -> np.ndarray:
@@ -78,10 +105,3 @@ def probe(z: Tensor, y: Tensor, held_out: Tensor, labels: Tensor) -> float:
     weights = torch.linalg.solve(gram + ridge, z.T @ (y - y.mean(0)))
     predicted = ((held_out - mean) @ weights + y.mean(0)).argmax(1)
     return (predicted == labels).double().mean().item()
-
-
-if __name__ == "__main__":
-    with styled():
-        figure, axes = new_figure(columns=3, width=3.6)
-        linear_probes(Results().runs("table/depth"), axes)
-        print(f"drawn: {save(figure, ROOT / 'docs', 'depth', types=['png'])[0]}")

@@ -8,7 +8,7 @@ Its runs are those of the experiments ``table/...``; ``make table`` runs what is
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,8 @@ import projectlib.modulators
 import projectlib.rules
 from projectlib.config.validation import MEMORIES
 from projectlib.errors import UserError
+from projectlib.plotting import depth
+from projectlib.plotting.markdown import grid, percent
 from projectlib.plotting.memories import kept, last_accuracy
 from projectlib.plotting.page import new_figure, save
 from projectlib.plotting.style import KINDS, SEQUENCE, legend, styled
@@ -63,8 +65,8 @@ last epoch, mean ± sd over models.
 Settings were chosen on a validation split of MNIST, 16 trials a rule (similarity matching had 5, both kinds of HSIC,
 the frozen control and back-propagation one sample at a time none; the window's are the published ones):
 [memories](memories.md) and [baselines](baselines.md) have the commands. They serve Fashion-MNIST and digits as they
-are. XOR is learnt by leaky integrators at every time step, with settings from 24 trials a memory (delta had none).
-CIFAR-10 is of JPEG images ([images](images.md)).
+are. XOR is learnt by leaky integrators at every time step, with settings from 24 trials a memory (delta had none), on
+a validation split of XOR. CIFAR-10 is of JPEG images ([images](images.md)).
 
 *Transported* is what has to reach a hidden layer besides its own input and activity. Seconds are of training all
 models, without compilation. A dash: not run.
@@ -145,16 +147,6 @@ def markdown(rows: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def percent(accuracy: float, sd: float, models: float) -> str:
-    return f"{accuracy:.2f} ± {sd:.2f} %" if models > 1 else f"{accuracy:.2f} %"
-
-
-def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
-
-
 def accuracy_by_time(rows: pd.DataFrame, ax: Axes) -> None:
     """Test accuracy of the first column against the seconds that a model takes to train, one marker a rule."""
     first: pd.DataFrame = rows.loc[rows.column == rows.column.iloc[0]]
@@ -176,13 +168,16 @@ def accuracy_by_time(rows: pd.DataFrame, ax: Axes) -> None:
 
 @styled()
 def write(results: Results, folder: Path) -> Path:
-    """Write ``table.md`` and ``table.png``; returns the path of the page."""
+    """Write ``table.md`` and its figures, that of depth where there are such runs; returns the path of the page."""
     rows = table(results)
     figure, ax = new_figure(width=6.5, height=4)
     accuracy_by_time(rows, ax)
     save(figure, folder, "table", types=["png"])
     path = folder / "table.md"
-    path.write_text(markdown(rows), encoding="utf-8")
+    parts = [markdown(rows)]
+    if any(results.newest(planned) for planned in plan("table/depth", results.size, results.settings)):
+        parts.append(depth.section(results.runs("table/depth"), folder))
+    path.write_text("\n".join(parts), encoding="utf-8")
     return path
 
 
