@@ -47,7 +47,7 @@ class Parameters(griffe.Extension):
         if obj.docstring:
             obj.docstring.value = as_markdown(obj.docstring.value, names(obj))
         if obj.is_module:
-            obj.exports = None  # what a room offers is shown where it is defined, and once
+            obj.exports = None  # what a package offers is shown where it is defined, and once
 
 
 def names(obj: griffe.Object) -> set[str]:
