@@ -50,7 +50,7 @@ attack: setup
 chaos: setup
 	$(PY) tests/chaos.py --kills 50 $(CHAOS)
 
-# Every row of the speed table, in 8 to 9 minutes: build/bench/results.md. FLOOR=path/to/compiled/floor times it in turn
+# Every row of the speed table, in a quarter of an hour: build/bench/results.md. FLOOR=path/to/compiled/floor times it in turn
 # with ours, DATA=folder holds MNIST/raw (random pixels without it), BENCH="--only help cnn --quick" measures less.
 bench: setup
 	$(PY) -m benchmarks $(if $(FLOOR),--floor $(FLOOR)) $(if $(DATA),--data $(DATA)) $(BENCH)

@@ -17,7 +17,7 @@ from projectlib.garbage import paused_collector
 from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint, restored_threads
 from projectlib.runs.files import locked, remove_partial_files
 from projectlib.runs.folder import SETTINGS, checkpoint_folder, write_settings, write_summary
-from projectlib.runs.history import TRAIN_SET, History, format_mean
+from projectlib.runs.history import History, format_mean, scored
 from projectlib.runs.load import load
 from projectlib.runs.loggers import Logger
 from projectlib.runs.recorder import Recorder, describe
@@ -155,9 +155,9 @@ def evaluate_run(config: DictConfig, folder: Path) -> float:
         )
     history = History()
     for name, split in dataset.splits.items():
-        scores = evaluate(trained.ensemble, split, config.data.test_batchsize)
-        history.add(0, TRAIN_SET if name == "train" else name, scores)
-        log.info("%s", describe(f"{name} of {config.data.name}", scores))
+        scores, row = evaluate(trained.ensemble, split, config.data.test_batchsize), scored(name)
+        history.add(0, row, scores)
+        log.info("%s", describe(f"{row} of {config.data.name}", scores))
     summary = {"status": "evaluated", "evaluated": str(Path(config.evaluate).resolve()), "metrics": history.summary()}
     write_summary(folder, summary)
     return scores["accuracy"].mean().item()

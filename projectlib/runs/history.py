@@ -125,6 +125,11 @@ def nested(statistics: pd.DataFrame) -> Statistics:
     return result
 
 
+def scored(split: str) -> str:
+    """The name of a split's row where it is scored, as it is before training."""
+    return TRAIN_SET if split == "train" else split
+
+
 def mean_and_sd(values) -> tuple[float, float | None]:
     """Mean and sample standard deviation (n - 1) over models; no deviation for a single model."""
     values = np.asarray(values, dtype=np.float64)

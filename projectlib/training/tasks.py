@@ -19,7 +19,7 @@ from projectlib.models import DynamicLayer
 from projectlib.models.make import make_model
 from projectlib.modulators import Memory
 from projectlib.rules import Rule, TrainingState
-from projectlib.runs.history import TRAIN_SET
+from projectlib.runs.history import TRAIN_SET, scored
 from projectlib.training.allocation import TRAINED, MakeModel, within_memory
 from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
 from projectlib.training.memory_monitor import MemoryMonitor
@@ -120,7 +120,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
 
     def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
         scores = {
-            TRAIN_SET if name == "train" else name: evaluate(ensemble, split, config.data.test_batchsize)
+            scored(name): evaluate(ensemble, split, config.data.test_batchsize)
             for name, split in dataset.splits.items()
             if name != "train" or before_training
         }
