@@ -167,8 +167,8 @@ def test_the_optional_pairs_are_those_that_exist():
     assert choices("data_modulator") == sorted(
         [
             *(f"{data}-{memory}" for data in images for memory in MEMORIES),
-            *(f"{prefix}{data}-covariance" for prefix in ("", "lif-") for data in ("linear", "xor")),
-            *(f"lif-{data}-delta" for data in ("linear", "xor")),
+            *(f"{data}-covariance" for data in ("linear", "xor")),
+            *(f"lif-{data}-{memory}" for data in ("digits", "linear", "xor") for memory in ("covariance", "delta")),
             *("lif-xor-class-means", "lif-xor-remembered"),
             "cifar10-delta",
         ]
