@@ -65,7 +65,7 @@ def draw_depth(ax: Axes, probed: list[Probed]) -> None:
 @styled()
 def section(folders: Folders, folder: Path) -> str:
     """Draw ``depth.png`` and return the part of a page in Markdown that shows it, with the first and last layers."""
-    figure, axes = new_figure(columns=3, width=3.6)
+    figure, axes = new_figure(columns=3, width=3.6, sharey=True)
     probed = linear_probes(folders, axes)
     save(figure, folder, "depth", types=["png"])
     depths = sorted({one.depth for one in probed})

@@ -60,7 +60,16 @@ KINDS = {
     "delta": Kind("delta memory", Look(PURPLE, "-", "*"), has_signal=True),
     "class-means": Kind("class means", Look(SKY, "-", "h"), has_signal=True),
 }
-"""By ``kind``; a rule that is not here has its own name as title, and a look that is free."""
+"""By ``kind``; one that is not here has a look that is free."""
+
+BASELINES = {
+    "similarity-matching": "similarity matching",
+    "phsic": "plausible HSIC",
+    "local-classifier": "local classifiers",
+    "direct-feedback-alignment": "direct feedback alignment",
+    "feedback-alignment": "feedback alignment",
+}
+"""Titles of further rules; one that is not here either has its own name as title."""
 
 
 SEQUENCE = (
@@ -83,7 +92,7 @@ def kind(run: Run) -> str:
 
 def kind_of(name: str) -> Kind:
     """The kind of that name; of a name that is none of ``KINDS`` one with the first look of ``SEQUENCE``."""
-    return KINDS.get(name, Kind(name, SEQUENCE[0]))
+    return KINDS.get(name, Kind(BASELINES.get(name, name), SEQUENCE[0]))
 
 
 def names_and_looks(runs: Sequence[Run]) -> list[tuple[str, Look]]:
@@ -94,7 +103,7 @@ def names_and_looks(runs: Sequence[Run]) -> list[tuple[str, Look]]:
     free = [look for look in SEQUENCE if look not in {KINDS[name].look for name in kinds if name in KINDS}]
     result, taken = [], set()
     for run, name, words in zip(runs, kinds, overrides, strict=True):
-        title, look = KINDS[name][:2] if name in KINDS else (name, None)
+        title, look = KINDS[name][:2] if name in KINDS else (BASELINES.get(name, name), None)
         if Counter(kinds)[name] > 1:
             title += f" ({' '.join(sorted(words - common)) or run.folder.name})"
         if look is None or look in taken:

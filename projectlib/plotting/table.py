@@ -23,7 +23,7 @@ from projectlib.plotting import depth
 from projectlib.plotting.markdown import grid, percent
 from projectlib.plotting.memories import kept, last_accuracy
 from projectlib.plotting.page import new_figure, save
-from projectlib.plotting.style import KINDS, SEQUENCE, legend, styled
+from projectlib.plotting.style import SEQUENCE, kind_of, legend, styled
 from projectlib.rules import BioHSIC
 from projectlib.runs.run import Run
 from projectlib.sweeps.experiments import ROOT, PlannedRun, Results, plan
@@ -40,16 +40,11 @@ COLUMNS = {
 ROWS = {
     "window": "the paper's window, recomputed",
     "two-point": "window of 2",
-    **{name: KINDS[name].title for name in MEMORIES},
+    **{name: kind_of(name).title for name in MEMORIES},
     "contrastive": "supervised contrastive",
-    "similarity-matching": "similarity matching",
-    "phsic": "plausible HSIC",
-    "hsic": "batch HSIC",
-    "local-classifier": "local classifiers",
+    **{name: kind_of(name).title for name in ("similarity-matching", "phsic", "hsic", "local-classifier")},
     "local-classifier-random": "local classifiers, random feedback",
-    "direct-feedback-alignment": "direct feedback alignment",
-    "feedback-alignment": "feedback alignment",
-    **{name: KINDS[name].title for name in ("frozen", "backprop")},
+    **{name: kind_of(name).title for name in ("direct-feedback-alignment", "feedback-alignment", "frozen", "backprop")},
     "backprop-one": "back-propagation, one sample at a time",
 }
 """Titles of the runs of those experiments, in the order of the table."""
@@ -175,8 +170,9 @@ def write(results: Results, folder: Path) -> Path:
     save(figure, folder, "table", types=["png"])
     path = folder / "table.md"
     parts = [markdown(rows)]
-    if any(results.newest(planned) for planned in plan("table/depth", results.size, results.settings)):
-        parts.append(depth.section(results.runs("table/depth"), folder))
+    deeper = [run for planned in plan("table/depth", results.size, results.settings) for run in results.newest(planned)]
+    if finished := [run.folder for run in deeper if run.is_finished]:
+        parts.append(depth.section(finished, folder))
     path.write_text("\n".join(parts), encoding="utf-8")
     return path
 
