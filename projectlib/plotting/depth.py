@@ -26,7 +26,7 @@ INTRODUCTION = """## Depth
 
 Does a later layer add anything? Test accuracy (%) of a linear probe, ridge regression on 10,000 training images, of the
 first and of the last hidden layer of MLPs with 2, 4 and 8 hidden layers of 256 neurons: MNIST, two models, two epochs;
-`python -m projectlib.sweeps.experiments table/depth` makes the runs.
+`python -m projectlib.sweeps.experiments table/depth` makes the runs. The frozen control is in the table alone.
 """
 
 
@@ -42,11 +42,15 @@ class Probed(NamedTuple):
 
 
 def linear_probes(folders: Folders | None, axes: np.ndarray) -> list[Probed]:
-    """Test accuracy of a linear probe of every hidden layer, mean and sd over models; a panel a depth."""
+    """Test accuracy of a linear probe of every hidden layer, mean and sd over models; a panel a depth.
+
+    Frozen layers, far below all that learn, would press these together: they are drawn only where nothing else is.
+    """
     probed = [Probed(run, 100 * probe_run(run)) for run in sorted(network_runs(folders), key=kind)]
-    depths, axes = sorted({one.depth for one in probed}), np.atleast_1d(axes)
+    learning = [one for one in probed if kind(one.run) != "frozen"] or probed
+    depths, axes = sorted({one.depth for one in learning}), np.atleast_1d(axes)
     for ax, depth in zip(axes, depths, strict=False):
-        draw_depth(ax, [one for one in probed if one.depth == depth])
+        draw_depth(ax, [one for one in learning if one.depth == depth])
         ax.set(title=f"{depth} hidden layers", xlabel="hidden layer")
         ax.locator_params("x", integer=True)
     axes[0].set_ylabel("accuracy of a linear probe (%)")
