@@ -3,7 +3,10 @@
 
 def train(config_name, *overrides, config_dir=None):
     """Train a config in a run folder, and load the run: see ``projectlib.cli.api.train``."""
-    from projectlib.cli.api import train
+    from projectlib.garbage import paused_collector
+
+    with paused_collector():  # seconds of imports
+        from projectlib.cli.api import train
 
     return train(config_name, *overrides, config_dir=config_dir)
 

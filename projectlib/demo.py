@@ -15,7 +15,7 @@ from projectlib.errors import Interrupted, UserError
 from projectlib.garbage import leave_everything_at_exit
 from projectlib.runs.history import format_mean, mean_and_sd
 
-SETTINGS = ("data=mnist_5000", "nmodels=5", "training.nepochs=5", "device=cpu")
+SETTINGS = ("data=mnist_5000", "nmodels=3", "training.nepochs=5", "device=cpu")
 RUNS = {
     "the control: hidden layers frozen": ("rule=frozen",),
     "the rule, with the paper's window": (),
