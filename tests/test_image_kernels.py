@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, layer_norm
 
-from projectlib.engines.cpu.kernels import cnn as kernels
+from projectlib.engines.cpu.kernels import cnn_stream as kernels
 from projectlib.modulators import ClassMeansModulator
 
 

@@ -11,7 +11,7 @@ from test_resume import compare_with_uninterrupted
 from projectlib.data import Augmentation, Dataset, Sampler, Split
 from projectlib.engines.choice import choose_engine
 from projectlib.engines.cpu import stream
-from projectlib.engines.cpu.cnn import ConvolutionStreamEngine
+from projectlib.engines.cpu.cnn_stream import ConvolutionStreamEngine
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.kernels.stream import train_stream
 from projectlib.engines.cpu.stream import StreamEngine

@@ -7,7 +7,8 @@ from functools import partial
 from torch.optim import Optimizer
 
 from projectlib.data import Sampler
-from projectlib.engines.cpu.cnn import ConvolutionEngine, ConvolutionStreamEngine
+from projectlib.engines.cpu.cnn import ConvolutionEngine
+from projectlib.engines.cpu.cnn_stream import ConvolutionStreamEngine
 from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.engines.cpu.reservoir import CpuReservoirEngine
 from projectlib.engines.cpu.stream import StreamEngine

@@ -92,9 +92,10 @@ class EagerEngine:
         """All time steps of one window x (N, ...), y (N, num_classes), with an update of all members at each."""
         for _ in range(self.ensemble.network.num_timesteps):
             gradients, state, measured = self.advance(x, y, context)
-            for old, new in zip(tree_leaves(self.state), tree_leaves(state), strict=True):
-                if new.data_ptr() != old.data_ptr():  # what a step leaves as it is costs nothing
-                    old.copy_(new)
+            if state is not self.state:  # an engine may have changed it in place
+                for old, new in zip(tree_leaves(self.state), tree_leaves(state), strict=True):
+                    if new.data_ptr() != old.data_ptr():  # what a step leaves as it is costs nothing
+                        old.copy_(new)
             for layer, gradient in zip(self.ensemble.parameters, gradients, strict=True):
                 for name, of_parameter in gradient.items():
                     layer[name].grad = of_parameter.contiguous()  # as fused optimizers take it to be, unchecked

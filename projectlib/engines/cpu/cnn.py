@@ -1,4 +1,4 @@
-"""The CPU engine for convolutional networks: torch's convolutions, and one compiled pass for all that is between."""
+"""The CPU engine for convolutional networks under a window: torch's convolutions, one compiled pass between them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
 from projectlib.data import Sampler
 from projectlib.engines.cpu.kernels import cnn as image_kernels
@@ -16,7 +15,6 @@ from projectlib.engines.eager import EagerEngine
 from projectlib.hsic import OF_LABELS, modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
 from projectlib.models.network import Parameters
-from projectlib.modulators import Memory, Sample
 from projectlib.rules import BioHSIC, Rule, TrainingState
 from projectlib.rules.rule import own_kernel
 
@@ -80,11 +78,8 @@ class ConvolutionEngine(EagerEngine):
             gradient, h = self.update_convolution(index, average(h, layer.pool), parameters[index], weights)
             gradients.append(gradient)
             outputs.append(h)
-        h, p = readout.flatten(h), parameters[-1]
-        logits = torch.addmm(p["affine.bias"], h, p["affine.weight"].T)
-        error = (logits.softmax(1) - y) / len(y)  # the gradient of the mean cross-entropy
-        gradients.append({"affine.weight": error.T @ h, "affine.bias": error.sum(0)})
-        return gradients, self.measure([*outputs, logits], x, y)
+        gradient, logits = learn_readout(readout, parameters[-1], h, y)
+        return [*gradients, gradient], self.measure([*outputs, logits], x, y)
 
     def update_convolution(
         self, index: int, h: Tensor, parameters: dict[str, Tensor], weights: Tensor
@@ -101,85 +96,20 @@ class ConvolutionEngine(EagerEngine):
         return {"conv.weight": gradient, "conv.bias": signal.sum((0, 1, 2))}, z
 
 
-class ConvolutionStreamEngine(ConvolutionEngine):
-    """The same of a stream: each image is run once, and each layer's memory read and written once an image.
-
-    A convolution of few images is a product with the matrix of what it reads at each place, and its weight gradient
-    another with the same matrix.  Memories are eager's own: next to these they cost little.
-    """
-
-    @staticmethod
-    def takes(layers: Sequence[type], rule: Rule) -> bool:
-        return rule.streams and is_convolutional(layers)
-
-    @staticmethod
-    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
-        if own_kernel(rule) != "biohsic":
-            return f"the rule {type(rule).__name__} on convolutions"
-        modulator = rule.modulator
-        return None if isinstance(modulator, Memory) else f"the modulator {type(modulator).__name__} on convolutions"
-
-    @staticmethod
-    def is_compiled(layers: Sequence[type], rule: Rule) -> bool:
-        return bool(cached_signatures(image_kernels.pull_back_images))
-
-    def warm_up(self) -> None:
-        a = torch.zeros(1, 1, 1, 1).numpy()
-        image_kernels.neighbourhoods(a, torch.zeros(1, 1, 1, 1, 3, 3).numpy())
-        image_kernels.activate_images(a, a.copy(), a[..., 0].copy(), a.copy())
-        image_kernels.pull_back_images(a, a.copy(), a[..., 0].copy(), a.copy(), a.copy())
-
-    def advance(self, x: Tensor, y: Tensor, context: Any) -> tuple[Parameters, TrainingState, Tensor]:
-        images = x.permute(0, 2, 3, 1).contiguous()
-        results = []
-        for index in range(self.ensemble.num_models):
-            state = tree_map(lambda stacked, index=index: stacked[index], self.state)
-            results.append(self.advance_stream(self.ensemble.member(index), state, images, x, y))
-        return tree_map(lambda *members: stack(members), *results)
-
-    def advance_stream(
-        self, parameters: Parameters, state: TrainingState, images: Tensor, x: Tensor, y: Tensor
-    ) -> tuple[Parameters, TrainingState, Tensor]:
-        """One model's gradients, new state and metrics.  images: x with its channels last."""
-        network, h = self.ensemble.network, images
-        hidden: list[Any] = [*network.layers][:-1]  # of the classes that it ``takes``
-        *memories, replay = state.rule
-        gradients, remembered = [], []
-        for layer, of_layer, memory in zip(hidden, parameters, memories, strict=False):
-            pooled = average(h, layer.pool).permute(0, 2, 3, 1).contiguous()
-            gradient, h, memory = self.update_from_stream(pooled, of_layer, memory, x, y)
-            gradients.append(gradient)
-            remembered.append(memory)
-        gradient, logits, _, replay = self.rule.update_readout(network.layer(-1), parameters[-1], h, (), y, replay)
-        rule_state = (*remembered, replay)
-        return [*gradients, gradient], state._replace(rule=rule_state), self.measure([logits], x, y)
-
-    def update_from_stream(
-        self, h: Tensor, parameters: dict[str, Tensor], memory: Any, x: Tensor, y: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Any]:
-        """Gradients, z (A, H, W, channels) and new memory of a hidden layer, which receives h (A, H, W, C)."""
-        weight, bias, modulator = parameters["conv.weight"], parameters["conv.bias"], self.rule.modulator
-        read = h.new_empty(*h.shape, 3, 3)
-        image_kernels.neighbourhoods(h.numpy(), read.numpy())
-        read = read.flatten(3).flatten(0, 2)  # (places, C * 9)
-        a = torch.addmm(bias, read, weight.flatten(1).T).reshape(*h.shape[:3], -1)
-        z, signal, deviations = torch.empty_like(a), torch.empty_like(a), a.new_empty(a.shape[:3])
-        means = a.new_empty(len(a), modulator.grid, modulator.grid, a.shape[3])
-        image_kernels.activate_images(a.numpy(), z.numpy(), deviations.numpy(), means.numpy())
-        of_blocks = []
-        for sample in zip(x, y, means.flatten(1), strict=True):
-            xi, memory = modulator.supply_blocks(Sample(*sample), memory)
-            of_blocks.append(xi)
-        xi = stack(of_blocks).reshape(means.shape)
-        image_kernels.pull_back_images(a.numpy(), z.numpy(), deviations.numpy(), xi.numpy(), signal.numpy())
-        pulled = signal.flatten(0, 2)
-        return {"conv.weight": (pulled.T @ read).view_as(weight), "conv.bias": pulled.sum(0)}, z, memory
-
-
 def is_convolutional(layers: Sequence[type]) -> bool:
     """Whether a network is of convolutions and a readout."""
     first, *others, last = layers if len(layers) > 1 else (None, None)
     return first is ImageLayer and not {*others} - {ConvLayer} and last is PooledReadout
+
+
+def learn_readout(
+    layer: PooledReadout, parameters: dict[str, Tensor], h: Tensor, y: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """(gradients, logits) of the readout of h (N, H, W, C), under the mean cross-entropy."""
+    h = layer.flatten(h)
+    logits = torch.addmm(parameters["affine.bias"], h, parameters["affine.weight"].T)
+    error = (logits.softmax(1) - y) / len(y)
+    return {"affine.weight": error.T @ h, "affine.bias": error.sum(0)}, logits
 
 
 def weight_gradient(signal: Tensor, h: Tensor, weight: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The CPU engine for streams: samples that are run once each, and a memory beside every hidden layer."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,58 +14,15 @@ from projectlib.data import Sampler
 from projectlib.engines.cpu import optimizer as kernel_optimizer
 from projectlib.engines.cpu.kernels import cells as cell_kernels
 from projectlib.engines.cpu.kernels import hsic as hsic_kernels
-from projectlib.engines.cpu.kernels import memories as memory_kernels
 from projectlib.engines.cpu.kernels import stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
+from projectlib.engines.cpu.memories import MEMORIES
 from projectlib.engines.cpu.mlp import CpuEngine, takes_layers
 from projectlib.models import LeakyIntegrator, SpikingLayer
 from projectlib.models.spiking import Spiking
 from projectlib.modulators.remembered import Remembered
 from projectlib.rules import Rule
 from projectlib.rules.rule import own_kernel
-
-
-class Compiled(NamedTuple):
-    """A memory as its kernel has it.
-
-    remembered: the kernel's type.  parts: the tensors of the state that are its arrays, in its order.  settings: of a
-    modulator.
-    """
-
-    remembered: Any
-    parts: Callable[[Any], Sequence[Tensor]]
-    settings: Callable[[Any], Any]
-
-    def view(self, state: Any, member: int) -> Any:
-        """One member's arrays."""
-        return self.remembered(*(part[member].numpy() for part in self.parts(state)))
-
-
-MEMORIES = {
-    "remembered": Compiled(
-        memory_kernels.Remembered,
-        lambda state: (state.y, state.z),
-        lambda modulator: memory_kernels.RememberedSettings(
-            hsic_kernels.form_of(modulator.signal), float(modulator.sigmas[2])
-        ),
-    ),
-    "covariance": Compiled(
-        memory_kernels.Covariances,
-        lambda state: (state.means.z, state.means.y, state.zz, state.yz),
-        lambda modulator: memory_kernels.CovarianceSettings(float(modulator.horizon), float(modulator.weight)),
-    ),
-    "delta": Compiled(
-        memory_kernels.Predictor,
-        lambda state: (state.means.z, state.means.y, state.q),
-        lambda modulator: memory_kernels.DeltaSettings(float(modulator.learning_rate), float(modulator.horizon)),
-    ),
-    "class-means": Compiled(
-        memory_kernels.ClassMeans,
-        lambda state: (state,),
-        lambda modulator: memory_kernels.ClassMeansSettings(float(modulator.rate), float(modulator.temperature)),
-    ),
-}
-"""By the ``kernel`` of their modulators."""
 
 
 class StreamEngine(CpuEngine):
