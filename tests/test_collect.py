@@ -124,6 +124,15 @@ def test_damaged_folders_are_rows_too(tmp_path):
     assert "summary.json cannot be read" in row["error"]
 
 
+def test_a_damaged_run_makes_no_setting_vary(tmp_path):
+    for name in ("0", "1"):
+        make_run(tmp_path / name)
+    (tmp_path / "1" / ".hydra" / "config.yaml").write_text("a: [")
+    rows = collect([tmp_path])
+    assert [row["status"] for row in rows].count("damaged") == 1
+    assert "hsic.gamma" not in to_csv(rows)
+
+
 def test_runs_are_found_in_natural_order_and_hidden_folders_left_out(tmp_path):
     for name in ("10", "2", ".submitit", "a"):
         make_run(tmp_path / name)

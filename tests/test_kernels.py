@@ -348,14 +348,14 @@ def test_vectors_are_of_contiguous_float32(array):
         product_kernels.multiply_over_features(array, np.zeros((2, 16), np.float32), np.zeros((4, 2), np.float32))
 
 
-def test_silent_moments_become_zero_and_not_subnormal():
-    """Two hundred steps without a gradient take such moments below 1e-30, towards the numbers that a CPU is slow at."""
-    mean, square, zeros = (np.full(5, value, np.float32) for value in (1e-25, 2e-30, 0))
+def test_silent_moments_do_not_become_subnormal():
+    """A thousand steps without a gradient leave them tiny, but not among the numbers that a CPU is slow at."""
+    mean, square, zeros = (np.full(5, value, np.float32) for value in (-1e-25, 2e-30, 0))
     parameter = np.ones(5, np.float32)
-    for update in range(1, 201):
+    for update in range(1, 1001):
         kernels.descend(parameter, zeros, mean, square, ADAMW, kernels.step_sizes(ADAMW, update))
-    assert (mean == 0).all()
-    assert (square == 0).all()
+    for moment in (mean, square):
+        assert ((moment > np.finfo(np.float32).tiny) & (moment < 1e-26)).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -201,3 +201,10 @@ def test_a_failed_job_stops_no_other_and_a_second_sweep_does_only_what_is_left(c
     assert again.output.count("skipped: finished in") == 2
     assert "run folder" not in again.output, "something was trained"
     assert {row["folder"] for row in collect([tmp_path / "again"])} == {str(sweep / "0"), str(sweep / "2")}
+
+    elsewhere = script(*sweep_of, "hsic.gamma=2", "hydra.sweep.dir=elsewhere")  # the newest with these settings
+    assert "run folder" in elsewhere.output
+    before = (sweep / "0" / "summary.json").read_bytes()
+    issued_again = script(*sweep_of, "hsic.gamma=2", f"hydra.sweep.dir={sweep}")
+    assert f"skipped: finished in {sweep / '0'}" in issued_again.output
+    assert (sweep / "0" / "summary.json").read_bytes() == before

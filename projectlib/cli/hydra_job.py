@@ -23,7 +23,7 @@ from projectlib.config.validation import refuse_additions, refuse_ignored, valid
 from projectlib.errors import EXIT_RESUME, Interrupted, UserError, one_line
 from projectlib.garbage import paused_collector
 from projectlib.runs.files import locked
-from projectlib.runs.folder import missing_folders, read_summary, remove_unbegun, write_summary
+from projectlib.runs.folder import is_finished, missing_folders, read_summary, remove_unbegun, write_summary
 from projectlib.runs.resume import keep_settings, resumed_config
 from projectlib.sweeps.jobs import finished_run, note_finished, objective, resume_in_place
 from projectlib.sweeps.launchers import limit_threads
@@ -154,8 +154,10 @@ def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None
 
     job: Hydra's, with the config's name and the job's number.
     """
-    finished = finished_run(job.name, config)
-    if finished is not None and (finished == folder or config.sweep.skip_finished):
+    finished = folder if is_finished(folder) else None  # with these settings: it would have been refused
+    if finished is None and config.sweep.skip_finished:
+        finished = finished_run(job.name, config)
+    if finished is not None:
         log.info("skipped: finished in %s", finished)
         if finished != folder:
             write_summary(folder, {"status": "skipped", "finished_in": str(finished)})

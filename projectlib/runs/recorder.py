@@ -2,7 +2,6 @@
 
 import logging
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -24,8 +23,6 @@ from projectlib.runs.history import History, format_mean, mean_and_sd
 
 if TYPE_CHECKING:
     from projectlib.cli.interrupts import Interrupts
-
-GIT = shutil.which("git")  # found once: nothing that a run sets says which program it is
 
 TOLD_EVERY = 60  # seconds between two lines of progress in a log
 
@@ -235,12 +232,9 @@ def versions() -> dict[str, str]:
 def commit() -> dict[str, str]:
     """The commit of the code that runs, where it is a git checkout."""
     here = Path(__file__).resolve().parent
-    if GIT is None:
-        return {}
     try:
-        found = subprocess.run(
-            [GIT, "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        )
+        command = ["git", "rev-parse", "HEAD"]
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"commit": found.stdout.strip()}

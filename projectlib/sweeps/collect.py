@@ -85,9 +85,9 @@ def as_frame(rows: list[Row]) -> pd.DataFrame:
 
 
 def varying(cells: pd.DataFrame) -> list[str]:
-    """The settings that are not the same in all rows, seeds left out."""
+    """The settings, but for seeds, that are not the same in all rows whose settings can be read."""
     others = {"folder", "status", "error", "nmodels", *SEEDS, *MEASURED}
-    settings = cells[[name for name in cells if name not in others and not is_metric(name)]]
+    settings = cells.loc[cells["status"] != "damaged", [n for n in cells if n not in others and not is_metric(n)]]
     return [*settings.columns[settings.nunique() > 1]]
 
 

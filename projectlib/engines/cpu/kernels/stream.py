@@ -181,10 +181,8 @@ def descend_outer(weight, signal, h, mean, square, optimizer, sizes):
         else:
             for i in range(inputs):
                 slope = of_neuron * h[i] + coupled * weight[o, i]
-                first = beta1 * mean[o, i] + rest1 * slope
-                second = beta2 * square[o, i] + rest2 * slope * slope
-                mean[o, i] = np.float32(0) if abs(first) < TINY else first
-                square[o, i] = np.float32(0) if second < TINY else second
+                mean[o, i] = beta1 * mean[o, i] + (rest1 * slope + TINY)
+                square[o, i] = beta2 * square[o, i] + (rest2 * slope * slope + TINY)
                 weight[o, i] = keep * weight[o, i] - step * mean[o, i] / (math.sqrt(square[o, i]) * spread + eps)
 
 
