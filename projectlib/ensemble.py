@@ -43,10 +43,16 @@ class Ensemble:
     def draw_state(self, draw: Callable[[Network, torch.Generator], Any]) -> Any:
         """What ``draw(network, generator)`` returns for each member, a pytree of tensors, as (num_models, ...) each.
 
-        It draws on the CPU, from a generator of the member's seed, so that a seed names the same state on every device.
+        The network has the member's parameters.  It draws on the CPU, from a generator of the member's seed, so that a
+        seed names the same state on every device.
         """
         network, device = deepcopy(self.network).cpu(), next(iter(self.parameters[-1].values())).device
-        states = [draw(network, torch.Generator().manual_seed(seed + STATE_STREAM)) for seed in self.seeds]
+        states = []
+        for index, seed in enumerate(self.seeds):
+            for own, of_member in zip(network.split_parameters(), self.member(index), strict=True):
+                for name, parameter in own.items():
+                    parameter.copy_(of_member[name])
+            states.append(draw(network, torch.Generator().manual_seed(seed + STATE_STREAM)))
         return tree_map(lambda *members: torch.stack(members).to(device), *states)
 
     def predict(self, x: Tensor) -> Tensor:

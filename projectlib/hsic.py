@@ -101,7 +101,7 @@ def modulation(
 
     kx, ky: (N, N) kernel matrices of inputs and labels; "parzen" and "contrastive" read no kx.  kz: (N, N) kernel
     matrix of z, of which only the last row is read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...)
-    activations.  sigma: bandwidth of kz.  form: of ``modulation_weights``, which give
+    activations, N at least 2.  sigma: bandwidth of kz.  form: of ``modulation_weights``, which give
 
         xi = 2 / (sigma^2 d (N-1)^2) sum_p c_p k(z_N, z_p) (z_N - z_p)
 

@@ -12,10 +12,10 @@ from projectlib.engines.choice import choose_engine
 from projectlib.engines.cpu.cnn import ConvolutionEngine
 from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.engines.cuda_graph import GraphEngine
-from projectlib.engines.eager import EagerEngine
+from projectlib.engines.eager import EagerEngine, put
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
-from projectlib.models import Network, cnn, lif_mlp, linear, mlp
+from projectlib.models import LeakyIntegrator, Network, cnn, lif_mlp, linear, mlp
 from projectlib.models.mlp import Readout
 from projectlib.modulators import ReservoirModulator
 from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen
@@ -397,12 +397,22 @@ def test_auto_compiles_what_is_covered_and_long():
     assert choose("auto", make=CNN) is ConvolutionEngine
 
 
+class Residual(Network):
+    """Runs its layers in a way of its own."""
+
+
+def unlike(generator):
+    return [LeakyIntegrator(7, 4, 0.2, True, generator), LeakyIntegrator(4, 3, 0.5, False, generator)]
+
+
 UNCOVERED = {
     "hidden layer without relu": {"make": lambda generator: Network(*[linear((7,), 7, generator).layers[0]] * 2)},
     "decoupled decay": {"optimizer": lambda p: torch.optim.Adam(p, decoupled_weight_decay=True)},
     "modulator": {"rule": BioHSIC(2.0, SIGMAS, modulator=MEMORY)},
     "modulator of convolutions": {"make": CNN, "rule": BioHSIC(2.0, SIGMAS, modulator=MEMORY)},
     "rule on convolutions": {"make": CNN, "rule": RULES["backprop"]},
+    "neurons of two kinds": {"make": lambda generator: Network(*unlike(generator), num_timesteps=3)},
+    "a network of another order": {"make": lambda generator: Residual(*mlp((7,), 3, (9, 5), generator).layers)},
     "own layers": {"make": lambda generator: Network(torch.nn.Linear(7, 4), torch.nn.Linear(4, 3))},
     "rule": {"rule": HSIC(2.0, SIGMAS)},
     "optimizer": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)},
@@ -426,7 +436,25 @@ def test_a_run_that_diverges_shows_as_not_finite():
 
 
 def test_reasons_are_words():
-    with pytest.raises(UserError, match="cover layers of Linear;"):
+    with pytest.raises(UserError, match="cover such a network of Linear;"):
         choose("compiled", **UNCOVERED["own layers"])
     with pytest.raises(UserError, match="cover the rule Backprop on convolutions;"):
         choose("compiled", **UNCOVERED["rule on convolutions"])
+
+
+def test_a_state_may_be_what_was_elsewhere_in_it():
+    """As a delay line's is: its new last is its old first."""
+    old = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]), torch.arange(4.0).view(2, 2), torch.tensor([5.0, 6.0])]
+    new = [torch.tensor([7.0, 8.0]), old[0], old[2].T, old[3]]
+    expected = [tensor.clone() for tensor in new]
+    put(old, new)
+    torch.testing.assert_close(old, expected, rtol=0, atol=0)
+
+
+def test_an_empty_range_changes_nothing():
+    """Also behind the last, smaller batch of an epoch."""
+    engine = make_engine(CpuEngine, rule="backprop")
+    steps = engine.sampler.steps
+    state, metrics = train(engine, (0, steps), (steps, steps))
+    expected = train(make_engine(CpuEngine, rule="backprop"), (0, steps))
+    assert_same((state, metrics), expected, **EXACT)

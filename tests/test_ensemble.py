@@ -91,3 +91,9 @@ def test_over_members_keeps_the_shape_of_results():
     expected = {"sum": stacked.sum(1), "pair": (stacked, -stacked)}
     torch.testing.assert_close(over_members(function, stacked), expected)
     torch.testing.assert_close(over_members(function, stacked[:1]), tree_map(lambda a: a[:1], expected))
+
+
+def test_a_member_s_state_is_drawn_from_its_own_weights():
+    ensemble = build_ensemble(lambda generator: mlp((7,), 3, (5,), generator), SEEDS)
+    (signs,) = ensemble.draw_state(lambda network, generator: (network.split_parameters()[0]["affine.weight"].sign(),))
+    torch.testing.assert_close(signs, ensemble.parameters[0]["affine.weight"].sign(), rtol=0, atol=0)

@@ -105,6 +105,21 @@ def test_the_convolution_engine_equals_eager(memory, accumulate, readout_window)
     compare(ConvolutionStreamEngine, memory, model="cnn", accumulate=accumulate, readout_window=readout_window)
 
 
+class Silent(DeltaModulator):
+    """Has its own way of looking at images."""
+
+    def __call__(self, sample, state, taught):
+        xi, state = super().__call__(sample, state, taught)
+        return 0 * xi, state
+
+
+def test_a_memory_that_sees_images_in_its_own_way_runs_in_eager():
+    engine = make_engine(EagerEngine, "delta", model="cnn")
+    rule, task = BioHSIC(modulator=Silent()), (engine.optimizer, engine.sampler)
+    assert "Silent on convolutions" in (ConvolutionStreamEngine.lacks(rule, *task) or "")
+    assert ConvolutionStreamEngine.lacks(engine.rule, *task) is None
+
+
 @pytest.mark.parametrize("model", ["mlp", "lif"])
 def test_engines_go_on_from_each_other_inside_an_epoch(memory, model):
     """Cut anywhere a step is the same, and a state passes from one engine to another and back."""

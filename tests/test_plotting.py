@@ -270,6 +270,19 @@ def test_the_exact_settings_go_before_ones_own(tiny_results, damaged):
     assert Results([own], "quick", ["data.limit=40"]).runs("mnist", "local") == [own]
 
 
+def test_a_run_as_large_as_the_experiment_goes_before_a_newer_one_that_is_not(tiny_results, damaged):
+    smaller, asked = damaged("mnist"), Run(run_of(tiny_results, "mnist"))
+    models, epochs = asked.get("nmodels"), asked.get("training.nepochs")
+    config = smaller / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace(f"nmodels: {models}", f"nmodels: {models + 1}"))
+    (smaller / ".hydra" / "hydra.yaml").touch()
+    settings = [f"nmodels={models}", f"training.nepochs={epochs}", "data.limit=40"]
+    local = {one.name: one for one in plan("mnist", "quick", settings)}["local"]
+    results = [tiny_results / "outputs", smaller]
+    assert Results(results, "quick", settings).newest(local)[0].folder == asked.folder
+    assert Results([smaller], "quick", settings).newest(local)[0].folder == smaller
+
+
 def test_the_runs_of_a_figure_are_told_apart(tiny_results):
     runs = all_runs([tiny_results / "outputs", tiny_results / "multirun"])
     for planned in (one for name in NAMES for one in plan(name, "quick")):

@@ -162,3 +162,9 @@ def test_epochs_are_checked(script):
     ended = script("train-biohsic", "data=digits", "training.log_arrays=[-1]")
     assert ended.code == 1
     assert "training.log_arrays is [-1]; expected a list of epochs" in ended.error
+
+
+def test_one_sample_is_enough(script, tmp_path):
+    few = ("data=digits", "data.limit=1", "nmodels=1", "training.nepochs=1", "engine=eager")
+    ended = script("train-biohsic", *few, "modulator=delta", f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 0, ended.output

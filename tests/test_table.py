@@ -8,10 +8,11 @@ from conftest import scripts_in_this_process
 from sklearn.linear_model import Ridge
 
 from projectlib import plotting
+from projectlib.config.plugins import build
 from projectlib.errors import UserError
 from projectlib.plotting.depth import RIDGE, probe
 from projectlib.plotting.table import COLUMNS, ROWS, markdown, table
-from projectlib.sweeps.experiments import Results, plan
+from projectlib.sweeps.experiments import Results, composed, plan
 
 TINY = ("data=digits", "data.limit=60", "training.nepochs=1", "nmodels=2", "engine=eager")
 
@@ -56,6 +57,21 @@ def test_the_page_has_a_line_a_rule_and_a_dash_where_nothing_was_run(results):
     assert cells[3:] == ["-"] * 4
     command = "`python train-biohsic.py experiment=table/mnist modulator=delta optimizer=adamw-averaged"
     assert sum(command in line for line in page) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], "labels and the input"),
+        (["hsic.form=parzen"], "labels"),
+        (["modulator=remembered"], "labels"),
+        (["modulator=remembered", "modulator.signal=published"], "labels and the input"),
+        (["rule=frozen"], "nothing"),
+    ],
+)
+def test_what_is_transported_follows_from_the_settings(overrides, expected):
+    config = composed("train-biohsic", "data=digits", *overrides)
+    assert build(config.rule).transports == expected
 
 
 def test_no_run_at_all_is_said_in_one_line(tmp_path):

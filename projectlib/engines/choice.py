@@ -44,12 +44,12 @@ def choose_engine(
     """
     device = device_type(ensemble)
     layers = [type(layer) for layer in ensemble.network.layers]
-    compiled = next((engine for engine in COMPILED.get(device, ()) if engine.takes(layers, rule)), None)
+    compiled = next((engine for engine in COMPILED.get(device, ()) if engine.takes(ensemble.network, rule)), None)
     if compiled:
         reason = compiled.lacks(rule, optimizer, sampler)
     else:
         names = ", ".join(sorted({layer.__name__ for layer in layers}))
-        layers_of = f"layers of {names}{' in a stream' if rule.streams else ''}"
+        layers_of = f"such a network of {names}{' in a stream' if rule.streams else ''}"
         reason = layers_of if device in COMPILED else f"the device {device}"
     updates = num_epochs * sampler.steps * ensemble.network.num_timesteps
     is_compiled = partial(compiled.is_compiled, layers, rule) if compiled else None

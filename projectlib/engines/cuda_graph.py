@@ -18,6 +18,7 @@ from projectlib.data import Epoch, Sampler
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.errors import UserError
+from projectlib.models import Network
 from projectlib.rules import Rule
 
 UNROLLED = 16  # steps in one graph, for models that take one time step a window
@@ -68,7 +69,7 @@ class GraphEngine(EagerEngine):
     worth_compiling = 3000  # updates, against a minute of torch.compile
 
     @staticmethod
-    def takes(layers: Sequence[type], rule: Rule) -> bool:
+    def takes(network: Network, rule: Rule) -> bool:
         """It runs whatever eager runs."""
         return True
 

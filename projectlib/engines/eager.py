@@ -93,9 +93,7 @@ class EagerEngine:
         for _ in range(self.ensemble.network.num_timesteps):
             gradients, state, measured = self.advance(x, y, context)
             if state is not self.state:  # an engine may have changed it in place
-                for old, new in zip(tree_leaves(self.state), tree_leaves(state), strict=True):
-                    if new.data_ptr() != old.data_ptr():  # what a step leaves as it is costs nothing
-                        old.copy_(new)
+                put(self.state, state)
             for layer, gradient in zip(self.ensemble.parameters, gradients, strict=True):
                 for name, of_parameter in gradient.items():
                     layer[name].grad = of_parameter.contiguous()  # as fused optimizers take it to be, unchecked
@@ -168,3 +166,16 @@ class EagerEngine:
         load_optimizer(self.optimizer, saved["optimizer"])
         self.totals.copy_(saved["totals"])
         self.steps_in_epoch = saved["steps_in_epoch"]
+
+
+def put(old: Any, new: Any) -> None:
+    """Write the tensors of a pytree into those of another, which may be among them, in the same or in other places."""
+    places, parts = tree_leaves(old), tree_leaves(new)
+    storages = {place.untyped_storage().data_ptr() for place in places}
+    moved = [
+        (place, part.clone() if part.untyped_storage().data_ptr() in storages else part)
+        for place, part in zip(places, parts, strict=True)
+        if not (place.data_ptr() == part.data_ptr() and place.stride() == part.stride())  # as it was: costs nothing
+    ]
+    for place, part in moved:
+        place.copy_(part)

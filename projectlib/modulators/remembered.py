@@ -55,9 +55,11 @@ class RememberedModulator(Memory):
         bandwidths = {"modulator.sigma": sigma, **{f"modulator.sigmas[{i}]": value for i, value in enumerate(sigmas)}}
         for name, value in bandwidths.items():
             require(is_number(value) and value > 0, name, value, "a bandwidth above 0")
+        require(len(sigmas) == 3, "modulator.sigmas", [*sigmas], "three bandwidths: of x, y and z")
         require(is_number(gamma), "modulator.gamma", gamma, "a finite number, the weight of the label term")
         self.size, self.signal, self.gamma = size, signal, gamma
         self.num_samples, self.compares_inputs = size, signal not in OF_LABELS
+        self.transports = "labels and the input" if self.compares_inputs else "labels"
         self.sigmas = (*sigmas[:2], sigma if signal in OF_LABELS else sigmas[2])
 
     def empty(self, sample: Sample) -> Remembered:

@@ -25,7 +25,7 @@ RIDGE = 1e-3  # relative to the mean square of an activation
 INTRODUCTION = """## Depth
 
 Does a later layer add anything? Test accuracy (%) of a linear probe, ridge regression on 10,000 training images, of the
-first and of the last hidden layer of MLPs with 2, 4 and 8 hidden layers of 256 neurons: MNIST, two models, two epochs;
+first and of the last hidden layer of MLPs of 256 neurons a layer ({conditions});
 `python -m projectlib.sweeps.experiments table/depth` makes the runs. The frozen control is in the table alone.
 """
 
@@ -79,7 +79,8 @@ def section(folders: Folders, folder: Path) -> str:
         shown = [f"{of_kind[d][0]:.1f}, {of_kind[d][-1]:.1f}" if d in of_kind else "-" for d in depths]
         rows.append([kind_of(name).title, *shown])
     head = ["rule", *(f"{depth} layers: first, last" for depth in depths)]
-    return f"{INTRODUCTION}\n{grid(head, rows)}\n![What each layer tells of the class](depth.png)\n"
+    introduction = INTRODUCTION.format(conditions=conditions([one.run for one in probed]))
+    return f"{introduction}\n{grid(head, rows)}\n![What each layer tells of the class](depth.png)\n"
 
 
 def probe_run(run: Run) -> np.ndarray:

@@ -15,8 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-import projectlib.modulators
-import projectlib.rules
+from projectlib.config.plugins import build
 from projectlib.config.validation import MEMORIES
 from projectlib.errors import UserError
 from projectlib.plotting import depth
@@ -24,7 +23,6 @@ from projectlib.plotting.markdown import grid, percent
 from projectlib.plotting.memories import kept, last_accuracy
 from projectlib.plotting.page import new_figure, save
 from projectlib.plotting.style import SEQUENCE, kind_of, legend, styled
-from projectlib.rules import BioHSIC
 from projectlib.runs.run import Run
 from projectlib.sweeps.experiments import ROOT, PlannedRun, Results, plan
 
@@ -53,18 +51,23 @@ MARKERS = "oXs^DvP*h<>dp8Hx+"  # one a row
 
 INTRODUCTION = """# One table
 
-Written by `make table` from run folders; nothing here is typed by hand. Within a column all rules have the same
-network, data, epochs, seeds and, but where a row's name says otherwise, updates of 32 samples. Test accuracy after the
-last epoch, mean ± sd over models. The paper's window is of 6 samples, on XOR of 64.
+Written by `make table` from run folders: no number of a run is typed by hand. Within a column all rules have the same
+network, data, epochs and seeds. On MNIST, Fashion-MNIST and digits an update is made of 32 samples, by a window of
+every window (of 6 samples, or 2), by back-propagation one sample at a time of every sample; on XOR (windows of 64) at
+every time step; on CIFAR-10 of every image, by back-propagation of 16. Test accuracy after the last epoch, mean ± sd
+over models.
 
 Settings were chosen on a validation split of MNIST, 16 trials a rule (similarity matching had 5, both kinds of HSIC,
 the frozen control and back-propagation one sample at a time none; the window's are the published ones):
 [memories](memories.md) and [baselines](baselines.md) have the commands. They serve Fashion-MNIST and digits as they
-are. XOR is learnt by leaky integrators at every time step, with settings from 24 trials a memory (delta had none), on
-a validation split of XOR. CIFAR-10 is of JPEG images ([images](images.md)).
+are. On XOR, learnt by leaky integrators, the memories have settings from 24 trials each, on a validation split (delta
+had none), and a cosine decay; the frozen control and back-propagation have those of the paper's window, unsearched.
+CIFAR-10 is of JPEG images ([images](images.md)).
 
-*Transported* is what has to reach a hidden layer besides its own input and activity. Seconds are of training all
-models, without compilation. A dash: not run.
+*Transported* is what has to reach a hidden layer besides its own input and activity. *Numbers kept* are those of
+memories, windows and replay, for a model; membranes are not counted. Seconds are those of all models, with evaluation
+and without compilation, on cores that most runs shared with others: they tell rules apart by their order of magnitude
+([speed](speed.md) has times of idle cores). A dash: not run.
 """
 
 
@@ -103,10 +106,8 @@ def row(column: str, planned: PlannedRun, run: Run) -> dict:
 
 
 def transports(run: Run) -> str:
-    """What has to reach a hidden layer: as its rule says, or who supplies that one's signal."""
-    rule, modulator = (run.get(f"{part}._target_").rpartition(".")[2] for part in ("rule", "modulator"))
-    supplied = getattr(projectlib.rules, rule) is BioHSIC
-    return (getattr(projectlib.modulators, modulator) if supplied else getattr(projectlib.rules, rule)).transports
+    """What has to reach a hidden layer, as its rule says."""
+    return build(run.config.rule).transports
 
 
 def markdown(rows: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from projectlib.hsic import check_form, check_objective, kernel_matrix, kernel_row, modulation
+from projectlib.hsic import OF_LABELS, check_form, check_objective, kernel_matrix, kernel_row, modulation
 from projectlib.modulators import Modulator, Sample, WindowModulator
 from projectlib.rules.local import Hidden, HiddenUpdate, LocalRule
 from projectlib.rules.replay import Replay, nothing_to_replay, update_replayed
@@ -57,7 +57,8 @@ class BioHSIC(LocalRule):
     ):
         self.gamma, self.sigmas = check_objective(gamma, sigmas)
         self.form, self.modulator = check_form(form), modulator or WindowModulator()
-        self.transports = self.modulator.transports
+        of_labels = self.modulator.applies_window_signal and form in OF_LABELS
+        self.transports = "labels" if of_labels else self.modulator.transports
         require(is_count(accumulate), "optimizer.accumulate", accumulate, "a whole number of at least 1")
         require(is_count(readout_window), "readout.window", readout_window, "a whole number of at least 1")
         self.streams, self.num_replayed = not self.modulator.needs_window, 0

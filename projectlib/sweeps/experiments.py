@@ -147,8 +147,9 @@ class Results:
     def runs(self, experiment: str, *names: str) -> list[Path]:
         """The folders of an experiment's runs, all or those named, e.g. ``runs("mnist", "local", "backprop")``.
 
-        Of each the newest run, or all jobs of the newest sweep.  A finished run goes before one that is not, and one
-        with exactly the experiment's settings before one with some of its own.  Prints the command for each that has
+        Of each the newest run, or all jobs of the newest sweep.  A finished run goes before one that is not, one as
+        long and large as the experiment's before others, and one with exactly its settings before one with some of its
+        own.  Prints the command for each that has
         none.  Raises UserError where none has one.
         """
         by_name = {run.name: run for run in plan(experiment, self.size, self.settings)}
@@ -170,7 +171,11 @@ class Results:
         runs = [run for run in self.found if planned.claims(run) and run.has_metrics]
         if not runs:
             return []
-        best = max(runs, key=lambda run: (run.is_finished, planned.has_settings(run), run.started))
+
+        def rank(run: Run) -> tuple:
+            return run.is_finished, planned.is_repeated_by(run), planned.has_settings(run), run.started
+
+        best = max(runs, key=rank)
         return jobs_beside(best, runs) if planned.swept else [best]
 
 

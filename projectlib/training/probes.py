@@ -51,7 +51,7 @@ class Probe:
         self.has_signal = of_window and ensemble.num_layers > 1
         order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(SEED))
         self.sizes = sorted(size for size in {*WINDOW_SIZES, window} if size <= len(order))
-        longest = self.sizes[-1]
+        longest = max(self.sizes, default=len(order))
         self.windows = [
             (train.inputs[indices], one_hot(train.labels[indices], num_classes).to(train.inputs.dtype))
             for indices in order.to(train.labels.device).split(longest)[:NUM_WINDOWS]

@@ -14,7 +14,7 @@ from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import EagerEngine
 from projectlib.hsic import OF_LABELS, modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
-from projectlib.models.network import Parameters
+from projectlib.models.network import Network, Parameters
 from projectlib.rules import BioHSIC, Rule, TrainingState
 from projectlib.rules.rule import own_kernel
 
@@ -30,9 +30,9 @@ class ConvolutionEngine(EagerEngine):
     worth_compiling = 500  # updates, each of which it makes 5 ms shorter; compiling takes 2 to 3 s
 
     @staticmethod
-    def takes(layers: Sequence[type], rule: Rule) -> bool:
-        """Whether it covers networks of these layers under such a rule."""
-        return not rule.streams and is_convolutional(layers)
+    def takes(network: Network, rule: Rule) -> bool:
+        """Whether it covers such a network under such a rule."""
+        return not rule.streams and is_convolutional(network)
 
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
@@ -96,10 +96,12 @@ class ConvolutionEngine(EagerEngine):
         return {"conv.weight": gradient, "conv.bias": signal.sum((0, 1, 2))}, z
 
 
-def is_convolutional(layers: Sequence[type]) -> bool:
-    """Whether a network is of convolutions and a readout."""
-    first, *others, last = layers if len(layers) > 1 else (None, None)
-    return first is ImageLayer and not {*others} - {ConvLayer} and last is PooledReadout
+def is_convolutional(network: Network) -> bool:
+    """Whether a network is a chain of convolutions and a readout."""
+    types = [type(layer) for layer in network.layers]
+    first, *others, last = types if len(types) > 1 else (None, None)
+    is_one = first is ImageLayer and not {*others} - {ConvLayer} and last is PooledReadout
+    return is_one and type(network) is Network
 
 
 def learn_readout(

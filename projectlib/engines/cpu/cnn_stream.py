@@ -14,14 +14,15 @@ from projectlib.engines.cpu.cnn import is_convolutional, learn_readout, stack
 from projectlib.engines.cpu.kernels import cnn_stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.memories import MEMORIES
-from projectlib.engines.eager import EagerEngine
+from projectlib.engines.eager import EagerEngine, put
 from projectlib.models.cnn import average
-from projectlib.models.network import Parameters
+from projectlib.models.network import Network, Parameters
 from projectlib.modulators import Memory, Sample
 from projectlib.modulators.memory import BLOCKS_HORIZON, Blocks
 from projectlib.rules import BioHSIC, Rule, TrainingState
 from projectlib.rules.rule import own_kernel
 
+OF_BLOCKS = "initial_state", "__call__", "averaged", "supply_blocks", "scaled"  # the parts of Memory that are done here
 NO_WEIGHTS = np.zeros((1, 1), np.float32)  # of a signal that follows from labels alone
 
 
@@ -56,15 +57,17 @@ class ConvolutionStreamEngine(EagerEngine):
     worth_compiling = 500  # updates, each of which it makes 5 ms shorter; compiling takes 2 to 3 s
 
     @staticmethod
-    def takes(layers: Sequence[type], rule: Rule) -> bool:
-        return rule.streams and is_convolutional(layers)
+    def takes(network: Network, rule: Rule) -> bool:
+        return rule.streams and is_convolutional(network)
 
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__} on convolutions"
-        modulator = rule.modulator
-        return None if isinstance(modulator, Memory) else f"the modulator {type(modulator).__name__} on convolutions"
+        sees_blocks = isinstance(rule.modulator, Memory) and all(
+            getattr(type(rule.modulator), name) is getattr(Memory, name) for name in OF_BLOCKS
+        )
+        return None if sees_blocks else f"the modulator {type(rule.modulator).__name__} on convolutions"
 
     @staticmethod
     def is_compiled(layers: Sequence[type], rule: Rule) -> bool:
@@ -176,9 +179,3 @@ class ConvolutionStreamEngine(EagerEngine):
 def has_kernel(modulator: Any) -> bool:
     """Whether a memory of blocks has compiled code."""
     return own_kernel(modulator) in MEMORIES and not modulator.compares_inputs
-
-
-def put(old: Any, new: Any) -> None:
-    """Write a state's tensors into those of another."""
-    for into, of in zip(tree_leaves(old), tree_leaves(new), strict=True):
-        into.copy_(of)

@@ -20,6 +20,7 @@ from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.hsic import OF_LABELS
 from projectlib.models.leaky_integrator import LeakyIntegrator
 from projectlib.models.mlp import DenseLayer, Readout
+from projectlib.models.network import Network
 from projectlib.rules import Rule
 from projectlib.rules.rule import own_kernel
 
@@ -46,9 +47,9 @@ class CpuEngine(EagerEngine):
     worth_compiling = 3300  # updates of one model: eager takes about 3 ms each, compiling 10 s
 
     @staticmethod
-    def takes(layers: Sequence[type], rule: Rule) -> bool:
-        """Whether it covers networks of these layers under such a rule."""
-        return not rule.streams and takes_layers(layers)
+    def takes(network: Network, rule: Rule) -> bool:
+        """Whether it covers such a network under such a rule."""
+        return not rule.streams and is_covered(network)
 
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
@@ -78,7 +79,7 @@ class CpuEngine(EagerEngine):
         members = range(self.ensemble.num_models)
         if whole > start:
             self.train(order[start * stride : (whole - 1) * stride + size], size, members)
-        if stop > whole:  # a last, smaller batch
+        if stop > max(whole, start):  # a last, smaller batch
             rest = order[whole * stride :]
             self.train(rest, len(rest), members)
         self.steps_in_epoch += stop - start
@@ -186,9 +187,21 @@ class CpuEngine(EagerEngine):
         )
 
 
-def takes_layers(layers: Sequence[type]) -> bool:
-    """Whether kernels have the forward pass of a network of these layers."""
-    return {*layers} == {LeakyIntegrator} or (layers[-1] is Readout and not {*layers[:-1]} - {DenseLayer})
+def is_covered(network: Network) -> bool:
+    """Whether kernels have the forward pass of a network: dense layers in a chain, or leaky integrators all alike."""
+    layers: list[Any] = [*network.layers]
+    types = [type(layer) for layer in layers]
+    if type(network) is not Network:
+        return False
+    if {*types} == {LeakyIntegrator}:
+        *hidden, readout = layers
+        return are_alike(layers, "rate") and all(layer.hidden for layer in hidden) and not readout.hidden
+    return types[-1] is Readout and not {*types[:-1]} - {DenseLayer}
+
+
+def are_alike(layers: Sequence[Any], *constants: str) -> bool:
+    """Whether neurons have the same constants in all layers: kernels are told them once."""
+    return len({tuple(getattr(layer, name) for name in constants) for layer in layers}) <= 1
 
 
 def num_cores() -> int:

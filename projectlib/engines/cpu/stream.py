@@ -17,8 +17,8 @@ from projectlib.engines.cpu.kernels import hsic as hsic_kernels
 from projectlib.engines.cpu.kernels import stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.memories import MEMORIES
-from projectlib.engines.cpu.mlp import CpuEngine, takes_layers
-from projectlib.models import LeakyIntegrator, SpikingLayer
+from projectlib.engines.cpu.mlp import CpuEngine, are_alike, is_covered
+from projectlib.models import LeakyIntegrator, Network, SpikingLayer
 from projectlib.models.spiking import Spiking
 from projectlib.modulators.remembered import Remembered
 from projectlib.rules import Rule
@@ -32,9 +32,8 @@ class StreamEngine(CpuEngine):
     """
 
     @staticmethod
-    def takes(layers: Sequence[type], rule: Rule) -> bool:
-        is_spiking = {*layers[:-1]} == {SpikingLayer} and layers[-1] is LeakyIntegrator
-        return rule.streams and len(layers) > 1 and (is_spiking or takes_layers(layers))
+    def takes(network: Network, rule: Rule) -> bool:
+        return rule.streams and len(network.layers) > 1 and (is_spiking(network) or is_covered(network))
 
     @staticmethod
     def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
@@ -175,6 +174,16 @@ class StreamEngine(CpuEngine):
                 time_steps, size = self.ensemble.network.num_timesteps, ring.x.shape[1]
                 steps = np.arange(len(samples) * time_steps)[-size:]
                 ring.x[:, (count + steps) % size] = torch.from_numpy(samples[steps // time_steps])
+
+
+def is_spiking(network: Network) -> bool:
+    """Whether a network is a chain of layers that fire, all alike, and a readout that does not."""
+    *hidden, readout = network.layers
+    if type(network) is not Network or {type(layer) for layer in hidden} != {SpikingLayer}:
+        return False
+    is_leaky = type(readout) is LeakyIntegrator and not readout.hidden
+    constants = "rate", "trace_rate", "threshold", "refractory", "slope"
+    return is_leaky and are_alike(hidden, *constants) and are_alike([*hidden, readout], "rate")
 
 
 def cells_of(u: Any) -> Any:
