@@ -171,3 +171,10 @@ def run_tiny(folder, planned):
         for one in planned:
             assert run(one.script, *one.words[1:], *TINY[one.script]) == 0
     return folder
+
+
+def one_line(error):
+    """What pytest.raises caught, as text, which is one line."""
+    text = str(error.value)
+    assert "\n" not in text
+    return text

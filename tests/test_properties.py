@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import scripts_in_this_process
+from data_files import write_mnist
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -382,8 +383,6 @@ def test_paths_of_any_name(tmp_path_factory, name):
 
 
 def test_a_data_root_that_cannot_be_written_is_read(script, tmp_path):
-    from test_data import write_mnist
-
     write_mnist(tmp_path / "data")
     for path in [*tmp_path.glob("data/**/*")][::-1]:
         path.chmod(0o555 if path.is_dir() else 0o444)
