@@ -52,9 +52,9 @@ MARKERS = "oXs^DvP*h<>dp8Hx+"  # one a row
 INTRODUCTION = """# One table
 
 Written by `make table` from run folders: no number of a run is typed by hand. Within a column all rules have the same
-network, data, epochs and seeds. On MNIST, Fashion-MNIST and digits an update is made of 32 samples, by a window of
-every window (of 6 samples, or 2), by back-propagation one sample at a time of every sample; on XOR (windows of 64) at
-every time step; on CIFAR-10 of every image, by back-propagation of 16. Test accuracy after the last epoch, mean ± sd
+network, data, epochs and seeds. On MNIST, Fashion-MNIST and digits an update is made of 32 samples; with the window
+rules of every window (6 samples, or 2), with back-propagation one sample at a time of every sample. On XOR (windows of
+64) it is made at every time step, on CIFAR-10 of every image, by back-propagation of 16. Test accuracy after the last epoch, mean ± sd
 over models.
 
 Settings were chosen on a validation split of MNIST, 16 trials a rule (similarity matching had 5, both kinds of HSIC,
