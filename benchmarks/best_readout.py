@@ -4,8 +4,8 @@
 
 Samples with random activations are presented one after the other, as train-reservoir.py does; ridge regression from the
 reservoir's rates at a sample's last time step to the signal of its window is the best that any local rule for the
-readout could reach.  Its strength is chosen on samples of their own, and its error is that on samples never seen,
-over the variance of the signal: 1 is what a constant reaches.
+readout could reach.  Its strength and its error are those on other samples, with other activations (XOR's are drawn
+anew from 900 points), the error over the variance of the signal: 1 is what a constant reaches.
 """
 
 import argparse

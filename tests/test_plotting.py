@@ -252,7 +252,6 @@ def test_the_newest_finished_run_of_an_experiment_is_drawn(tiny_results, damaged
     results, run = tiny_results / "outputs", Run(run_of(tiny_results, "mnist"))
     again = damaged("mnist")
     local = {one.name: one for one in plan("mnist", "quick")}["local"]
-    assert Results([results, again], "quick").newest(local)[0].folder in (run.folder, again)
     (again / ".hydra" / "hydra.yaml").touch()
     assert Results([results, again], "quick").newest(local)[0].folder == again
     (again / "summary.json").unlink()

@@ -231,6 +231,17 @@ def test_a_finished_run_is_loaded_and_scored(script, tmp_path):
     assert f"test of digits: loss {summary(run)['metrics']['test']['loss']['mean']:.2f}" in ended.output
 
 
+def test_a_run_is_scored_on_inputs_scaled_as_it_was_trained(script, tmp_path):
+    """A memory's data are in [0, 1], and the command that scores it names no memory."""
+    few = ("data=digits", "data.limit=300", "nmodels=1", "training.nepochs=1", "engine=eager")
+    run = tmp_path / "run"
+    assert script("train-biohsic", *few, "modulator=delta", f"hydra.run.dir={run}").code == 0
+    ended = script("train-biohsic", "data=digits", f"evaluate={run}", f"hydra.run.dir={tmp_path / 'scores'}")
+    assert "data.scale=unit, as the run was trained with" in ended.output
+    scores = [summary(folder)["metrics"]["test"]["accuracy"]["mean"] for folder in (run, tmp_path / "scores")]
+    assert scores[0] == pytest.approx(scores[1])
+
+
 def test_a_reservoir_is_loaded(script, tmp_path):
     run = tmp_path / "run"
     assert script("train-reservoir", *settings("train-reservoir"), f"hydra.run.dir={run}").code == 0

@@ -13,7 +13,7 @@ from projectlib.cli import hydra_job as cli
 from projectlib.cli.interrupts import signal_previous_listener
 from projectlib.cli.job import train
 from projectlib.config.compose import CONFIGS
-from projectlib.errors import Interrupted
+from projectlib.errors import EXIT_RESUME, Interrupted
 from projectlib.runs.folder import write_settings
 from projectlib.runs.loggers import PrintLogger
 from projectlib.sweeps import launchers
@@ -208,3 +208,21 @@ def test_a_failed_job_stops_no_other_and_a_second_sweep_does_only_what_is_left(c
     issued_again = script(*sweep_of, "hsic.gamma=2", f"hydra.sweep.dir={sweep}")
     assert f"skipped: finished in {sweep / '0'}" in issued_again.output
     assert (sweep / "0" / "summary.json").read_bytes() == before
+
+
+def test_a_signal_after_a_job_s_last_checkpoint_stops_the_sweep(script, tmp_path, monkeypatch):
+    def draw(folder):
+        signal.raise_signal(signal.SIGTERM)
+        return folder / "figures" / "none.png"
+
+    monkeypatch.setattr("projectlib.plotting.save_run_figure", draw)
+    sweep_of = ("train-biohsic", "--multirun", *TINY, "hsic.gamma=2,5", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    ended = script(*sweep_of)
+    assert ended.code == EXIT_RESUME, ended.output
+    assert [(row["folder"], row["status"]) for row in collect([tmp_path / "sweep"])] == [
+        (str(tmp_path / "sweep" / "0"), "finished")
+    ]
+    monkeypatch.undo()
+    again = script(*sweep_of)
+    assert again.code == 0, again.output
+    assert "skipped: finished in" in again.output

@@ -165,6 +165,8 @@ def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None
     from projectlib.cli.job import train
 
     resume_in_place(config, folder)
-    value = train(config, folder, job.num)
-    note_finished(job.name, config, folder)
-    return value
+    try:
+        return train(config, folder, job.num)
+    finally:
+        if is_finished(folder):  # also where a signal that came too late ends the sweep after it
+            note_finished(job.name, config, folder)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +26,8 @@ from projectlib.sweeps.jobs import objective
 from projectlib.sweeps.launchers import job_device
 from projectlib.training.loop import evaluate, fit
 from projectlib.training.tasks import build_task, load_dataset
+
+SCALING = ("scale", "mean", "sd")  # of a data set: what its inputs were made of images by
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,9 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
                 task.probe,
                 checkpoint,
             )
-            return conclude(recorder, folder)
+            value = conclude(recorder, folder)
+        interrupts.raise_if_requested()  # it came too late for a checkpoint, but not for what would follow
+        return value
 
 
 @contextmanager
@@ -140,13 +144,14 @@ def conclude(recorder: Recorder, folder: Path) -> float | None:
 def evaluate_run(config: DictConfig, folder: Path) -> float:
     """Score a finished run on the data of ``config``; prints and returns the mean accuracy on its test samples.
 
-    folder: gets a summary.json of status "evaluated", with loss and accuracy of every split.
+    Inputs are scaled as those were that the run was trained on.  folder: gets a summary.json of status "evaluated",
+    with loss and accuracy of every split.
     """
     device = resolve_device(config.device)
     trained = load(config.evaluate, device)
     if not trained.input_shape:
         raise UserError(f"{config.evaluate} trained a reservoir; expected a network to score on {config.data.name}")
-    dataset = load_dataset(config).to(device)
+    dataset = load_dataset(scaled_alike(config, trained.config)).to(device)
     found, expected = (dataset.input_shape, dataset.num_classes), (trained.input_shape, trained.num_classes)
     if found != expected:
         raise UserError(
@@ -161,6 +166,16 @@ def evaluate_run(config: DictConfig, folder: Path) -> float:
     summary = {"status": "evaluated", "evaluated": str(Path(config.evaluate).resolve()), "metrics": history.summary()}
     write_summary(folder, summary)
     return scores["accuracy"].mean().item()
+
+
+def scaled_alike(config: DictConfig, trained: DictConfig) -> DictConfig:
+    """A config whose inputs are scaled as those of another, as far as the data of both have such settings."""
+    ours, theirs = config.data.source, trained.data.source
+    known = {key: theirs[key] for key in SCALING if key in ours and key in theirs}
+    for key, value in known.items():
+        if value != ours[key]:
+            log.info("data.%s=%s, as the run was trained with", key, value)
+    return cast(DictConfig, OmegaConf.merge(config, {"data": {"source": known}}))
 
 
 def resolve_device(name: str, job_number: int = 0) -> torch.device:

@@ -212,7 +212,12 @@ def finish(xi: Tensor, during: Tensor, after: Outputs, before: Outputs) -> tuple
 
 
 def means(errors: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Metrics of windows from their summed squared errors (num_models, 3) and their targets (windows, zdim)."""
+    """Metrics of windows from their summed squared errors (num_models, 3) and their targets (windows, zdim).
+
+    What is relative to the variance of the targets is left out where they are a single number, which has none.
+    """
     loss, after, before = (errors / len(targets)).unbind(1)
+    if targets.numel() == 1:
+        return {"loss": loss}
     variance = targets.cpu().double().var(correction=0)
     return {"loss": loss, "nmse_after": after / variance, "nmse_before": before / variance}

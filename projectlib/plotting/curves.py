@@ -76,8 +76,8 @@ def learning_curve(folders: Folders | None, ax: Axes) -> None:
 
 def hsic(folders: Folders | None, ax: Axes) -> None:
     """Both parts of every layer's objective over epochs: HSIC with the labels (filled) and the inputs (open)."""
-    run = select_run(folders, lambda run: bool(run.get("training.log_hsic")), "run with training.log_hsic=true")
-    num_layers = sum(name.startswith("hsic_layer") for name in run.history.metrics)
+    run = select_run(folders, lambda run: bool(measured_layers(run)), "run of windows with training.log_hsic=true")
+    num_layers = measured_layers(run)
     for layer in range(num_layers):
         name = "readout" if layer == num_layers - 1 else f"layer {layer + 1}"
         look = SEQUENCE[layer % len(SEQUENCE)]
@@ -88,6 +88,11 @@ def hsic(folders: Folders | None, ax: Axes) -> None:
     ax.set_ylabel("HSIC")
     whole_epochs(ax)
     legend(ax)
+
+
+def measured_layers(run: Run) -> int:
+    """Of how many layers HSIC was logged."""
+    return sum(name.startswith("hsic_layer") for name in run.history.metrics) if run.has_metrics else 0
 
 
 def window_size(folders: Folders | None, ax: Axes) -> None:

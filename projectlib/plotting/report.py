@@ -9,6 +9,7 @@ with, model by model that started from the same seed.
 import argparse
 import base64
 import io
+import math
 import string
 import sys
 from collections import Counter
@@ -140,12 +141,12 @@ def problem(run: Run) -> str | None:
     return None
 
 
-def final(run: Run, metric: Metric) -> dict[int, float]:
-    """A metric after the last epoch of every model, by seed; empty where it was not measured."""
+def final(run: Run, metric: Metric, until: float = math.inf) -> dict[int, float]:
+    """A metric after the last epoch, none later than ``until``, of every model, by seed; empty where there is none."""
     frame = run.history.frame
     if metric.name not in frame:
         return {}
-    measured = frame[(frame["split"] == metric.split) & frame[metric.name].notna()]
+    measured = frame[(frame["split"] == metric.split) & frame[metric.name].notna() & (frame["epoch"] <= until)]
     rows = measured[measured["epoch"] == measured["epoch"].max()]
     return dict(zip(run.seed + rows["model"], metric.scale * rows[metric.name], strict=True))
 
@@ -203,14 +204,16 @@ def final_table(runs: Sequence[Compared], metrics: Sequence[Metric]) -> Table:
 def paired_table(runs: Sequence[Compared], metric: Metric) -> Table:
     (first, reference, _), rows = runs[0], []
     for label, run, _ in runs[1:]:
-        interval = paired_interval(final(run, metric), final(reference, metric))
+        both = min(run.history.last_epoch, reference.history.last_epoch)
+        interval = paired_interval(final(run, metric, both), final(reference, metric, both))
         mean = "—" if interval.mean is None else f"{interval.mean:+.3g}"
-        rows.append([f"{label} minus {first}", str(interval.pairs), mean, *verdict(interval)])
+        rows.append([f"{label} minus {first}", str(both), str(interval.pairs), mean, *verdict(interval)])
     return Table(
         f"Difference from {first}: {metric.title}",
-        ["difference", "shared seeds", "mean", f"{LEVEL:.0%} interval", ""],
+        ["difference", "after epoch", "shared seeds", "mean", f"{LEVEL:.0%} interval", ""],
         rows,
-        "Differences between two models that started from the same seed; the interval is Student's t for their mean.",
+        "Differences between two models that started from the same seed, after the last epoch that both runs have; the "
+        "interval is Student's t for their mean.",
     )
 
 

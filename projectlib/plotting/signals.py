@@ -120,11 +120,13 @@ def cosine_of_runs(runs: Sequence[Run], ax: Axes) -> list[int]:
     runs = sorted(runs, key=lambda run: run.get("data.batchsize"))
     windows = [run.get("data.batchsize") for run in runs]
     for index, look in ((0, SEQUENCE[1]), (-1, SEQUENCE[0])):
-        points = []
+        points, seen = [], set()
         for run, window in zip(runs, windows, strict=True):
             epochs, cosine, sizes = logged(run, "cosine", "window_sizes")
             points.append(cosine.mean(2)[index][:, list(sizes[0]).index(window)])
-        band(ax, np.array(windows), np.array(points), f"epoch {epochs[index]}, at its own window", look)
+            seen.add(int(epochs[index]))
+        label = f"epoch {' or '.join(map(str, sorted(seen)))}, at its own window"
+        band(ax, np.array(windows), np.array(points), label, look)
     return windows
 
 

@@ -54,14 +54,15 @@ INTRODUCTION = """# One table
 Written by `make table` from run folders: no number of a run is typed by hand. Within a column all rules have the same
 network, data, epochs and seeds. On MNIST, Fashion-MNIST and digits an update is made of 32 samples; with the window
 rules of every window (6 samples, or 2), with back-propagation one sample at a time of every sample. On XOR (windows of
-64) it is made at every time step, on CIFAR-10 of every image, by back-propagation of 16. Test accuracy after the last epoch, mean ± sd
-over models.
+64) it is made at every time step, on CIFAR-10 of every image, by back-propagation of 16. Test accuracy after the last
+epoch, mean ± sd over models.
 
 Settings were chosen on a validation split of MNIST, 16 trials a rule (similarity matching had 5, both kinds of HSIC,
 the frozen control and back-propagation one sample at a time none; the window's are the published ones):
 [memories](memories.md) and [baselines](baselines.md) have the commands. They serve Fashion-MNIST and digits as they
 are. On XOR, learnt by leaky integrators, the memories have settings from 24 trials each, on a validation split (delta
 had none), and a cosine decay; the frozen control and back-propagation have those of the paper's window, unsearched.
+Supervised contrastive has the settings of the remembered window, random feedback those of local classifiers.
 CIFAR-10 is of JPEG images ([images](images.md)).
 
 *Transported* is what has to reach a hidden layer besides its own input and activity. *Numbers kept* are those of
@@ -128,12 +129,10 @@ def markdown(rows: pd.DataFrame) -> str:
         "![Accuracy against time](table.png)\n",
     ]
     for column, title in COLUMNS.items():
-        of_column = rows[rows.column == column]
+        of_column: pd.DataFrame = rows.loc[rows.column == column]
         if of_column.empty:
             continue
-        first = of_column.iloc[0]
-        devices = " and ".join(sorted(set(of_column.device)))
-        parts.append(f"## {title}\n\n{first.models} models, {first.epochs} epochs, device {devices}.\n")
+        parts.append(f"## {title}\n\n{extent(of_column)}, device {' and '.join(sorted(set(of_column.device)))}.\n")
         costs = of_column.set_index("rule").reindex([name for name in ROWS if name in set(of_column.rule)])
         cells = [
             [one["title"], one["shown"], f"{one['seconds']:,.0f}", f"{one['kept']:,.0f}", f"`{one['command']}`"]
@@ -141,6 +140,11 @@ def markdown(rows: pd.DataFrame) -> str:
         ]
         parts.append(grid(["rule", "test accuracy", "seconds", "numbers kept", "command"], cells))
     return "\n".join(parts)
+
+
+def extent(rows: pd.DataFrame) -> str:
+    """How many models were trained for how long, e.g. ``5 models, 25 epochs``: all numbers, where rows differ."""
+    return ", ".join(f"{' and '.join(map(str, sorted(set(rows[name]))))} {name}" for name in ("models", "epochs"))
 
 
 def accuracy_by_time(rows: pd.DataFrame, ax: Axes) -> None:
@@ -158,7 +162,7 @@ def accuracy_by_time(rows: pd.DataFrame, ax: Axes) -> None:
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
     ax.set(xlabel="seconds a model", ylabel="test accuracy (%)")
-    ax.set_title(f"{COLUMNS[first.column.iloc[0]]}, {first.models.iloc[0]} models, {first.epochs.iloc[0]} epochs")
+    ax.set_title(f"{COLUMNS[first.column.iloc[0]]}, {extent(first)}")
     legend(ax)
 
 
