@@ -49,6 +49,12 @@ def test_idx_files(tmp_path, no_network, loader, folder):
     assert (dataset.input_shape, dataset.num_classes, dataset.augmentation) == ((1, 28, 28), 10, None)
 
 
+def test_a_root_may_be_of_the_home_folder(tmp_path, no_network, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_mnist(tmp_path / "images")
+    assert len(data.mnist("~/images").train.labels) == 12
+
+
 def test_mnist_missing_without_network(tmp_path, no_network):
     with pytest.raises(UserError, match="which is no folder"):
         data.mnist(str(tmp_path / "no such folder"))

@@ -29,7 +29,7 @@ class Interrupts:
 
     def __exit__(self, *error) -> None:
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed from Python
 
     def on_signal(self, number: int, frame) -> None:
         if self.requested:

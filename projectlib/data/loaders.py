@@ -57,6 +57,7 @@ def cifar10(root: str, layout: str = "torchvision", scale: str = "channels") -> 
     """
     _check_scale(scale, ("channels", *SCALES))
     mean, sd = (CIFAR10_MEAN, CIFAR10_SD) if scale == "channels" else ((0.0,) * 3, (1.0,) * 3)
+    root = os.path.expanduser(root)
     if layout == "folder":
         dataset = folder(root, (3, 32, 32), mean, sd)
         if dataset.num_classes != 10:
@@ -255,6 +256,7 @@ def _scaled(images: Tensor, scale: str) -> Tensor:
 
 def _idx(class_name: str, name: str, root: str, scale: str) -> Dataset:
     _check_scale(scale, SCALES)
+    root = os.path.expanduser(root)  # shells leave the ~ of data.root=~/images alone
     place = Path(root) / class_name / "raw"
     by_hand = (
         "put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte "
