@@ -134,7 +134,7 @@ def test_the_groups_are_those_that_are_tested():
     assert choices("modulator") == ["class-means", "covariance", "delta", "remembered", "reservoir", "window"]
     assert choices("rule") == sorted(["backprop", "biohsic", "delta", "frozen", "hsic", *BASELINES])
     assert choices("optimizer") == ["adam", "adamw", "adamw-averaged", "sgd"]
-    assert choices("lr_schedule") == ["constant", "cosine", "exponential", "piecewise"]
+    assert choices("lr_schedule") == ["constant", "cosine", "exponential", "piecewise", "smooth-cosine"]
     assert choices("logger") == ["print", "tensorboard", "wandb"]
 
 

@@ -70,6 +70,7 @@ def compare_with_uninterrupted(script, tmp_path, name, *arguments, num_steps=40)
 
 RESERVOIR = ("train-reservoir", "data=xor", "model.nhidden=30", "data.nsamples=40", "data.ntimesteps=3")
 MOMENTUM = ("optimizer=sgd", "optimizer.momentum=0.9")
+SMOOTH = ("training.nepochs=9", "lr_schedule=smooth-cosine", "lr_schedule.parts=3")
 PIECEWISE = ("lr_schedule=piecewise", "lr_schedule.milestones=[1,2]")
 
 
@@ -77,7 +78,7 @@ PIECEWISE = ("lr_schedule=piecewise", "lr_schedule.milestones=[1,2]")
     "arguments",
     [
         ("train-biohsic", "data=xor", "data.batchsize=6", "nmodels=2", "lr_schedule=cosine", "training.log_hsic=true"),
-        ("train-biohsic", "data=xor", "data.batchsize=6", "nmodels=1", "rule=hsic", "training.nepochs=9"),
+        ("train-biohsic", "data=xor", "data.batchsize=6", "nmodels=1", "rule=hsic", *SMOOTH),
         ("train-biohsic", "data=xor", "data.batchsize=6", "nmodels=2", "rule=frozen", *MOMENTUM, *PIECEWISE),
         (
             "train-bp",

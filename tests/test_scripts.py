@@ -184,9 +184,10 @@ def test_rules_and_models(script, tmp_path, name, overrides):
         (["exponential", "lr_schedule.gamma=0.5"], [1, 0.5, 0.25]),
         (["piecewise", "lr_schedule.milestones=[1,2]"], [1, 0.1, 0.01]),
         (["cosine", "lr_schedule.T_max=4"], [1, (1 + 0.5**0.5) / 2, 0.5]),
+        (["smooth-cosine"], [1, 0.5, 0]),
     ],
 )
-def test_schedules_step_once_an_epoch(script, tmp_path, schedule, rates):
+def test_rates_after_an_epoch(script, tmp_path, schedule, rates):
     overrides = [f"lr_schedule={schedule[0]}", *schedule[1:]]
     ended = script("train-bp", *settings("train-bp"), *overrides, "optimizer.lr=1", f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.output

@@ -41,6 +41,7 @@ TARGETS = {
     *(f"projectlib.modulators.{name}" for name in MODULATORS),
     *(f"projectlib.runs.loggers.{name}" for name in ("PrintLogger", "TensorBoardLogger", "WandbLogger")),
     *(f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")),
+    "projectlib.training.schedules.SmoothCosine",
     *(
         f"torch.optim.lr_scheduler.{name}"
         for name in ("ConstantLR", "CosineAnnealingLR", "ExponentialLR", "MultiStepLR")

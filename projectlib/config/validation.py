@@ -30,7 +30,7 @@ CHECKS = {
     **dict.fromkeys(("training.time_step", "optimizer.lr", "lr_schedule.gamma"), POSITIVE),
     **dict.fromkeys(("optimizer.weight_decay", "optimizer.eps", "lr_schedule.eta_min"), NOT_NEGATIVE),
     **dict.fromkeys(("sweep.skip_finished", "training.log_hsic", "training.log_memory"), FLAG),
-    "lr_schedule.T_max": COUNT,
+    **dict.fromkeys(("lr_schedule.T_max", "lr_schedule.num_epochs", "lr_schedule.parts"), COUNT),
     "lr_schedule.milestones": Check(lambda v: isinstance(v, list) and all(map(is_count, v)), "a list of epochs"),
     "optimizer.readout_lr": Check(lambda v: v is None or POSITIVE.is_valid(v), "a number above 0, or null for lr"),
     "checkpointing.minutes": Check(lambda v: v is None or POSITIVE.is_valid(v), "a number of minutes or null"),

@@ -100,7 +100,8 @@ def fit(
 ) -> None:
     """Train for ``num_epochs`` epochs, from the start or from a checkpoint.
 
-    evaluate: scores the models before training and after each epoch.  schedule: steps once an epoch.
+    evaluate: scores the models before training and after each epoch.  schedule: steps once an epoch, or as often as it
+    has ``parts``, at the same steps of an epoch however it is cut into chunks.
     generator: draws the order of the data, all of an epoch at its start.  recorder: the run folder.
     log_interval: steps of the run between two step logs.  probe: looks at the models before training and after each
     epoch.  checkpoint: as ``load_checkpoint`` returned it.
@@ -115,7 +116,7 @@ def fit(
         recorder.end_epoch(0, scores, {"traces": engine.traces(), "arrays": probe(0)})
     with paused_collector():
         recorder.seconds["compile"] += engine.compile()
-    num_steps = engine.sampler.steps
+    num_steps, parts = engine.sampler.steps, getattr(schedule, "parts", 1)
     recorder.begin(num_epochs, total=num_epochs * num_steps, done=(first - 1) * num_steps + resumed_at)
 
     for epoch in range(first, num_epochs + 1):
@@ -136,8 +137,10 @@ def fit(
 
         begin = time.perf_counter()
         before = (epoch - 1) * num_steps
-        for start, stop in chunks(resumed_at, num_steps, log_interval, before):
+        for start, stop in chunks(resumed_at, num_steps, log_interval, before, parts):
             engine.run(plan, start, stop)
+            for _ in range(stop * parts // num_steps - start * parts // num_steps):
+                schedule.step()
             if (before + stop) % log_interval == 0:
                 metrics = engine.metrics()
                 check_finite({"train": metrics}, engine, epoch, stop)
@@ -150,7 +153,6 @@ def fit(
         scores = {"train": metrics, **evaluate(False)}
         check_finite(scores, engine, epoch, num_steps)
 
-        schedule.step()
         recorder.end_epoch(epoch, scores, {"traces": engine.traces(), "arrays": probe(epoch)})
         if recorder.due(epoch):
             recorder.save(snapshot(num_steps))
@@ -180,14 +182,16 @@ def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: 
     return (epoch + 1, 0) if step is None else (epoch, step)
 
 
-def chunks(start: int, stop: int, log_interval: int, before: int = 0) -> Iterator[tuple[int, int]]:
+def chunks(start: int, stop: int, log_interval: int, before: int = 0, parts: int = 1) -> Iterator[tuple[int, int]]:
     """Cut [start, stop) into ranges of about ``CHUNK_SECONDS`` that end at every multiple of log_interval.
 
-    before: steps of the run before this epoch, which log_interval counts too.
+    stop: the steps of an epoch, of which the ranges end at every ``parts``-th, too.  before: steps of the run before
+    this epoch, which log_interval counts too.
     """
     size = 8
     while start < stop:
-        end = min(start + size, stop, ((before + start) // log_interval + 1) * log_interval - before)
+        end_of_part = -(-(start * parts // stop + 1) * stop // parts)
+        end = min(start + size, end_of_part, ((before + start) // log_interval + 1) * log_interval - before)
         begin = time.perf_counter()
         yield start, end
         if end - start == size:
