@@ -221,8 +221,10 @@ def test_augmentation_against_pad_slice_flip(padding, flip, sliding):
     source = sampler.source(train)
     for step in range(sampler.steps):
         x, y = gather(source, sampler, epoch, step)
-        top, left = epoch.crops[step].tolist()
-        for image, label, flipped in zip(x, y.tolist(), epoch.flips[step].tolist(), strict=False):
+        crops = epoch.crops[step].expand(size, 2).tolist()  # one for all images of a window, one for each of a batch
+        assert epoch.crops[step].shape == (1 if sliding else size, 2)
+        drawn = zip(crops, epoch.flips[step].tolist(), strict=True)
+        for image, label, ((top, left), flipped) in zip(x, y.tolist(), drawn, strict=False):
             channels = [pad(images[label, c], (padding,) * 4, value=augmentation.fill[c]) for c in (0, 1)]
             expected = torch.stack(channels)[:, top : top + height, left : left + width]
             assert torch.equal(image, expected.flip(2) if flipped else expected)
@@ -232,11 +234,11 @@ def test_augmentation_against_pad_slice_flip(padding, flip, sliding):
 
 
 def test_augmentation_draws_every_offset_and_flip_evenly():
-    crops, flips = Augmentation(1, True, (0.0,)).draw(steps=9000, size=4, generator=generator())
-    counts = (3 * crops[:, 0] + crops[:, 1]).bincount(minlength=9)
+    crops, flips = Augmentation(1, True, (0.0,)).draw(steps=4500, size=4, num_crops=2, generator=generator())
+    counts = (3 * crops[..., 0] + crops[..., 1]).flatten().bincount(minlength=9)
     assert counts.sub(1000).abs().max() < 150  # 5 standard deviations
     assert flips.float().mean().sub(0.5).abs() < 0.02
-    assert not Augmentation(1, False, (0.0,)).draw(50, 4, generator())[1].any()
+    assert not Augmentation(1, False, (0.0,)).draw(50, 4, 1, generator())[1].any()
 
 
 def test_without_augmentation_nothing_is_copied():

@@ -14,7 +14,8 @@ class Augmentation:
     1/2.  fill: what is padded with, one normalised value a channel; the value of a black pixel makes this equal
     to padding the raw image with zeros.
 
-    One crop offset is drawn for a whole window and one flip for each of its images, anew for every window.
+    Every image of a batch has a crop and a flip of its own; those of a window, which are compared, share the crop.  Both
+    are drawn anew for every step.
     """
 
     padding: int
@@ -30,26 +31,29 @@ class Augmentation:
         padded[:, :, top : top + height, left : left + width] = images
         return padded
 
-    def draw(self, steps: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Crop offsets (row, column) of the steps, (steps, 2) int64, and flips, (steps, size) bool."""
-        crops = torch.randint(2 * self.padding + 1, (steps, 2), generator=generator)
+    def draw(self, steps: int, size: int, num_crops: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Crop offsets (row, column) of the steps, (steps, num_crops, 2) int64, and flips, (steps, size) bool.
+
+        num_crops: ``size``, or 1 for one that all images of a step share.
+        """
+        crops = torch.randint(2 * self.padding + 1, (steps, num_crops, 2), generator=generator)
         if not self.flip:
             return crops, torch.zeros(steps, size, dtype=torch.bool)
         return crops, torch.randint(2, (steps, size), generator=generator, dtype=torch.bool)
 
-    def read(self, padded: Tensor, indices: Tensor, crop: Tensor, flips: Tensor) -> Tensor:
+    def read(self, padded: Tensor, indices: Tensor, crops: Tensor, flips: Tensor) -> Tensor:
         """The (N, C, H, W) images at ``indices``, cropped and then flipped.
 
-        padded: what ``pad`` returned.  indices: (N,) int64.  crop: (2,) int64.  flips: (N,) bool.
+        padded: what ``pad`` returned.  indices: (N,) int64.  crops: (N, 2) int64, or (1, 2).  flips: (N,) bool.
         """
         _, channels, height, width = padded.shape
         device = padded.device
-        rows = crop[0] + torch.arange(height - 2 * self.padding, device=device)
+        rows = crops[:, :1] + torch.arange(height - 2 * self.padding, device=device)
         columns = torch.arange(width - 2 * self.padding, device=device)
-        columns = crop[1] + torch.where(flips[:, None], columns.flip(0), columns)
+        columns = crops[:, 1:] + torch.where(flips[:, None], columns.flip(0), columns)
         return padded[
             indices[:, None, None, None],
             torch.arange(channels, device=device)[:, None, None],
-            rows[:, None],
+            rows[:, None, :, None],
             columns[:, None, None, :],
         ]

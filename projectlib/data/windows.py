@@ -19,8 +19,8 @@ from projectlib.errors import UserError
 class Epoch(NamedTuple):
     """Everything random about one epoch.
 
-    order: (n,) int64, a permutation of the training samples.  crops: (steps, 2) int64, and flips: (steps, size)
-    bool, or None without an augmentation.
+    order: (n,) int64, a permutation of the training samples.  crops: (steps, size, 2) int64, or (steps, 1, 2)
+    where a step's samples share one, and flips: (steps, size) bool, or None without an augmentation.
     """
 
     order: Tensor
@@ -76,7 +76,7 @@ class Sampler:
         order = torch.randperm(self.n, generator=generator)
         if self.augmentation is None:
             return Epoch(order)
-        return Epoch(order, *self.augmentation.draw(self.steps, self.size, generator))
+        return Epoch(order, *self.augmentation.draw(self.steps, self.size, 1 if self.sliding else self.size, generator))
 
     def source(self, train: Split) -> Split:
         """What ``gather`` reads from: the training samples themselves, or a padded copy if there are crops."""
@@ -106,8 +106,8 @@ def gather(source: Split, sampler: Sampler, epoch: Epoch, step: int | Tensor) ->
     labels = source.labels.index_select(0, indices)
     if sampler.augmentation is None or epoch.crops is None or epoch.flips is None:
         return source.inputs.index_select(0, indices), labels
-    crop, flips = _row(epoch.crops, step), _row(epoch.flips, step)[: len(indices)]
-    return sampler.augmentation.read(source.inputs, indices, crop, flips), labels
+    crops, flips = (_row(table, step)[: len(indices)] for table in (epoch.crops, epoch.flips))
+    return sampler.augmentation.read(source.inputs, indices, crops, flips), labels
 
 
 def _row(table: Tensor, step: int | Tensor) -> Tensor:
