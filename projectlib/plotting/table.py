@@ -81,7 +81,7 @@ def table(results: Results) -> pd.DataFrame:
         for column in COLUMNS
         for planned in plan(f"table/{column}", results.size, results.settings)
         for run in results.newest(planned)
-        if run.is_finished
+        if run.is_finished and planned.has_settings(run)  # and no other network's: the row has the plan's command
     ]
     if not found:
         raise UserError(f"no finished run of a table in {results.roots}; expected some: make table")

@@ -68,26 +68,23 @@ class PlannedRun:
         return shlex.join(["python", *self.words])
 
     @cached_property
-    def parsed(self) -> list[Override]:
-        """Its overrides with those of its size written out."""
-        return parse(with_size(self.overrides))
-
-    @cached_property
     def swept(self) -> dict[str, int]:
         """How many values a sweep goes through, by key; empty for a single run."""
-        last = {override.key_or_group: override for override in [*parse(self.experiment.sweep), *self.parsed]}
+        overrides = [*parse(self.experiment.sweep), *parsed(*self.overrides)]
+        last = {override.key_or_group: override for override in overrides}
         return {key: len([*last[key].sweep_iterator()]) for key in last if last[key].is_sweep_override()}
 
-    @cached_property
+    @property
     def config(self) -> DictConfig:
         """Its settings, but for those that a sweep goes through."""
-        return composed(self.script, *(o.input_line for o in self.parsed if not o.is_sweep_override()))
+        return config_of(self.script, *self.overrides)
 
     @cached_property
     def distinctive(self) -> dict[str, Any]:
         """The settings in which the runs of a figure by one script differ."""
-        own, siblings = settings_of(self.config), [replace(self, name=name) for name in self.experiment.runs]
-        others = [settings_of(sibling.config) for sibling in siblings if sibling.script == self.script]
+        siblings = [replace(self, name=name) for name in self.experiment.runs]
+        own = planned_settings(self.script, *self.overrides)
+        others = [planned_settings(s.script, *s.overrides) for s in siblings if s.script == self.script]
         return {key: own[key] for key in own if any(other.get(key) != own[key] for other in others)}
 
     def claims(self, run: Run) -> bool:
@@ -106,7 +103,8 @@ class PlannedRun:
 
         A setting that one of them lacks came with a later version, which keeps what was there before as its default.
         """
-        ours, theirs, left = settings_of(self.config), settings_of(run.config), (*SAME_RESULT, *self.swept, *free)
+        ours, theirs = planned_settings(self.script, *self.overrides), settings_of(run.config)
+        left = (*SAME_RESULT, *self.swept, *free)
         return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys() if not is_among(key, left))
 
     def is_repeated_by(self, run: Run) -> bool:
@@ -121,8 +119,26 @@ def plan(name: str, size: str = "paper", settings: Sequence[str] = ()) -> list[P
 
 
 @cache
+def parsed(*overrides: str) -> list[Override]:
+    """Overrides with those of their size written out."""
+    return parse(with_size([*overrides]))
+
+
+@cache
 def composed(script: str, *overrides: str) -> DictConfig:
     return without_hydra(compose(script, [*overrides]))
+
+
+@cache
+def config_of(script: str, *overrides: str) -> DictConfig:
+    """What a command composes, but for the settings that a sweep goes through."""
+    return composed(script, *(o.input_line for o in parsed(*overrides) if not o.is_sweep_override()))
+
+
+@cache
+def planned_settings(script: str, *overrides: str) -> dict[str, Any]:
+    """The same as plain values by dotted key."""
+    return settings_of(config_of(script, *overrides))
 
 
 def settings_of(config: DictConfig) -> dict[str, Any]:
