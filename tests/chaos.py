@@ -30,15 +30,18 @@ from typing import NamedTuple
 
 import filelock
 import hydra
+import matplotlib.backends.backend_agg
 import matplotlib.figure
 import numba
 import optuna
+import pandas
 import sklearn.datasets
 import sqlalchemy.engine.default
 import torch
 import torch._dynamo
+import tqdm.contrib.logging
 
-IMPORTED = (hydra, matplotlib.figure, numba, optuna, sklearn.datasets, torch._dynamo)
+IMPORTED = (hydra, matplotlib.backends.backend_agg, numba, optuna, pandas, sklearn.datasets, torch._dynamo, tqdm)
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # what is beside it is tested, and not what may be installed
 EXIT_RESUME = 75
@@ -74,6 +77,7 @@ class Kill(NamedTuple):
 
 
 HOW = ("half", "whole", "after")
+MOMENTS = {"lock": ("after",), "log": ("half", "after"), "figure": ("half", "after")}  # that differ, of these
 OF_A_RUN = ("settings", "metrics.csv", "checkpoint", "arrays", "summary.json", "figure", "log", "lock")
 CHAIN = 8  # kills of one run
 
@@ -303,7 +307,7 @@ def of_a_case(
     """
     has = {"arrays": any(reference.glob("*.npz"))}
     kinds = ("kernel cache",) if cache else [kind for kind in OF_A_RUN if has.get(kind, True)]
-    plan = [Kill(kind, how, chance.choice([1, 1, 2])) for kind in kinds for how in HOW]
+    plan = [Kill(kind, how, chance.choice([1, 1, 2])) for kind in kinds for how in MOMENTS.get(kind, HOW)]
     chance.shuffle(plan)
     kills, found, folder, length = Counter(), [], reference, CHAIN
 

@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import gc
 import logging
 import os
 import runpy
@@ -27,6 +28,12 @@ ROOT = Path(__file__).parents[1]
 torch.set_num_threads(
     1
 )  # the tests' processes share the cores: with two threads each, small steps take five times as long
+
+
+def pytest_collection_finish():
+    """What was imported is no garbage: the collector need not look for it there."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -76,6 +83,13 @@ def scripts_in_this_process(folder, draws=False):
         patch.setattr(logging, "raiseExceptions", False)
         patch.setattr("projectlib.training.tasks.ALL_THREADS", 1)  # the tests' own processes share the cores
         patch.setattr(hydra_internals, "ConfigLoaderImpl", hydra_internals.ConfigLoaderImpl)
+        look = hydra_internals.Hydra.get_mode
+
+        def get_mode(self, config_name, overrides):
+            """Composes all once more, to find a mode that is seldom set."""
+            return look(self, config_name, overrides) if any("hydra.mode" in word for word in overrides) else None
+
+        patch.setattr(hydra_internals.Hydra, "get_mode", get_mode)
         if not draws:
             patch.setattr("projectlib.plotting.save_run_figure", lambda run_folder: run_folder / "figures" / "none.png")
 

@@ -36,6 +36,8 @@ MODELS = {
     "spiking": lambda generator: spiking_mlp((7,), 3, (6, 4), 5e-3, 1e-2, 0.2, 1e-3, 2.0, 1e-3, 3, generator),
     "cnn": lambda generator: cnn((3, 8, 8), 3, (4, 6), generator),
 }
+CELLS = [*(("lif", name) for name in MEMORIES), ("spiking", "covariance"), ("spiking", "delta")]
+"""Neurons with a state, and memories: each kind of either is compiled, and those combinations that settings are for."""
 NUM = 23
 
 
@@ -83,7 +85,7 @@ def test_the_stream_engine_equals_eager(memory, optimizer, accumulate):
 
 
 @pytest.mark.parametrize("readout_window", [1, 3])
-@pytest.mark.parametrize("model", ["lif", "spiking"])
+@pytest.mark.parametrize(("model", "memory"), CELLS)
 def test_the_stream_engine_of_neurons_with_a_state_equals_eager(memory, readout_window, model):
     compare(StreamEngine, memory, model=model, readout_window=readout_window)
 

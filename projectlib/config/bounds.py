@@ -1,13 +1,38 @@
 """Text that becomes values, looked at before it does: nesting crashes parsers, aliases multiply."""
 
 import re
+from collections import Counter
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
 import yaml
+from omegaconf._utils import get_yaml_loader
 
 DEPTH, VALUES, DIGITS, LETTERS = 40, 100_000, 1000, 4000  # of anything that somebody writes, with room to spare
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Loader(LOADER):
+    """Reads YAML as OmegaConf does, thirty times as fast where there is the compiled parser."""
+
+    yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers  # 1e-4 is a number, 2026-11-24 is text
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise yaml.constructor.ConstructorError(problem=f"it has the key {twice[0]} twice")
+        return super().construct_mapping(node, deep)
+
+
+@lru_cache(maxsize=1024)
+def parse_config(text: str) -> Any:
+    """What the text of a config file says; a file that is composed again is parsed once.
+
+    Raises ValueError as ``check_yaml``, and YAMLError, also for a key that is there twice.
+    """
+    check_yaml(text)
+    return yaml.load(text, Loader)
 
 
 def check_yaml(text: str, aliases: bool = True) -> None:

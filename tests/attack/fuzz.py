@@ -46,10 +46,10 @@ import projectlib.plotting
 import projectlib.runs.recorder
 import projectlib.training.allocation
 from projectlib.cli.main import launch
+from projectlib.config.bounds import Loader
 from projectlib.config.compose import compose, without_hydra
 from projectlib.config.settings import flatten, plain
 from projectlib.runs.checkpoint import load_checkpoint, write_checkpoint
-from projectlib.runs.folder import Loader
 
 assert IMPORTED  # once for all forked processes
 PATIENCE = 20.0  # seconds for one case

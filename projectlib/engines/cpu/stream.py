@@ -118,7 +118,8 @@ class StreamEngine(CpuEngine):
         first = self.ensemble.network.layers[0]
         if not isinstance(first, SpikingLayer):
             return cell_kernels.Neuron(self.rate)
-        return cell_kernels.Neuron(first.rate, first.trace_rate, first.threshold, first.refractory, first.slope)
+        constants = first.rate, first.trace_rate, float(first.threshold)  # 1 and 1.0 are compiled once
+        return cell_kernels.Neuron(*constants, first.refractory, float(first.slope))
 
     def cells(self, index: int) -> tuple[np.ndarray | cell_kernels.Spiking, ...]:
         """Of every layer, membranes (out,) or spiking neurons; an MLP's are not read."""

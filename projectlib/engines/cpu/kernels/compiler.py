@@ -3,6 +3,7 @@
 # numba sets its options as attributes when it is imported; a locator's methods are of the class that it is mixed into
 # pyright: reportAttributeAccessIssue=false
 
+import gc
 import hashlib
 import logging
 import os
@@ -126,6 +127,7 @@ def compile_in_child(kernel: Callable, signature: tuple) -> None:
         child = os.fork()
     if child == 0:
         try:
+            gc.disable()  # a quarter of the time, and the child ends here
             kernel.compile(signature)
         finally:
             os._exit(0)
