@@ -19,6 +19,7 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from projectlib import data
+from projectlib.data.scaling import scaled_alike
 from projectlib.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -421,3 +422,33 @@ def test_folder_config_instantiates(tmp_path):
 def test_generated_data_follow_the_seed_or_stand_apart():
     assert config("xor", "data.seed=3").data.source.seed == 3
     assert config("xor", "data.source.seed=5").data.source.seed == 5
+
+
+FOLDER = {"_target_": "projectlib.data.folder", "mean": 0.5, "sd": [0.5, 0.5, 0.5]}
+CIFAR10 = {"_target_": "projectlib.data.cifar10", "scale": "channels"}
+
+
+@pytest.mark.parametrize(
+    ("source", "other", "expected"),
+    [
+        ({"scale": "symmetric"}, {"scale": "unit"}, {"scale": "unit"}),
+        (FOLDER, {"mean": 0.1, "sd": 2}, {"mean": 0.1, "sd": 2}),
+        (FOLDER, {"scale": "unit"}, {"mean": 0.0, "sd": 1.0}),
+        (FOLDER, CIFAR10, {"mean": (0.4914, 0.4822, 0.4465), "sd": (0.247, 0.243, 0.261)}),
+        (CIFAR10, FOLDER, {"scale": "symmetric"}),
+        (CIFAR10, {"mean": [0.4914, 0.4822, 0.4465], "sd": [0.247, 0.243, 0.261]}, {"scale": "channels"}),
+        ({}, CIFAR10, {}),
+        (CIFAR10, {}, {}),
+    ],
+)
+def test_one_data_set_is_scaled_as_another(source, other, expected):
+    assert scaled_alike(source, other) == expected
+
+
+@pytest.mark.parametrize(("source", "other"), [(CIFAR10, {"mean": 0.3, "sd": 1}), (FOLDER, {"scale": "standardize"})])
+def test_a_data_set_that_cannot_be_scaled_as_another(source, other):
+    with pytest.raises(
+        UserError, match=r"scaled by data\.(mean=0\.3 and data\.sd=1|scale=standardize), which"
+    ) as error:
+        scaled_alike(source, other)
+    assert one_line(error)

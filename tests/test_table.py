@@ -22,7 +22,12 @@ def results(tmp_path_factory):
     """Of two rows of the first column, and one of the third; another row's run has a network of its own."""
     folder = tmp_path_factory.mktemp("table")
     with scripts_in_this_process(folder) as run:
-        runs = [("mnist", "delta"), ("mnist", "backprop"), ("digits", "frozen"), ("digits", "window", "model.features=[9]")]
+        runs = [
+            ("mnist", "delta"),
+            ("mnist", "backprop"),
+            ("digits", "frozen"),
+            ("digits", "window", "model.features=[9]"),
+        ]
         for column, name, *more in runs:
             (planned,) = [one for one in plan(f"table/{column}", settings=TINY) if one.name == name]
             assert run(planned.script, *planned.overrides, *more, f"hydra.run.dir=outputs/{column}-{name}") == 0

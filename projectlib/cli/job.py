@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from projectlib.cli.interrupts import Interrupts
 from projectlib.config.plugins import build
 from projectlib.config.settings import plain
+from projectlib.data.scaling import scaled_alike
 from projectlib.errors import UserError, system_problem
 from projectlib.garbage import paused_collector
 from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint, restored_threads
@@ -26,8 +27,6 @@ from projectlib.sweeps.jobs import objective
 from projectlib.sweeps.launchers import job_device
 from projectlib.training.loop import evaluate, fit
 from projectlib.training.tasks import build_task, load_dataset
-
-SCALING = ("scale", "mean", "sd")  # of a data set: what its inputs were made of images by
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +150,11 @@ def evaluate_run(config: DictConfig, folder: Path) -> float:
     trained = load(config.evaluate, device)
     if not trained.input_shape:
         raise UserError(f"{config.evaluate} trained a reservoir; expected a network to score on {config.data.name}")
-    dataset = load_dataset(scaled_alike(config, trained.config)).to(device)
+    ours, theirs = (plain(settings.data.source, resolve=True) for settings in (config, trained.config))
+    scaling = scaled_alike(ours, theirs)
+    for key in [key for key, value in scaling.items() if value != ours[key]]:
+        log.info("data.%s=%s, as the run was trained with", key, scaling[key])
+    dataset = load_dataset(cast(DictConfig, OmegaConf.merge(config, {"data": {"source": scaling}}))).to(device)
     found, expected = (dataset.input_shape, dataset.num_classes), (trained.input_shape, trained.num_classes)
     if found != expected:
         raise UserError(
@@ -166,16 +169,6 @@ def evaluate_run(config: DictConfig, folder: Path) -> float:
     summary = {"status": "evaluated", "evaluated": str(Path(config.evaluate).resolve()), "metrics": history.summary()}
     write_summary(folder, summary)
     return scores["accuracy"].mean().item()
-
-
-def scaled_alike(config: DictConfig, trained: DictConfig) -> DictConfig:
-    """A config whose inputs are scaled as those of another, as far as the data of both have such settings."""
-    ours, theirs = config.data.source, trained.data.source
-    known = {key: theirs[key] for key in SCALING if key in ours and key in theirs}
-    for key, value in known.items():
-        if value != ours[key]:
-            log.info("data.%s=%s, as the run was trained with", key, value)
-    return cast(DictConfig, OmegaConf.merge(config, {"data": {"source": known}}))
 
 
 def resolve_device(name: str, job_number: int = 0) -> torch.device:

@@ -14,8 +14,8 @@ class Augmentation:
     1/2.  fill: what is padded with, one normalised value a channel; the value of a black pixel makes this equal
     to padding the raw image with zeros.
 
-    Every image of a batch has a crop and a flip of its own; those of a window, which are compared, share the crop.  Both
-    are drawn anew for every step.
+    Every image of a batch has a crop and a flip of its own; those of a window, which are compared, share the crop.
+    Both are drawn anew for every step.
     """
 
     padding: int
