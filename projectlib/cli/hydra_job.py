@@ -136,16 +136,10 @@ def before_folders(job: Job, config: DictConfig) -> Job:
 
 def unforeseen(error: Exception) -> str:
     """One line for an error that is nobody's known mistake; its traceback goes to the log's file, or to one made."""
-    text = "".join(traceback.format_exception(error))
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
-    for handler in files:
-        handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, text, (), None))
-    if files:
-        place = files[0].baseFilename
-    else:
-        with tempfile.NamedTemporaryFile("w", prefix="biohsic-", suffix=".log", delete=False, encoding="utf-8") as file:
-            file.write(text)
-        place = file.name
+    place = files[0].baseFilename if files else tempfile.mkstemp(prefix="biohsic-", suffix=".log")[1]
+    with suppress(OSError), open(place, "a", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(traceback.format_exception(error))
     return f"{type(error).__name__}: {one_line(error)[:300]} (unforeseen: its traceback is in {place})"
 
 

@@ -28,7 +28,7 @@ def unknown_key(name: str, config_name: str) -> str:
         config = compose(config_name, ["data=mnist"])
     except Exception:  # a config of the person's own may need more than a data set; the advice can do without it
         config = compose("train-biohsic", ["data=mnist"])
-    settings = [key for key, _ in flatten(plain(config)) if not key.startswith("hydra.")]
+    settings = [key for key in flatten(plain(config)) if not key.startswith("hydra.")]
     if name in settings:
         return f"{name} is a setting of {config_name} with other choices than these; expected one that --help lists"
     near = difflib.get_close_matches(name, [*{*settings, *plain(config), *config.hydra.runtime.choices}], 2)

@@ -20,33 +20,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from projectlib.errors import UserError, one_line
 
-DATA = ("cifar10", "digits", "fashion_mnist", "folder", "linear", "mnist", "mnist_5000", "xor")
-
-MODULATORS = (
-    *("ClassMeansModulator", "CovarianceModulator", "DeltaModulator", "RememberedModulator"),
-    *("ReservoirModulator", "WindowModulator"),
-)
-
-MODELS = ("Reservoir", "cnn", "divisive_mlp", "lif_mlp", "linear", "mlp", "spiking_mlp")
-
-BASELINES = (
-    *("DirectFeedbackAlignment", "FeedbackAlignment", "LocalClassifier"),
-    *("PHSIC", "SimilarityMatching"),
-)
-
 TARGETS = {
-    *(f"projectlib.data.{name}" for name in DATA),
-    *(f"projectlib.models.{name}" for name in MODELS),
-    *(f"projectlib.rules.{name}" for name in ("HSIC", "Backprop", "BioHSIC", "Delta", "Frozen", *BASELINES)),
-    *(f"projectlib.modulators.{name}" for name in MODULATORS),
-    *(f"projectlib.runs.loggers.{name}" for name in ("PrintLogger", "TensorBoardLogger", "WandbLogger")),
-    *(f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")),
-    "projectlib.training.schedules.SmoothCosine",
-    *(
-        f"torch.optim.lr_scheduler.{name}"
-        for name in ("ConstantLR", "CosineAnnealingLR", "ExponentialLR", "MultiStepLR")
-    ),
+    f"{module}.{name}"
+    for module, names in {
+        "projectlib.data": "cifar10 digits fashion_mnist folder linear mnist mnist_5000 xor",
+        "projectlib.models": "Reservoir cnn divisive_mlp lif_mlp linear mlp spiking_mlp",
+        "projectlib.rules": "HSIC Backprop BioHSIC Delta DirectFeedbackAlignment FeedbackAlignment Frozen "
+        "LocalClassifier PHSIC SimilarityMatching",
+        "projectlib.modulators": "ClassMeansModulator CovarianceModulator DeltaModulator RememberedModulator "
+        "ReservoirModulator WindowModulator",
+        "projectlib.runs.loggers": "PrintLogger TensorBoardLogger WandbLogger",
+        "projectlib.training.schedules": "SmoothCosine",
+        "torch.optim": "SGD Adam AdamW",
+        "torch.optim.lr_scheduler": "ConstantLR CosineAnnealingLR ExponentialLR MultiStepLR",
+    }.items()
+    for name in names.split()
 }
+"""What the project has: all that a config may name without a plugin."""
 
 NAMING = ("_target_", "()", "class")
 """Keys whose value names code: of a config, and of a logging config."""

@@ -69,13 +69,12 @@ def plain(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
-def flatten(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """``{"a": {"b": 1}}`` -> ``[("a.b", 1)]``."""
-    return [
-        item
-        for key, value in node.items()
-        for item in (flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
-    ]
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
+    flat = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def plain_settings(config: DictConfig | dict, origin: Any) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def plain_settings(config: DictConfig | dict, origin: Any) -> dict[str, Any]:
         values = plain(config) if isinstance(config, DictConfig) else config
         held = each_text(lambda text: text.replace("${", HELD) if ":" in text else text, values)
         resolved = plain(DictConfig(held), resolve=True)
-        return dict(flatten(each_text(lambda text: text.replace(HELD, "${"), resolved)))
+        return flatten(each_text(lambda text: text.replace(HELD, "${"), resolved))
     except (OmegaConfBaseException, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"the settings of {origin} are damaged: {one_line(error)}") from None
 
@@ -127,7 +126,7 @@ def settled(config: DictConfig) -> DictConfig:
 
 def refuse_resolvers(config: DictConfig, origin: str) -> None:
     """Raises UserError where a folder's config would read this machine's environment, or call a resolver."""
-    for key, value in flatten(plain(config)):
+    for key, value in flatten(plain(config)).items():
         if any(map(calls_resolver, leaves(value))):
             raise UserError(f"{key} of {origin} is {value!r}; expected a value: write it out if you trust the folder")
 

@@ -5,7 +5,7 @@ import re
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.config.settings import flatten, plain, select
+from projectlib.config.settings import flatten, is_among, plain, select
 from projectlib.errors import UserError
 from projectlib.values import COUNT, WHOLE, Check, is_count, is_number, require
 
@@ -14,19 +14,18 @@ BUILT = ("data.source", "model", "rule", "optimizer", "lr_schedule", "logger")
 REQUIRED = {
     **dict.fromkeys((*SECTIONS, *BUILT), Check(lambda v: isinstance(v, dict), "a table of settings, as in configs/")),
     **{f"{key}._target_": Check(lambda v: isinstance(v, str), "the name of a function or a class") for key in BUILT},
+    **dict.fromkeys(("checkpointing.rate", "training.nepochs", "training.log_interval"), COUNT),
 }
+"""What no run can do without; of ``CHECKS``, a key that a config lacks is not checked."""
+
 POSITIVE = Check(lambda v: is_number(v) and v > 0, "a number above 0")
 NOT_NEGATIVE = Check(lambda v: is_number(v) and v >= 0, "a number of at least 0")
 FLAG = Check(lambda v: isinstance(v, bool), "true or false")
 
-NEEDED = ("checkpointing.rate", "checkpointing.minutes", "training.nepochs", "training.log_interval")
-"""Of ``CHECKS``, what no run can do without; another key that a config lacks is not checked."""
-
 CHECKS = {
     **dict.fromkeys(("seed", "data.seed"), WHOLE),
-    **dict.fromkeys(("nmodels", "readout.window", "checkpointing.rate", "optimizer.accumulate"), COUNT),
+    **dict.fromkeys(("nmodels", "readout.window", "optimizer.accumulate", "training.sample_timesteps"), COUNT),
     **{f"data.{name}": COUNT for name in ("batchsize", "test_batchsize", "nsamples", "ntimesteps", "zdim")},
-    **{f"training.{name}": COUNT for name in ("nepochs", "log_interval", "sample_timesteps")},
     **dict.fromkeys(("training.time_step", "optimizer.lr", "lr_schedule.gamma"), POSITIVE),
     **dict.fromkeys(("optimizer.weight_decay", "optimizer.eps", "lr_schedule.eta_min"), NOT_NEGATIVE),
     **dict.fromkeys(("sweep.skip_finished", "training.log_hsic", "training.log_memory"), FLAG),
@@ -70,7 +69,7 @@ CHECKS = {
 
 def validate(config: DictConfig) -> None:
     """Raises UserError naming the first key whose value is missing or not what it must be."""
-    if missing := [key for key, value in flatten(plain(config)) if value == "???"]:
+    if missing := [key for key, value in flatten(plain(config)).items() if value == "???"]:
         raise UserError(f"{missing[0]} has no value; expected one: set {missing[0]}=...")
     try:
         OmegaConf.to_container(config, resolve=True)
@@ -81,8 +80,6 @@ def validate(config: DictConfig) -> None:
         ) from None
     for key, (is_valid, expected) in {**REQUIRED, **CHECKS}.items():
         value = select(config, key, default=None if key in REQUIRED else MISSING)
-        if value is MISSING and key in NEEDED:
-            raise UserError(f"{key} is missing; expected {expected}")
         if value is not MISSING:
             require(is_valid(value), key, value, expected)
 
@@ -107,34 +104,29 @@ def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
 
     hydra: Hydra's settings of the job.
     """
-    choices = hydra.runtime.choices
-    read = [value for _, value in flatten(plain(config))]  # a rule, or its modulator, names what it takes
-    measures = config.training.get("log_hsic") or config.training.get("log_memory") or config.training.get("log_arrays")
-    for line in hydra.overrides.task:
-        key = line.lstrip("+").partition("=")[0]
-        is_measured = measures and key in ("hsic.gamma", "hsic.sigmas")
-        if key.startswith("hsic.") and f"${{{key}}}" not in read and not is_measured:
-            raise UserError(f"{line} has no effect with rule={choices.get('rule')}; leave it out, or use rule=biohsic")
-    modulator, rule = choices.get("modulator"), choices.get("rule")
-    is_memory, in_blocks = modulator in MEMORIES, config.optimizer.get("accumulate", 1) > 1
-    if not (is_memory or rule in STREAMS or in_blocks):
-        return
-    signal = select(config, "modulator.signal", default=None)
-    used = ("hsic.gamma", "hsic.sigmas") if signal in ("published", "exact") else ()
+    modulator, rule = (hydra.runtime.choices.get(group) for group in ("modulator", "rule"))
+    one_by_one = instead = ""  # what sees one sample at a time
+    if modulator in MEMORIES:
+        one_by_one, instead = f"modulator={modulator}", "modulator=window"
+    elif rule in STREAMS:
+        one_by_one, instead = f"rule={rule}", "rule=biohsic"
+    texts = map(str, flatten(plain(config)).values())  # a rule, or its modulator, names what it takes
+    read = tuple(text[2:-1] for text in texts if text.startswith("${hsic."))
+    measured = any(config.training.get(name) for name in ("log_hsic", "log_memory", "log_arrays"))
+    of_memory = select(config, "modulator.signal") in ("published", "exact")
     for line in hydra.overrides.task:
         key, _, value = line.lstrip("+").partition("=")
-        is_window = any(f"{key}.".startswith(f"{name}.") for name in ("data.batchsize", "hsic"))
-        asks_hsic = key == "training.log_hsic" and value.lower() != "false"
-        if (is_memory or rule in STREAMS) and (asks_hsic or (is_window and not key.startswith(used))):
-            one_sample = f"modulator={modulator}" if is_memory else f"rule={rule}"
-            other = "modulator=window" if is_memory else "rule=biohsic"
-            raise UserError(
-                f"{line} has no effect with {one_sample}, which sees one sample at a time; leave it out, or use {other}"
-            )
-        if key == "data.batchsize":
-            raise UserError(
-                f"{line} has no effect with optimizer.accumulate={config.optimizer.accumulate}; leave one out"
-            )
+        is_kernel = is_among(key, ("hsic.gamma", "hsic.sigmas"))
+        is_window = is_among(key, ("data.batchsize", "hsic")) and not (is_kernel and of_memory)
+        if one_by_one and (is_window or (key == "training.log_hsic" and value.lower() != "false")):
+            reason = f"{one_by_one}, which sees one sample at a time; leave it out, or use {instead}"
+        elif key == "data.batchsize" and config.optimizer.get("accumulate", 1) > 1:
+            reason = f"optimizer.accumulate={config.optimizer.accumulate}; leave one out"
+        elif key.startswith("hsic.") and not is_among(key, read) and not (is_kernel and measured):
+            reason = f"rule={rule}; leave it out, or use rule=biohsic"
+        else:
+            continue
+        raise UserError(f"{line} has no effect with {reason}")
 
 
 STREAMS = ("direct-feedback-alignment", "feedback-alignment", "local-classifier")

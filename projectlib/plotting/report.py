@@ -148,7 +148,7 @@ def final(run: Run, metric: Metric, until: float = math.inf) -> dict[int, float]
         return {}
     measured = frame[(frame["split"] == metric.split) & frame[metric.name].notna() & (frame["epoch"] <= until)]
     rows = measured[measured["epoch"] == measured["epoch"].max()]
-    return dict(zip(run.seed + rows["model"], metric.scale * rows[metric.name], strict=True))
+    return dict(zip(run.get("seed", 0) + rows["model"], metric.scale * rows[metric.name], strict=True))
 
 
 def letters(count: int) -> list[str]:
@@ -176,7 +176,7 @@ def run_row(label: str, run: Run, error: str | None) -> list[str]:
         " ".join(trained.overrides) or "defaults",
         status,
         f"{trained.history.last_epoch} of {trained.get('training.nepochs', '?')}",
-        str(trained.num_models),
+        str(trained.get("nmodels", 1)),
         "" if seconds is None else f"{seconds:.0f}",
         "" if speed is None else f"{speed:.0f}",
         summary.get("device", ""),

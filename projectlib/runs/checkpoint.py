@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import math
 import os
 import pickle
 import re
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from projectlib.errors import UserError
+from projectlib.errors import UserError, one_line
 from projectlib.runs.files import write_whole
 from projectlib.runs.folder import NUMBER, STACKS, TABLE
 from projectlib.values import ANYTHING, TEXT, WHOLE, Check, problem
@@ -53,12 +54,6 @@ class TornCheckpoint(UserError):
     """A file that was cut short or damaged: the checkpoint before it may do."""
 
 
-def checkpoint_path(folder: Path, epoch: int, step: int | None = None) -> Path:
-    """``epoch-0003.pt`` after epoch 3, ``epoch-0003-step-00000400.pt`` inside it."""
-    inside = "" if step is None else f"-step-{step:08d}"
-    return Path(folder) / f"epoch-{epoch:04d}{inside}.pt"
-
-
 def checkpoint_files(folder: Path) -> list[Path]:
     """All checkpoints of a folder, oldest first."""
     found = {path: NAME.fullmatch(path.name) for path in Path(folder).glob("epoch-*.pt")}
@@ -70,11 +65,13 @@ def save_checkpoint(folder: Path, content: dict[str, Any]) -> Path:
     """Write a checkpoint, keep the one before it, and delete all others.
 
     content: as ``CONTENT``, of nested dictionaries, lists, tensors and plain values; epoch and step (None at the
-    epoch's end) name the file.  Raises OSError with older ones untouched.
+    epoch's end) name the file, ``epoch-0003.pt`` or ``epoch-0003-step-00000400.pt``.  Raises OSError with older ones
+    untouched.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = checkpoint_path(folder, content["epoch"], content["step"])
+    inside = "" if content["step"] is None else f"-step-{content['step']:08d}"
+    path = folder / f"epoch-{content['epoch']:04d}{inside}.pt"
     write_checkpoint(path, content)
     files = checkpoint_files(folder)
     newest = files.index(path) + 1  # what comes after it was torn, or this run would have gone on from there
@@ -91,16 +88,24 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, lambda file: file.write(data.getbuffer()))
 
 
-def digest(content: Any) -> str:
+def digest(content: Any, size: float = math.inf) -> str:
     """SHA-256 of nested dictionaries, lists, tensors and plain values: of all their types, names, shapes and bytes.
 
     Checksums of an archive protect the bytes of its entries, but not what says where and of what kind these are.
-    Raises TypeError for anything else.
+    size: bytes of the file that it was read from.  Raises TypeError for anything else, and unless all values lie in
+    memory as they did there: references let a small file stand for endless values, and strides for larger tensors.
     """
-    sha = hashlib.sha256()
+    sha, count = hashlib.sha256(), 0
 
     def add(node: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > size:
+            raise TypeError("it has more values than bytes")
         if isinstance(node, Tensor):
+            dense = node.layout == torch.strided and not node.is_quantized and node.device.type != "meta"
+            if not dense or not node.is_contiguous() or node.numel() * node.element_size() > size:
+                raise TypeError(f"a tensor {tuple(node.shape)} is not contiguous")
             sha.update(f"{node.dtype}{tuple(node.shape)}".encode())
             sha.update(node.detach().cpu().flatten().view(torch.uint8).numpy().data)
         elif isinstance(node, dict | list | tuple):
@@ -134,55 +139,28 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             "delete it if you do not know where it is from"
         ) from None
     except Exception as error:  # whatever damaged bytes make torch and zipfile raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TornCheckpoint(f"checkpoint {path} is torn or not a checkpoint ({reason})") from None
+        raise TornCheckpoint(f"checkpoint {path} is torn or not a checkpoint ({one_line(error):.200})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise UserError(f"checkpoint {path} has format {found!r:.50}; expected {FORMAT}, as this version writes it")
     del content["format"]
     try:
-        check_memory(content, Path(path).stat().st_size)
-        damaged = content.pop("digest", None) != digest(content)
+        damaged = content.pop("digest", None) != digest(content, Path(path).stat().st_size)
     except (TypeError, RuntimeError) as error:  # also what nests deeper than Python does
         raise UserError(f"checkpoint {path} is refused: {error}") from None
     if damaged:
         raise TornCheckpoint(f"checkpoint {path} is damaged: its content is not what its digest says")
-    if difference := content_problem(content):
+    difference = problem(content, CONTENT)
+    if not difference and (late := [row["epoch"] for row in content["history"] if row["epoch"] > content["epoch"]]):
+        difference = f"history has rows of epoch {late[0]}, expected none after epoch {content['epoch']}"
+    if difference:
         raise UserError(f"checkpoint {path} is not what a run writes: {difference}")
     return content
-
-
-def content_problem(content: dict[str, Any]) -> str | None:
-    """What of a checkpoint, its engine and schedule left to those who load them, cannot be used, in words."""
-    if difference := problem(content, CONTENT):
-        return difference
-    late = [row["epoch"] for row in content["history"] if row["epoch"] > content["epoch"]]
-    return f"history has rows of epoch {late[0]}, expected none after epoch {content['epoch']}" if late else None
 
 
 def is_stack(items: list[Any]) -> bool:
     """Whether these are tensors of one shape and type."""
     return all(isinstance(item, Tensor) for item in items) and len({(item.shape, item.dtype) for item in items}) == 1
-
-
-def check_memory(content: Any, size: int) -> None:
-    """Raises TypeError unless all of a file's values lie in memory as they did in the file, of ``size`` bytes.
-
-    References let a small file stand for more values than can be counted, and strides for larger tensors.
-    """
-    nodes, count = [content], 0
-    while nodes:
-        node, count = nodes.pop(), count + 1
-        if count > size:
-            raise TypeError("it has more values than bytes")
-        if isinstance(node, Tensor):
-            dense = node.layout == torch.strided and not node.is_quantized and node.device.type != "meta"
-            if not dense or not node.is_contiguous() or node.numel() * node.element_size() > size:
-                raise TypeError(f"a tensor {tuple(node.shape)} is not contiguous")
-        elif isinstance(node, dict):
-            nodes += [*node.keys(), *node.values()]
-        elif isinstance(node, list | tuple):
-            nodes += node
 
 
 def restored_threads(content: dict[str, Any]) -> int:

@@ -47,7 +47,7 @@ class Recorder:
     ):
         self.folder, self.config, self.loggers = Path(folder), config, []
         self.checkpoints, self.interrupts = Path(checkpoints), interrupts
-        self.rate, self.minutes = config["checkpointing"]["rate"], config["checkpointing"]["minutes"]
+        self.rate, self.minutes = config["checkpointing"]["rate"], config["checkpointing"].get("minutes")
         self.history, self.arrays = History(), {}
         self.seconds = {"training": 0.0, "compile": 0.0, "wall": 0.0}
         self.steps = 0

@@ -99,15 +99,6 @@ class Run:
     def is_reservoir(self) -> bool:
         return self.get("task") == "reservoir"
 
-    @property
-    def seed(self) -> int:
-        """Of its first model; the others count on from it."""
-        return self.get("seed", 0)
-
-    @property
-    def num_models(self) -> int:
-        return self.get("nmodels", 1)
-
     @cached_property
     def summary(self) -> dict[str, Any]:
         return read_summary(self.folder)
@@ -140,12 +131,11 @@ class Run:
 
     def trained(self) -> "Run":
         """The run that was trained: itself, or of a job that a sweep skipped, the finished run of an earlier one."""
-        run, seen = self, set()
-        while run.summary.get("status") == "skipped":
-            seen.add(os.path.realpath(run.folder))
-            run = Run(Path(run.summary.get("finished_in", run.folder)))
-            if os.path.realpath(run.folder) in seen or not (run.folder / SETTINGS).is_dir():
-                raise UserError(f"{self.folder} was skipped for {run.folder}, which is no finished run")
+        if self.summary.get("status") != "skipped":
+            return self
+        run = Run(Path(self.summary.get("finished_in", self.folder)))
+        if run.summary.get("status") == "skipped" or not (run.folder / SETTINGS).is_dir():
+            raise UserError(f"{self.folder} was skipped for {run.folder}, which is no finished run")
         return run
 
     @property

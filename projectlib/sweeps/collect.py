@@ -48,7 +48,7 @@ def read_run(run: Run) -> Row:
 
 def row_of(run: Run) -> Row:
     status, error = run.status
-    plain = with_effect(dict(flatten(read_settings(run.folder, "config.yaml"))))
+    plain = with_effect(flatten(read_settings(run.folder, "config.yaml")))
     own = {key: v for key, v in plain.items() if "${" not in str(v) and not is_metric(key)}  # a reference says it again
     if wrong := problem(own.get("nmodels", 1), COUNT, "nmodels"):
         raise UserError(f"{run.folder}: {wrong}")

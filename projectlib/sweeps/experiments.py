@@ -95,7 +95,7 @@ class PlannedRun:
             return not self.swept and self.has_settings(run)
         if (run.experiment, run.get("size")) != (self.experiment.name, self.size):
             return False
-        found = settings_of(run.config)
+        found = flatten(plain(run.config))
         return all(found.get(key) == value for key, value in self.distinctive.items())
 
     def has_settings(self, run: Run, free: Sequence[str] = EXTENT) -> bool:
@@ -103,7 +103,7 @@ class PlannedRun:
 
         A setting that one of them lacks came with a later version, which keeps what was there before as its default.
         """
-        ours, theirs = planned_settings(self.script, *self.overrides), settings_of(run.config)
+        ours, theirs = planned_settings(self.script, *self.overrides), flatten(plain(run.config))
         left = (*SAME_RESULT, *self.swept, *free)
         return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys() if not is_among(key, left))
 
@@ -138,11 +138,7 @@ def config_of(script: str, *overrides: str) -> DictConfig:
 @cache
 def planned_settings(script: str, *overrides: str) -> dict[str, Any]:
     """The same as plain values by dotted key."""
-    return settings_of(config_of(script, *overrides))
-
-
-def settings_of(config: DictConfig) -> dict[str, Any]:
-    return dict(flatten(plain(config)))
+    return flatten(plain(config_of(script, *overrides)))
 
 
 class Results:

@@ -25,7 +25,7 @@ def with_effect(settings: dict[str, Any]) -> dict[str, Any]:
 
 def identity(config: DictConfig) -> str:
     """The same for two configs only if their runs give the same numbers (with the same code)."""
-    settings = dict(flatten(plain(config, resolve=True)))
+    settings = flatten(plain(config, resolve=True))
     text = json.dumps(with_effect(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

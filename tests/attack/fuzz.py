@@ -136,7 +136,7 @@ hydra.job.env_set hydra.job.num hydra.help.template
 
 
 def settings_of(script: str, data: str) -> dict[str, Any]:
-    return dict(flatten(plain(without_hydra(compose(script, [f"data={data}"])))))
+    return flatten(plain(without_hydra(compose(script, [f"data={data}"]))))
 
 
 SETTINGS = {(script, data): settings_of(script, data) for script in SCRIPTS for data in LOCAL}

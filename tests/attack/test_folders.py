@@ -322,4 +322,4 @@ def test_a_setting_that_no_run_can_do_without_is_missed(script, run_folder):
     config.write_text(re.sub(r"\n  rate: .*", "", config.read_text()))
     ended = script("train-biohsic", f"resume={run_folder}", "training.nepochs=3")
     assert ended.code == 1
-    assert "checkpointing.rate is missing; expected a whole number" in ended.error
+    assert "checkpointing.rate is None; expected a whole number" in ended.error
