@@ -128,6 +128,18 @@ def test_augmented_images_resume(script, tmp_path):
     )
 
 
+def test_a_run_is_resumed_where_data_is_elsewhere(script, tmp_path, monkeypatch):
+    from test_errors import write_images
+
+    write_images(tmp_path / "here", num=4)
+    monkeypatch.setenv("BIOHSIC_DATA", str(tmp_path / "here"))
+    few = ("data=folder", "data.batchsize=2", "nmodels=1", "training.nepochs=1", "engine=eager")
+    assert script("train-biohsic", *few, "hydra.run.dir=run").code == 0
+    monkeypatch.setenv("BIOHSIC_DATA", str((tmp_path / "here").rename(tmp_path / "there")))
+    ended = script("train-biohsic", "resume=run", "training.nepochs=2")
+    assert ended.code == 0, ended.output
+
+
 def test_checkpoints_inside_an_epoch_change_nothing(script, tmp_path):
     for folder, minutes in (("often", "1e-9"), ("never", "null")):
         assert script(*XOR, f"checkpointing.minutes={minutes}", f"hydra.run.dir={tmp_path / folder}").code == 0

@@ -111,6 +111,8 @@ def test_a_group_in_a_run_folder_leads_nowhere(script, tmp_path, monkeypatch):
     "evil",
     [
         "hydra: {job: {env_set: {PATH: /tmp}}}",
+        "hydra: {launcher: {setup: [touch sprung]}}",
+        'hydra: {launcher: {comment: "x\\ntouch sprung"}}',
         "hydra: {job_logging: {handlers: {console: {stream: 'ext://evil.x'}}}}",
         "hydra: {job_logging: {handlers: {console: {stream: 'cfg://handlers.file'}}}}",
         "hydra: {job_logging: {handlers: {file: {filename: ../../sprung}}}}",
@@ -120,9 +122,17 @@ def test_a_group_in_a_run_folder_leads_nowhere(script, tmp_path, monkeypatch):
 def test_an_experiment_of_somebody_else_sets_nothing_outside(script, tmp_path, evil):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(f"# @package _global_\n{evil}\n")
-    ended = script("train-biohsic", "--config-dir=conf", *TINY, "experiment=evil", "hydra.run.dir=run")
+    slurm = ["hydra/launcher=submitit_slurm"] if "launcher" in evil else []
+    ended = script("train-biohsic", "--config-dir=conf", *TINY, *slurm, "experiment=evil", "hydra.run.dir=run")
     assert ended.code == 1
     assert "expected" in ended.error
+    assert "launcher" in ended.error or not slurm
+
+
+def test_the_person_has_a_scheduler_run_commands(script):
+    setup = "hydra.launcher.setup=['module load cuda']"
+    ended = script("train-biohsic", *TINY, "hydra/launcher=submitit_slurm", setup, "hydra.run.dir=run")
+    assert ended.code == 0, ended.output
 
 
 def test_the_environment_is_not_read_for_a_run_folder(script, tmp_path, monkeypatch):

@@ -100,6 +100,7 @@ class CheckedLoader(ConfigLoaderImpl):
         check_targets(parts, HYDRA_TARGETS.__contains__, "a config may not run code of its own")
         check_logging(config.hydra)
         check_environment(config.hydra)
+        check_scheduler(config.hydra)
         if len(CheckedLoader.composed) < 2:
             CheckedLoader.composed.append(config)
         return config
@@ -243,6 +244,15 @@ def check_environment(hydra: DictConfig) -> None:
         key = f"hydra.job.env_set.{name}"
         if value != os.environ.get(name) and not is_overridden(hydra, key):
             raise UserError(f"{key} is {value!r} in a config file; expected it on the command line, if you want it")
+
+
+def check_scheduler(hydra: DictConfig) -> None:
+    """Raises UserError where a file has a scheduler run commands, or add lines to the script that it runs."""
+    for key, value in plain(hydra.launcher).items():
+        runs = key in ("setup", "srun_args", "additional_parameters") and value and value != {"requeue": True}
+        adds = any(isinstance(leaf, str) and "\n" in leaf for leaf in leaves(value))
+        if (runs or adds) and not is_overridden(hydra, f"hydra.launcher.{key}"):
+            raise UserError(f"hydra.launcher.{key} is {value!r} in a config file; expected it on the command line")
 
 
 def is_overridden(hydra: DictConfig, key: str) -> bool:

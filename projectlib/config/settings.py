@@ -43,7 +43,8 @@ SETTINGS = {
     "size": Setting("nothing", resumable=True),  # these two are names for settings that are checked themselves
     "figure": Setting("nothing", resumable=True),
     "engine": Setting("machine"),
-    "data.root": Setting("machine"),
+    "data.root": Setting("machine", resumable=True),  # another machine has the data elsewhere
+    "data.source.root": Setting("machine", resumable=True),
     "data.test_batchsize": Setting("machine"),
 }
 """All that are not plain settings of the numbers: a key that is not here is ``Setting()``."""

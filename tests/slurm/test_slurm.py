@@ -35,7 +35,7 @@ def first_checkpoint(folder: Path) -> bool:
 
 
 def process_of(folder: Path) -> int:
-    return int(re.search(r"process (\d+)", (folder / ".lock").read_text())[1])
+    return int(re.search(r"process (\d+)", (folder / ".owner").read_text())[1])
 
 
 @pytest.mark.slurm
