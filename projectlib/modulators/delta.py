@@ -29,8 +29,9 @@ class DeltaModulator(Memory):
     linear kernels, ``-tr[C_yz (C_zz + eps)^-1 C_zy]``, at the newest sample.  A class that has not been seen gives no
     signal.
 
-    learning_rate: eta, below 2, from where on Q overshoots (``|z~|^2`` is about 1).  horizon: T of the running means,
-    in samples.  grid: of ``Memory``.  Raises UserError for values that are none of these.
+    learning_rate: eta, below 2, from where on Q overshoots: ``|z~|^2`` is about 1.  (Of images it is 1 in the mean
+    only, and Q overshoots from about 0.1 on.)  horizon: T of the running means, in samples.  grid: of ``Memory``.
+    Raises UserError for values that are none of these.
     """
 
     kernel = "delta"

@@ -153,9 +153,9 @@ def covariance_signal(memory, settings, z, label, count, weights, signal, factor
     for i in range(width):
         entry, step = np.float32(0), rate * near[i]
         for j in range(width):
-            entry += memory.zz[i, j] * near[j]
-        for j in range(width):
-            memory.zz[i, j] = keep * memory.zz[i, j] + step * near[j]
+            old = memory.zz[i, j]
+            entry += old * near[j]
+            memory.zz[i, j] = keep * old + step * near[j]
         signal[i] = weight * entry
     for c in range(classes):
         error, step = centered[1, c], rate * centered[1, c]
