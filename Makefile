@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
+COMPILE := $(PY) train-biohsic.py data=mnist_5000 nmodels=1 data.limit=60 training.nepochs=1 engine=compiled device=cpu
 
 .PHONY: setup demo figures paper table test test-slurm attack chaos bench docs lint format clean
 
@@ -12,10 +13,10 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	.venv/bin/uv pip install --python $(PY) --quiet --compile-bytecode -e '.[dev]' -c constraints.txt
-	@# compiles the kernels that "make demo" and most of the tests use
+	@# compiles the kernels that "make demo" and most of the tests use, those of a window and of a memory side by side
 	rm -rf build/setup
-	mkdir -p build/setup
-	cd build/setup && ../../$(PY) -m projectlib.demo nmodels=1 data.limit=60 training.nepochs=1 engine=compiled >/dev/null
+	$(COMPILE) hydra.run.dir=build/setup/window >/dev/null & window=$$!; \
+	$(COMPILE) hydra.run.dir=build/setup/delta modulator=delta optimizer=adamw-averaged >/dev/null && wait $$window
 	touch $@
 
 # The rule beside the control, its hidden layers frozen, on 5,000 digits of MNIST; projectlib/demo.py has the three commands.

@@ -24,7 +24,7 @@ def test_the_tutorial_runs_from_python(tmp_path, monkeypatch):
     for block in blocks("tutorial.md", "python"):
         exec(compile(block, "tutorial.md", "exec"), names)
     assert names["logits"].shape == (3, 7, 10)
-    assert names["accuracy"]["window"] > 0.9
+    assert names["accuracy"]["window"] >= 0.92
     assert names["accuracy"]["delta"] > names["accuracy"]["frozen"]
 
 

@@ -17,18 +17,9 @@ def final_accuracy(script, folder, name, *arguments):
     return np.mean([float(row["accuracy"]) for row in rows if row["epoch"] == rows[-1]["epoch"]])
 
 
-def test_mnist_is_learnt_by_the_local_rule_and_not_by_frozen_layers(script, tmp_path):
+def test_mnist_is_learnt_by_back_propagation(script, tmp_path):
     arguments = ["data=mnist_5000", "nmodels=2", "training.nepochs=5"]
-    local = final_accuracy(script, tmp_path / "local", "train-biohsic", *arguments)
-    frozen = final_accuracy(script, tmp_path / "frozen", "train-biohsic", *arguments, "rule=frozen")
-    backprop = final_accuracy(script, tmp_path / "backprop", "train-bp", *arguments)
-    assert local > 0.8  # five models: 0.840, frozen 0.687
-    assert local > frozen + 0.08
-    assert backprop > 0.88
-
-
-def test_digits_are_learnt_as_the_pages_say(script, tmp_path):
-    assert final_accuracy(script, tmp_path / "digits", "train-biohsic", "data=digits", "nmodels=2") >= 0.92
+    assert final_accuracy(script, tmp_path / "backprop", "train-bp", *arguments) > 0.88
 
 
 def test_the_demo_shows_what_the_rule_is_worth(tmp_path, monkeypatch, capsys):
@@ -39,6 +30,7 @@ def test_the_demo_shows_what_the_rule_is_worth(tmp_path, monkeypatch, capsys):
     readings = [float(re.fullmatch(r"    .*  (\S+) ± \S+ %", line)[1]) for line in (frozen, window, memory)]
     assert "control" in frozen
     assert np.diff(readings).min() > 5
+    assert readings[1] > max(80, readings[0] + 8)  # the window; five models: 84.0, frozen 68.7
 
 
 def test_lif_networks_learn_xor(script, tmp_path):

@@ -74,12 +74,9 @@ def test_a_rule_and_a_data_set_from_the_command_line(script, own):
     assert ended.code == 0, ended.output
 
 
-@pytest.mark.parametrize(
-    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]], ids=["basic", "joblib"]
-)
-def test_sweeps_import_them_too(script, command, own, launcher):
-    run = command if launcher else script  # joblib's workers are processes of their own
-    ended = run("train-biohsic", "--multirun", "--config-dir=conf", *NAMED, *TINY, "seed=1,2", *launcher)
+def test_sweeps_import_them_too(script, own):
+    """In workers that are processes of their own, too: tests/test_examples.py."""
+    ended = script("train-biohsic", "--multirun", "--config-dir=conf", *NAMED, *TINY, "seed=1,2")
     assert ended.code == 0, ended.output
     assert len([*(own / "multirun" / "train-biohsic").glob("*/*/*/metrics.csv")]) == 2
 

@@ -371,7 +371,7 @@ names = st.text(
 ).filter(lambda name: name.strip(" .") == name)
 
 
-@settings(FEW, max_examples=8)
+@settings(FEW, max_examples=4)
 @given(name=names)
 @example(name="größe 数据 (1) = a,b")
 def test_paths_of_any_name(tmp_path_factory, name):

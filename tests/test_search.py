@@ -86,7 +86,8 @@ def test_workers_share_a_study_and_a_full_one_is_left_alone(tmp_path):
     assert work(make_config(tmp_path, trials=6), None) == best
 
 
-def test_a_trial_whose_worker_is_killed_is_taken_up_in_its_folder(tmp_path):
+def test_a_trial_whose_worker_is_killed_is_taken_up_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "SILENT", 2)
     config = make_config(tmp_path, trials=2)
     worker = multiprocessing.get_context("fork").Process(target=work, args=(config, slow_train))
     worker.start()
