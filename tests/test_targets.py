@@ -45,7 +45,7 @@ def test_code_named_by_a_config_is_not_run(script, tmp_path, overrides):
     (tmp_path / "hubconf.py").write_text("import pathlib\npathlib.Path('sprung').touch()\ndef trap(): pass\n")
     ended = script("train-biohsic", *TINY, *overrides)
     assert ended.code == 1
-    assert "expected a name" in ended.error or "expected it to be written out" in ended.error
+    assert re.search("expected (a name|none|an installed plugin|one of default)", ended.error)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -58,7 +58,7 @@ def test_a_config_file_from_somebody_else_runs_nothing(script, tmp_path):
     for mode in ([], ["--multirun"]):
         ended = script("train-biohsic", *mode, *TINY, "experiment=evil", f"hydra.searchpath=[file://{theirs.parent}]")
         assert ended.code == 1
-        assert "torch.hub.load" in ended.error
+        assert "hydra.callbacks is" in ended.error
     assert not (tmp_path / "sprung").exists()
 
 

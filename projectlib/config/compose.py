@@ -2,7 +2,6 @@
 
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,35 +19,21 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from projectlib.config.bounds import override_problem, parse_config
-from projectlib.config.plugins import NAMING, check_targets
 from projectlib.config.settings import leaves, plain
 from projectlib.errors import UserError, one_line
+from projectlib.values import require
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(path for path in (PACKAGE.parent / "configs", PACKAGE / "configs") if (path / "common.yaml").is_file())
 """``configs/`` of the checkout, or what an installation brings of it."""
 
-HYDRA_TARGETS = {
-    *("hydra._internal.BasicLauncher", "hydra._internal.core_plugins.basic_launcher.BasicLauncher"),
-    *("hydra._internal.BasicSweeper", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"),
-    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
-    *(f"hydra_plugins.hydra_submitit_launcher.submitit_launcher.{name}Launcher" for name in ("Local", "Slurm")),
-    *(f"logging.{name}" for name in ("FileHandler", "Formatter", "StreamHandler")),
-    "colorlog.ColoredFormatter",
-}
-"""What Hydra itself may build from its own part of a config: launchers, sweepers and logging, and no callback."""
+LOGGING = ("default", "disabled", "none", "stdout")
+"""Hydra's own ways of logging.  Another may name code, and files anywhere."""
 
-HYDRA_PARTS = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")
 OF_RESERVOIRS = {"model": "reservoir", "rule": "delta"}  # and of nothing else
-STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-LOG_FILE = re.compile(r"\$\{hydra\.(runtime\.output_dir|sweep\.dir)\}/(\$\{hydra\.job\.name\}|[\w-]+)\.log")
-RESOLVED_LATE = re.compile(r"\$\{\s*[\w.]+\s*:.*\}")
-"""All of a value is what a resolver returns, which may be anything, and another thing the next time."""
 
 
 class FileConfigSource(file_config_source.FileConfigSource):  # Hydra's name for it: by that it knows that it has one
@@ -96,14 +81,27 @@ class CheckedLoader(ConfigLoaderImpl):
             if not no_place:
                 raise
             raise UserError(f"an override leads to {name} in a list; expected a place in it, 0 for the first") from None
-        parts = {key: known_values(config.hydra[key]) for key in HYDRA_PARTS}
-        check_targets(parts, HYDRA_TARGETS.__contains__, "a config may not run code of its own")
-        check_logging(config.hydra)
+        self.check(config.hydra)
         check_environment(config.hydra)
         check_scheduler(config.hydra)
         if len(CheckedLoader.composed) < 2:
             CheckedLoader.composed.append(config)
         return config
+
+    def check(self, hydra: DictConfig) -> None:
+        """Raises UserError where Hydra would build, or log by, anything but what it and its plugins bring."""
+        raw = plain(hydra)
+        require(not raw["callbacks"], "hydra.callbacks", raw["callbacks"], "none: a config may not run code of its own")
+        for part in ("launcher", "sweeper"):
+            name = OmegaConf.select(hydra, f"{part}._target_")
+            require(name in Plugins.instance().class_name_to_class, f"hydra.{part}", raw[part], "an installed plugin")
+            with open_dict(hydra[part]):
+                hydra[part]["_recursive_"] = False  # Hydra builds nothing that is below it
+        for part in ("job_logging", "hydra_logging"):
+            files: Any = [self.repository.load_config(f"hydra/{part}/{name}") for name in LOGGING]
+            known = [plain(file.config) for file in files if file is not None and file.provider == "hydra"]
+            if raw[part] not in known:
+                raise UserError(f"hydra.{part} has settings of its own; expected one of {', '.join(LOGGING)} as it is")
 
 
 class HelpLoader(CheckedLoader):
@@ -204,38 +202,6 @@ def quote(path: Path) -> str:
 
 
 # What Hydra builds for itself
-
-
-def known_values(node: Any) -> Any:
-    """Plain values of a config node as far as they are known: Hydra fills in the name of a job later.
-
-    Raises UserError where a value that names code, or that may hold one that does, could become another later.
-    """
-    if not OmegaConf.is_config(node):
-        return node
-    values = {}
-    for key in node if OmegaConf.is_dict(node) else range(len(node)):
-        if OmegaConf.is_interpolation(node, key):
-            text = node._get_node(key)._value()
-            if key in NAMING or RESOLVED_LATE.fullmatch(text):
-                raise UserError(f"{node._get_full_key(key)} is {text}; expected it to be written out, as it names code")
-        with suppress(OmegaConfBaseException):
-            values[key] = known_values(node[key])
-    return values
-
-
-def check_logging(hydra: DictConfig) -> None:
-    """Raises UserError where logging would import something, or where a file would have it write elsewhere."""
-    for part in ("job_logging", "hydra_logging"):
-        raw = plain(hydra[part]) or {}
-        for text in (leaf for leaf in leaves(raw) if isinstance(leaf, str)):
-            if text not in STREAMS and ("ext://" in text or "cfg://" in text):
-                raise UserError(f"hydra.{part} has {text!r}; expected {' or '.join(STREAMS)}: it would import code")
-        for name, handler in (raw.get("handlers") or {}).items():
-            file = (handler or {}).get("filename")
-            key = f"hydra.{part}.handlers.{name}"
-            if file is not None and not LOG_FILE.fullmatch(str(file)) and not is_overridden(hydra, key):
-                raise UserError(f"{key} writes {file!r}; expected a file of the run folder")
 
 
 def check_environment(hydra: DictConfig) -> None:

@@ -38,9 +38,6 @@ TARGETS = {
 }
 """What the project has: all that a config may name without a plugin."""
 
-NAMING = ("_target_", "()", "class")
-"""Keys whose value names code: of a config, and of a logging config."""
-
 PLUGINS: set[str] = set()
 """The modules that the person named in this process."""
 
@@ -113,7 +110,9 @@ def build(node: DictConfig, **arguments: Any) -> Any:
     Raises UserError for a name, nested ones included, that no config may name, and for arguments it refuses.
     """
     plain = OmegaConf.to_container(node, resolve=True)  # what is checked is what is built: nothing resolves again
-    check_targets(plain, is_known, ADVICE)
+    for name in named_targets(plain):
+        if not is_known(name):
+            raise UserError(f"_target_ is {name!r}; expected a name that a config may build: {ADVICE}")
     return construct(plain, arguments)
 
 
@@ -135,17 +134,10 @@ def construct(value: Any, arguments: dict[str, Any] | None = None) -> Any:
         raise UserError(f"{name} cannot be built: {reason}; look at the keys of its config") from error
 
 
-def check_targets(plain: Any, allowed: Callable[[str], bool], expected: str) -> None:
-    """Raises UserError for a target, at any depth of plain values, that is not ``allowed``."""
-    for name in named_targets(plain):
-        if not allowed(name):
-            raise UserError(f"_target_ is {name!r}; expected a name that a config may build: {expected}")
-
-
 def named_targets(plain: Any) -> Iterator[str]:
-    """Every ``_target_``, and what a logging config names instead, at any depth of plain values."""
-    if isinstance(plain, dict):
-        yield from (str(plain[key]) for key in NAMING if key in plain)
+    """Every ``_target_``, at any depth of plain values."""
+    if isinstance(plain, dict) and "_target_" in plain:
+        yield str(plain["_target_"])
     children = plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else ()
     for child in children:
         yield from named_targets(child)

@@ -22,7 +22,7 @@ HOSTILE = {
     "a seed of the data": (["data=xor", "data.source.seed=../x"], "data.source.seed is '../x'"),
     "a modulator": (["rule.modulator=5"], "rule.modulator is 5"),
     "a modulator without a name": (["++rule.modulator._target_=null"], "_target_"),
-    "a log that is no file": (["hydra.job_logging.handlers.file.filename='\x00'"], "is refused by Hydra"),
+    "a log that is no file": (["hydra.job_logging.handlers.file.filename='\x00'"], "expected one of default"),
     "Hydra's own overrides": (["hydra.overrides.task=${seed}"], "hydra.overrides.task"),
     "a number for a word": (["hydra.verbose=-inf"], "is refused by Hydra"),
 }
