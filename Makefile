@@ -15,8 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 	.venv/bin/uv pip install --python $(PY) --quiet --compile-bytecode -e '.[dev]' -c constraints.txt
 	@# compiles the kernels that "make demo" and most of the tests use, those of a window and of a memory side by side
 	rm -rf build/setup
-	$(COMPILE) hydra.run.dir=build/setup/window >/dev/null & window=$$!; \
-	$(COMPILE) hydra.run.dir=build/setup/delta modulator=delta optimizer=adamw-averaged >/dev/null && wait $$window
+	trap 'kill $$!' INT TERM; $(COMPILE) hydra.run.dir=build/setup/window >/dev/null & \
+	$(COMPILE) hydra.run.dir=build/setup/delta modulator=delta optimizer=adamw-averaged >/dev/null; code=$$?; \
+	wait $$! && exit $$code
 	touch $@
 
 # The rule beside the control, its hidden layers frozen, on 5,000 digits of MNIST; projectlib/demo.py has the three commands.

@@ -461,7 +461,7 @@ def test_kernels_equal_eager(name, num, optimizer):
     assert_same(train(compiled, (0, steps)), train(eager, (0, steps)), **FLOAT32)
 
 
-@pytest.mark.parametrize("model", ["shallow", "linear", "lif"])
+@pytest.mark.parametrize("model", ["deep", "linear", "lif"])
 @pytest.mark.parametrize("name", COMPILED)
 def test_kernels_of_other_networks_equal_eager(name, model):
     compiled, eager = (make_engine(c, COMPILED[name](4), model, "sgd") for c in (CpuEngine, EagerEngine))
@@ -498,7 +498,7 @@ def test_a_captured_step_equals_eager(name):
     def captured(*arguments):
         return GraphEngine(*arguments, capture=lambda function: function, backend="aot_eager")
 
-    graph, eager = (make_engine(c, TRACED[name](4), "shallow") for c in (captured, EagerEngine))
+    graph, eager = (make_engine(c, TRACED[name](4)) for c in (captured, EagerEngine))
     assert_same(train(graph, (0, 6)), train(eager, (0, 6)), **FLOAT32)
 
 
@@ -525,7 +525,8 @@ def test_leaky_integrators(script, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "optimizer"), [*((name, "adamw") for name in NAMES), ("local-classifier", "adamw-averaged")]
+    ("name", "optimizer"),
+    [*((name, "adamw") for name in NAMES), ("local-classifier", "adamw-averaged"), ("phsic", "adamw-averaged")],
 )
 def test_a_run_that_was_stopped_inside_an_epoch_ends_alike(script, tmp_path, name, optimizer):
     num = 30 if optimizer == "adamw" else 960

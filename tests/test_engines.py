@@ -32,7 +32,7 @@ RULES = {
 }
 MODELS = {
     "mlp": lambda generator: mlp((7,), 3, (9, 5), generator),
-    "shallow": lambda generator: mlp((7,), 3, (9,), generator),
+    "deep": lambda generator: mlp((7,), 3, (6, 5, 4), generator),
     "linear": lambda generator: linear((7,), 3, generator),
     "lif": lambda generator: lif_mlp((7,), 3, (6, 4), 5e-3, 1e-3, 3, generator),
 }

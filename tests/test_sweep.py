@@ -125,12 +125,12 @@ def test_a_sweep_with_a_value_more_does_not_write_over_the_jobs_of_another(scrip
     assert [(row["seed"], row["status"], row["train_loss"]) for row in collect([tmp_path / "sweep"])][:1] == before
 
 
-def test_jobs_share_an_absolute_path_of_checkpoints(script, tmp_path):
+def test_jobs_share_an_absolute_path_of_checkpoints(command, tmp_path):
     settings = [*TINY, "training.nepochs=1", "data.limit=20", f"checkpointing.path={tmp_path}"]
-    ended = script("train-biohsic", "--multirun", *settings, "seed=0,1")
+    ended = command("train-biohsic", "--multirun", *settings, "seed=0,1")
     assert ended.code == 0, ended.output
-    (sweep,) = Path("multirun", "train-biohsic").glob("2*/*")
-    assert ended.output.endswith(f"python -m projectlib.sweeps.collect {sweep}\n")
+    (sweep,) = (tmp_path / "multirun" / "train-biohsic").glob("2*/*")
+    assert ended.output.endswith(f"python -m projectlib.sweeps.collect {sweep.relative_to(tmp_path)}\n")
     assert len([*tmp_path.glob("*/epoch-0001.pt")]) == 2
 
 

@@ -105,18 +105,36 @@ def test_a_group_in_a_run_folder_leads_nowhere(script, tmp_path, monkeypatch):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize(
-    "evil",
-    [
-        "hydra: {job: {env_set: {PATH: /tmp}}}",
-        "hydra: {launcher: {setup: [touch sprung]}}",
-        'hydra: {launcher: {comment: "x\\ntouch sprung"}}',
-        "hydra: {job_logging: {handlers: {console: {stream: 'ext://evil.x'}}}}",
-        "hydra: {job_logging: {handlers: {console: {stream: 'cfg://handlers.file'}}}}",
-        "hydra: {job_logging: {handlers: {file: {filename: ../../sprung}}}}",
-        "hydra: {job_logging: {handlers: {file: {filename: '${hydra.runtime.output_dir}/../sprung.log'}}}}",
-    ],
-)
+TRAP = "{_target_: torch.hub.load, repo_or_dir: ., source: local, model: trap}"
+SOURCE = "hydra._internal.core_plugins.structured_config_source.StructuredConfigSource"
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+CREATED = f"${{oc.create:{{_target_:{BASIC},_recursive_:true,x:{{_target_:pathlib.Path,_args_:[sprung]}}}}}}"
+VARIANTS = f"variants: {{a: {{_target_: {BASIC}, _recursive_: true}}, False: {{_target_: {BASIC}, x: {TRAP}}}}}"
+EVIL = {
+    "a variable": "hydra: {job: {env_set: {PATH: /tmp}}}",
+    "a variable, as if overridden": "hydra: {overrides: {hydra: [hydra.job.env_set]}, job: {env_set: {PATH: /tmp}}}",
+    "a variable later": "hydra: {job: {env_set: '${hydra.runtime.choices}'}}",
+    "a variable of jobs": "hydra: {sweeper: {params: {+hydra.job.env_set.PATH: /tmp}}}",
+    "a name": "hydra: {job: {name: ../../sprung}}",
+    "a folder of settings": "hydra: {output_subdir: /tmp/sprung}",
+    "a stream": "hydra: {job_logging: {handlers: {console: {stream: 'ext://evil.x'}}}}",
+    "a handler of another": "hydra: {job_logging: {handlers: {console: {stream: 'cfg://handlers.file'}}}}",
+    "a log elsewhere": "hydra: {job_logging: {handlers: {file: {filename: ../../sprung}}}}",
+    "a log beside": "hydra: {job_logging: {handlers: {file: {filename: '${hydra.runtime.output_dir}/../sprung.log'}}}}",
+    "commands": "hydra: {launcher: {setup: [touch sprung]}}",
+    "a line more": 'hydra: {launcher: {comment: "x\\ntouch sprung"}}',
+    "a line more, elsewhere": 'mine: "x\\ntouch sprung"\nhydra: {launcher: {comment: "${mine}"}}',
+    "parameters": "hydra: {launcher: {additional_parameters: {wrap: touch sprung}}}",
+}
+LAUNCHERS = {
+    "a source of configs": f"launcher: {{_target_: {SOURCE}, provider: x, path: 'structured://evil'}}",
+    "a target below": f"launcher: {{_target_: {BASIC}, x: {TRAP}}}",
+    "what is created": f'launcher: "{CREATED}"',
+    "what changes": 'launcher: "${variants.${oc.select:hydra.sweeper._recursive_,a}}"',
+}
+
+
+@pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL)
 def test_an_experiment_of_somebody_else_sets_nothing_outside(script, tmp_path, evil):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(f"# @package _global_\n{evil}\n")
@@ -125,6 +143,42 @@ def test_an_experiment_of_somebody_else_sets_nothing_outside(script, tmp_path, e
     assert ended.code == 1
     assert "expected" in ended.error
     assert "launcher" in ended.error or not slurm
+
+
+def test_a_file_of_somebody_else_makes_no_sweep_of_a_run(command, tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "evil.yaml").write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n")
+    ended = command("train-biohsic", "--config-dir=conf", *TINY, "experiment=evil", "hydra.run.dir=run")
+    assert ended.code == 0, ended.output
+    assert (tmp_path / "run" / "metrics.csv").exists()
+    assert not (tmp_path / "multirun").exists()
+
+
+@pytest.mark.parametrize("evil", LAUNCHERS.values(), ids=LAUNCHERS)
+def test_a_launcher_of_somebody_else_is_not_built(script, tmp_path, evil):
+    (tmp_path / "hubconf.py").write_text("import pathlib\npathlib.Path('sprung').touch()\ndef trap(): pass\n")
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('sprung').touch()\n")
+    for group, text in (
+        ("hydra/launcher", f"# @package hydra\n{evil}\n"),
+        ("experiment", f"# @package _global_\ndefaults:\n  - override /hydra/launcher: theirs\n{VARIANTS}\n"),
+    ):
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        (tmp_path / "conf" / group / "theirs.yaml").write_text(text)
+    ended = script("train-biohsic", "--config-dir=conf", "--multirun", *TINY, "experiment=theirs")
+    assert ended.code == 1
+    assert "hydra.launcher is" in ended.error
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_config_of_somebody_else_names_no_module_as_a_place_of_configs(script, tmp_path):
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('sprung').touch()\n")
+    (tmp_path / "conf").mkdir()
+    text = "defaults: [train-biohsic]\nhydra: {searchpath: ['structured://evil']}\n"
+    (tmp_path / "conf" / "theirs.yaml").write_text(text)
+    ended = script("train-biohsic", "--config-dir=conf", "--config-name=theirs", *TINY)
+    assert ended.code == 1
+    assert "hydra.searchpath has" in ended.error
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_the_person_has_a_scheduler_run_commands(script):

@@ -209,14 +209,14 @@ def test_bad_size(size):
     assert repr(size) in one_line(error)
 
 
-@pytest.mark.parametrize("sliding", [True, False])
+@pytest.mark.parametrize(("n", "sliding"), [(11, True), (11, False), (12, False)])  # 11: a last batch of two
 @pytest.mark.parametrize(("padding", "flip"), [(0, True), (1, True), (2, False)])
-def test_augmentation_against_pad_slice_flip(padding, flip, sliding):
+def test_augmentation_against_pad_slice_flip(padding, flip, n, sliding):
     height, width, size = 5, 7, 3
     augmentation = Augmentation(padding, flip, fill=(-2.0, 3.0))
-    sampler = Sampler(11, size, sliding, augmentation=augmentation)
-    images = torch.randn(11, 2, height, width, generator=generator())
-    train = Split(images, torch.arange(11))
+    sampler = Sampler(n, size, sliding, augmentation=augmentation)
+    images = torch.randn(n, 2, height, width, generator=generator())
+    train = Split(images, torch.arange(n))
     epoch = sampler.epoch(generator(1))
     source = sampler.source(train)
     for step in range(sampler.steps):

@@ -137,10 +137,13 @@ def before_folders(job: Job, config: DictConfig) -> Job:
 def unforeseen(error: Exception) -> str:
     """One line for an error that is nobody's known mistake; its traceback goes to the log's file, or to one made."""
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
-    place = files[0].baseFilename if files else tempfile.mkstemp(prefix="biohsic-", suffix=".log")[1]
-    with suppress(OSError), open(place, "a", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        open(files[0].baseFilename, "a", encoding="utf-8", errors="backslashreplace")
+        if files
+        else tempfile.NamedTemporaryFile("w", prefix="biohsic-", suffix=".log", delete=False, encoding="utf-8")
+    ) as file:
         file.writelines(traceback.format_exception(error))
-    return f"{type(error).__name__}: {one_line(error)[:300]} (unforeseen: its traceback is in {place})"
+    return f"{type(error).__name__}: {one_line(error)[:300]} (unforeseen: its traceback is in {file.name})"
 
 
 def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None:

@@ -19,7 +19,8 @@ class Loader(LOADER):
     yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers  # 1e-4 is a number, 2026-11-24 is text
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []  # SafeLoader says what is wrong with others
+        names = Counter(key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode) and key.value != "<<")
         if twice := [name for name, count in names.items() if count > 1]:
             raise yaml.constructor.ConstructorError(problem=f"it has the key {twice[0]} twice")
         return super().construct_mapping(node, deep)

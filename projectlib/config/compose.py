@@ -1,6 +1,5 @@
 """Composition: ``configs/`` and the folders that a person adds, into one config whose Hydra part runs no code."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,19 +18,15 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from projectlib.config.bounds import override_problem, parse_config
-from projectlib.config.settings import leaves, plain
+from projectlib.config.hydra_part import check_hydra, check_search_path
 from projectlib.errors import UserError, one_line
-from projectlib.values import require
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(path for path in (PACKAGE.parent / "configs", PACKAGE / "configs") if (path / "common.yaml").is_file())
 """``configs/`` of the checkout, or what an installation brings of it."""
-
-LOGGING = ("default", "disabled", "none", "stdout")
-"""Hydra's own ways of logging.  Another may name code, and files anywhere."""
 
 OF_RESERVOIRS = {"model": "reservoir", "rule": "delta"}  # and of nothing else
 
@@ -44,7 +39,7 @@ class FileConfigSource(file_config_source.FileConfigSource):  # Hydra's name for
         try:
             text = path.read_text(encoding="utf-8")
             content = parse_config(text)
-            if not isinstance(content, dict | list | str | None):
+            if not isinstance(content, dict | list | None):
                 raise ValueError(f"it says {content!r:.50}; expected keys and values")
             config, header = OmegaConf.create({} if content is None else content), self._get_header_dict(text)
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -73,35 +68,26 @@ class CheckedLoader(ConfigLoaderImpl):
             return super().get_group_options(group_name, results_filter, **command)
         return self.repository.get_group_options(group_name, results_filter)
 
-    def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], *args: Any, **keywords: Any
+    ) -> DictConfig:
         try:
-            config = super().load_configuration(*args, **keywords)
+            config = super().load_configuration(config_name, overrides, *args, **keywords)
         except ValueError as error:
             _, no_place, name = str(error).partition("invalid literal for int() with base 10: ")
             if not no_place:
                 raise
             raise UserError(f"an override leads to {name} in a list; expected a place in it, 0 for the first") from None
-        self.check(config.hydra)
-        check_environment(config.hydra)
-        check_scheduler(config.hydra)
+        check_hydra(config.hydra, overrides)
         if len(CheckedLoader.composed) < 2:
             CheckedLoader.composed.append(config)
         return config
 
-    def check(self, hydra: DictConfig) -> None:
-        """Raises UserError where Hydra would build, or log by, anything but what it and its plugins bring."""
-        raw = plain(hydra)
-        require(not raw["callbacks"], "hydra.callbacks", raw["callbacks"], "none: a config may not run code of its own")
-        for part in ("launcher", "sweeper"):
-            name = OmegaConf.select(hydra, f"{part}._target_")
-            require(name in Plugins.instance().class_name_to_class, f"hydra.{part}", raw[part], "an installed plugin")
-            with open_dict(hydra[part]):
-                hydra[part]["_recursive_"] = False  # Hydra builds nothing that is below it
-        for part in ("job_logging", "hydra_logging"):
-            files: Any = [self.repository.load_config(f"hydra/{part}/{name}") for name in LOGGING]
-            known = [plain(file.config) for file in files if file is not None and file.provider == "hydra"]
-            if raw[part] not in known:
-                raise UserError(f"hydra.{part} has settings of its own; expected one of {', '.join(LOGGING)} as it is")
+    def _process_config_searchpath(self, config_name: Any, parsed_overrides: Any, repo: Any) -> None:
+        loaded = repo.load_config(config_path=config_name) if config_name is not None else None
+        if loaded is not None and OmegaConf.is_dict(loaded.config):
+            check_search_path(OmegaConf.select(loaded.config, "hydra.searchpath"))
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
 
 
 class HelpLoader(CheckedLoader):
@@ -191,37 +177,6 @@ def check_choices(overrides: list[Override], config_dir: str | Path | None = Non
             raise UserError(f"{override.key_or_group} is {value!r}; expected one of {', '.join(options)}")
 
 
-def is_hydra(override: Override) -> bool:
-    """Whether an override is of Hydra's own settings: ``hydra/launcher=...``, ``hydra.run.dir=...``."""
-    return override.key_or_group.split("/")[0].split(".")[0] == "hydra"
-
-
 def quote(path: Path) -> str:
     """A path as a value on Hydra's command line, whatever characters it has."""
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-# What Hydra builds for itself
-
-
-def check_environment(hydra: DictConfig) -> None:
-    """Raises UserError for a variable of the environment that a file sets: PATH says which programs are run."""
-    for name, value in plain(hydra.job.env_set).items():
-        key = f"hydra.job.env_set.{name}"
-        if value != os.environ.get(name) and not is_overridden(hydra, key):
-            raise UserError(f"{key} is {value!r} in a config file; expected it on the command line, if you want it")
-
-
-def check_scheduler(hydra: DictConfig) -> None:
-    """Raises UserError where a file has a scheduler run commands, or add lines to the script that it runs."""
-    for key, value in plain(hydra.launcher).items():
-        runs = key in ("setup", "srun_args", "additional_parameters") and value and value != {"requeue": True}
-        adds = any(isinstance(leaf, str) and "\n" in leaf for leaf in leaves(value))
-        if (runs or adds) and not is_overridden(hydra, f"hydra.launcher.{key}"):
-            raise UserError(f"hydra.launcher.{key} is {value!r} in a config file; expected it on the command line")
-
-
-def is_overridden(hydra: DictConfig, key: str) -> bool:
-    """Whether the person set a key of Hydra's, or one above it, on the command line."""
-    named = [line.lstrip("+").split("=")[0] for line in hydra.overrides.hydra]
-    return any(f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for name in named)

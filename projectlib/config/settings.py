@@ -53,6 +53,8 @@ WITHOUT_EFFECT = tuple(key for key, setting in SETTINGS.items() if setting.affec
 SAME_RESULT = tuple(key for key, setting in SETTINGS.items() if setting.affects != "numbers")
 EXTENT = tuple(key for key, setting in SETTINGS.items() if setting.is_extent)
 RESUMABLE = tuple(key for key, setting in SETTINGS.items() if setting.resumable)
+RESUMABLE_UNNAMED = tuple(key for key in RESUMABLE if not key.endswith(".root"))
+"""Where the person does not name the run that is resumed, data of another place is other data."""
 
 HELD = "\ue000{"  # hides a "${" that may call a resolver from OmegaConf: of Unicode's private use, in nobody's settings
 

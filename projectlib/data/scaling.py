@@ -16,17 +16,18 @@ def scaled_alike(source: Mapping[str, Any], other: Mapping[str, Any]) -> dict[st
     source, other: settings of two data sets by name.  Empty where one of them has none of these three.  Raises
     UserError where ``source`` has no setting that does it.
     """
-    named, numbers = other.get("scale"), (other["mean"], other["sd"]) if "sd" in other else None
+    has_numbers = {"mean", "sd"} <= source.keys()
+    named, numbers = other.get("scale"), (other["mean"], other["sd"]) if {"mean", "sd"} <= other.keys() else None
     if "scale" in source and named is not None:
         return {"scale": named}
     numbers = numbers or MEAN_AND_SD.get(str(named))
-    if "sd" in source and numbers:
+    if has_numbers and numbers:
         return dict(zip(("mean", "sd"), numbers, strict=True))
     if "scale" in source and numbers:
         names = [name for name, known in MEAN_AND_SD.items() if [*map(channels, known)] == [*map(channels, numbers)]]
         if names:
             return {"scale": names[0]}
-    if source.keys() & {"scale", "sd"} and other.keys() & {"scale", "sd"}:
+    if ("scale" in source or has_numbers) and (named is not None or numbers):
         theirs = f"data.scale={named}" if named else f"data.mean={other['mean']} and data.sd={other['sd']}"
         raise UserError(
             f"the run was trained on images scaled by {theirs}, which {source.get('_target_')} cannot do; expected "

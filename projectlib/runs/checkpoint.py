@@ -22,6 +22,7 @@ from projectlib.values import ANYTHING, TEXT, WHOLE, Check, problem
 
 FORMAT = 2
 FOLDER = 0x10  # the attribute of an entry that is one
+REPEATED = 16  # times that tensors of a file may share its bytes
 KEPT = 2  # a torn newest file falls back to the one before
 NAME = re.compile(r"epoch-(\d{4,18})(?:-step-(\d{8,18}))?\.pt")
 SECONDS = Check(lambda v: NUMBER.is_valid(v) and v >= 0, "a number of at least 0")
@@ -95,16 +96,16 @@ def digest(content: Any, size: float = math.inf) -> str:
     size: bytes of the file that it was read from.  Raises TypeError for anything else, and unless all values lie in
     memory as they did there: references let a small file stand for endless values, and strides for larger tensors.
     """
-    sha, count = hashlib.sha256(), 0
+    sha, count, amount = hashlib.sha256(), 0, 0
 
     def add(node: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > size:
+        nonlocal count, amount
+        count, amount = count + 1, amount + (node.numel() * node.element_size() if isinstance(node, Tensor) else 0)
+        if count > size or amount > REPEATED * size:
             raise TypeError("it has more values than bytes")
         if isinstance(node, Tensor):
             dense = node.layout == torch.strided and not node.is_quantized and node.device.type != "meta"
-            if not dense or not node.is_contiguous() or node.numel() * node.element_size() > size:
+            if not dense or not node.is_contiguous():
                 raise TypeError(f"a tensor {tuple(node.shape)} is not contiguous")
             sha.update(f"{node.dtype}{tuple(node.shape)}".encode())
             sha.update(node.detach().cpu().flatten().view(torch.uint8).numpy().data)

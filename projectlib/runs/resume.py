@@ -13,8 +13,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from projectlib.config.compose import compose, is_hydra, make_loader, parse, quote, without_hydra
-from projectlib.config.settings import RESUMABLE, is_among, plain_settings, refuse_resolvers, select, settled
+from projectlib.config.compose import compose, make_loader, parse, quote, without_hydra
+from projectlib.config.hydra_part import is_hydra
+from projectlib.config.settings import (
+    RESUMABLE,
+    RESUMABLE_UNNAMED,
+    is_among,
+    plain_settings,
+    refuse_resolvers,
+    select,
+    settled,
+)
 from projectlib.errors import UserError
 from projectlib.runs.folder import SETTINGS, read_config, write_settings
 from projectlib.runs.run import Run, find_runs
@@ -75,8 +84,8 @@ def keep_settings(config: DictConfig, folder: Path) -> bool:
     those of a run with other settings.
     """
     if (folder / SETTINGS / "config.yaml").exists():
-        saved = comparable(read_config(folder), folder)
-        if differing := differences(comparable(config, folder), saved):
+        saved = comparable(read_config(folder), folder, RESUMABLE_UNNAMED)
+        if differing := differences(comparable(config, folder, RESUMABLE_UNNAMED), saved):
             raise UserError(
                 f"{folder} holds a run with other settings: {', '.join(differing)}; expected a folder of its own for "
                 "each run: choose another hydra.run.dir or hydra.sweep.dir"
@@ -130,22 +139,23 @@ def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -
 
 def newest_unfinished(config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path | None:
     """The newest folder under outputs/<config>/ of the same composed config whose run has not finished."""
-    wanted = comparable(settled(without_hydra(compose(config_name, overrides, config_dir))), Path(config_name))
+    config = settled(without_hydra(compose(config_name, overrides, config_dir)))
+    wanted = comparable(config, Path(config_name), RESUMABLE_UNNAMED)
     for run in reversed([*find_runs(Path("outputs", config_name))]):
         try:
-            if not run.is_finished and comparable(run.config, run.folder) == wanted:
+            if not run.is_finished and comparable(run.config, run.folder, RESUMABLE_UNNAMED) == wanted:
                 return run.folder
         except UserError as error:
             print(f"resume=auto leaves {run.folder} alone: {error}", file=sys.stderr)
     return None
 
 
-def comparable(config: DictConfig | dict, origin: Path) -> dict[str, Any]:
-    """A config's values by key without what a resumed run may change.
+def comparable(config: DictConfig | dict, origin: Path, free: tuple[str, ...] = RESUMABLE) -> dict[str, Any]:
+    """A config's values by key without those that are free, which a resumed run may change.
 
     Raises UserError, which names ``origin``, where a reference leads nowhere.
     """
-    return {key: value for key, value in plain_settings(config, origin).items() if not is_among(key, RESUMABLE)}
+    return {key: value for key, value in plain_settings(config, origin).items() if not is_among(key, free)}
 
 
 def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:

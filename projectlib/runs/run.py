@@ -237,6 +237,6 @@ def all_runs(roots: Sequence[str | Path]) -> list[Run]:
 
 def is_readable(run: Run) -> bool:
     try:
-        return bool(run.script) and bool(run.config)
+        return bool(run.script) and bool(run.settings)
     except UserError:
         return False

@@ -1,0 +1,132 @@
+"""Hydra's own part of a config: a file of somebody else has it run no code and write nothing outside the run's folder.
+
+What the person overrides on the command line is the person's own.
+"""
+
+import os
+import re
+from dataclasses import is_dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from projectlib.config.bounds import parse_config
+from projectlib.config.settings import flatten, is_among, leaves, plain
+from projectlib.errors import UserError
+from projectlib.values import require
+
+COMMANDS = ("setup", "teardown", "srun_args", "additional_parameters", "ray")  # of a launcher: what a scheduler runs
+USUAL = {"additional_parameters.requeue": True}
+REFERENCES = re.compile(r"(\$\{hydra\.(sweep\.dir|job\.name)\}|[^$])*")  # of a launcher; others may change later
+NAME = re.compile(r"[\w-][\w.-]*")
+
+
+def check_hydra(hydra: DictConfig, overrides: list[str]) -> None:
+    """Raises UserError where a file has Hydra do what only a person may.
+
+    hydra: composed, and changed so that Hydra builds nothing below its plugins.  overrides: of the command line.
+    """
+    raw = plain(hydra)
+    if sorted([*raw["overrides"]["hydra"], *raw["overrides"]["task"]]) != sorted(overrides):
+        raise UserError("hydra.overrides is filled by a config file; expected it empty: it says what is overridden")
+    require(not raw["callbacks"], "hydra.callbacks", raw["callbacks"], "none: a config may not run code of its own")
+    check_places(hydra, raw)
+    check_environment(hydra, raw)
+    check_logging(raw)
+    for part, base in (("launcher", Launcher), ("sweeper", Sweeper)):
+        check_plugin(hydra, part, base)
+    check_scheduler(hydra)
+    check_sweep(hydra, raw["sweeper"].get("params"))
+
+
+def check_search_path(places: Any) -> None:
+    """Raises UserError where a config file names places of configs other than folders: modules are imported."""
+    for place in places or ():
+        if "://" in str(place) and not str(place).startswith("file://"):
+            raise UserError(f"hydra.searchpath has {place!r} in a config file; expected a folder: it would import code")
+
+
+def check_places(hydra: DictConfig, raw: dict[str, Any]) -> None:
+    """A name is part of paths, and a mode says how many runs there are."""
+    name, subdir, mode = raw["job"]["name"], raw["output_subdir"], raw["mode"]
+    is_name = name == "${hydra.job.config_name}" or NAME.fullmatch(str(name)) is not None
+    for key, value, is_usual, expected in (
+        ("hydra.job.name", name, is_name, "letters and digits"),
+        ("hydra.output_subdir", subdir, subdir is None, "null, as the run itself writes .hydra"),
+        ("hydra.mode", mode, mode is None, "nothing, but --multirun on the command line"),
+    ):
+        require(is_usual or is_overridden(hydra, key), key, value, expected)
+
+
+def check_environment(hydra: DictConfig, raw: dict[str, Any]) -> None:
+    """PATH says which programs are run.  As it is written: what is resolved may be another value the next time."""
+    values = raw["job"]["env_set"]
+    require(isinstance(values, dict), "hydra.job.env_set", values, "names and values, written out")
+    for name, value in values.items():
+        key = f"hydra.job.env_set.{name}"
+        if value != os.environ.get(name) and not is_overridden(hydra, key):
+            raise UserError(f"{key} is {value!r} in a config file; expected it on the command line, if you want it")
+
+
+def check_logging(raw: dict[str, Any]) -> None:
+    """A way of logging may name code, and files anywhere: only Hydra's own are taken."""
+    for part in ("job_logging", "hydra_logging"):
+        known = ways_of_logging(part)
+        if raw[part] not in known.values():
+            raise UserError(f"hydra.{part} has settings of its own; expected one of {', '.join(known)} as it is")
+
+
+@cache
+def ways_of_logging(part: str) -> dict[str, Any]:
+    """Those that come with Hydra, by name."""
+    found = sorted((files("hydra.conf") / "hydra" / part).iterdir(), key=lambda path: path.name)
+    return {path.name[:-5]: parse_config(path.read_text()) for path in found if path.name.endswith(".yaml")}
+
+
+def check_plugin(hydra: DictConfig, part: str, base: type) -> None:
+    """Hydra builds ``_target_`` and what is below it: it has to be an installed plugin, as that describes itself."""
+    kind: Any = OmegaConf.get_type(hydra, part)  # the plugin's dataclass, which refuses settings that it does not have
+    raw: Any = plain(hydra)[part]
+    name = raw.get("_target_") if isinstance(raw, dict) else None
+    found = Plugins.instance().class_name_to_class.get(name) if isinstance(name, str) else None
+    is_installed = found is not None and issubclass(found, base)
+    is_described = is_dataclass(kind) and name == getattr(kind, "_target_", None)
+    require(is_installed and is_described, f"hydra.{part}", raw, "an installed plugin, with the settings that it has")
+    with open_dict(hydra[part]):
+        hydra[part]["_recursive_"] = False
+
+
+def check_scheduler(hydra: DictConfig) -> None:
+    """A scheduler runs commands, and what is text to it becomes lines of a script."""
+    written, resolved = flatten(plain(hydra.launcher)), flatten(plain(hydra.launcher, resolve=True))
+    for key, value in resolved.items():
+        runs = is_among(key, COMMANDS) and bool(value) and USUAL.get(key) != value
+        adds = any(isinstance(leaf, str) and re.search(r"[\r\n]", leaf) for leaf in leaves(value))
+        late = any(isinstance(leaf, str) and not REFERENCES.fullmatch(leaf) for leaf in leaves(written.get(key, "$")))
+        if (runs or adds or late) and not is_overridden(hydra, f"hydra.launcher.{key}"):
+            raise UserError(f"hydra.launcher.{key} is {value!r} in a config file; expected it on the command line")
+
+
+def check_sweep(hydra: DictConfig, params: Any) -> None:
+    """What a sweep goes through counts as overridden in its jobs."""
+    require(params is None or isinstance(params, dict), "hydra.sweeper.params", params, "keys and values")
+    for key in params or {}:
+        if re.match(r"[+~\s]*hydra", str(key)) and not is_overridden(hydra, "hydra.sweeper.params"):
+            raise UserError(f"hydra.sweeper.params has {key}; expected no setting of hydra's in a config file")
+
+
+def is_hydra(override: Override) -> bool:
+    """Whether an override is of Hydra's own settings: ``hydra/launcher=...``, ``hydra.run.dir=...``."""
+    return override.key_or_group.split("/")[0].split(".")[0] == "hydra"
+
+
+def is_overridden(hydra: DictConfig, key: str) -> bool:
+    """Whether the person set a key of Hydra's, or one above it, on the command line."""
+    named = tuple(line.lstrip("+~").split("=")[0] for line in plain(hydra.overrides)["hydra"])
+    return is_among(key, named)
