@@ -181,6 +181,12 @@ def test_a_config_of_somebody_else_names_no_module_as_a_place_of_configs(script,
     assert not (tmp_path / "sprung").exists()
 
 
+def test_help_with_hydra_needs_no_config(script):
+    ended = script("train-biohsic", "--hydra-help")
+    assert ended.code == 0, ended.output
+    assert "--multirun" in ended.output
+
+
 def test_the_person_has_a_scheduler_run_commands(script):
     setup = "hydra.launcher.setup=['module load cuda']"
     ended = script("train-biohsic", *TINY, "hydra/launcher=submitit_slurm", setup, "hydra.run.dir=run")
