@@ -244,7 +244,11 @@ def stop_with(number):
 
 def test_a_lost_terminal_leaves_a_checkpoint(script, tmp_path, monkeypatch):
     monkeypatch.setattr(Recorder, "after_chunk", stop_with(signal.SIGHUP))
-    ended = script("train-biohsic", "data=xor", "nmodels=1", "engine=eager", f"hydra.run.dir={tmp_path / 'run'}")
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests
+    try:
+        ended = script("train-biohsic", "data=xor", "nmodels=1", "engine=eager", f"hydra.run.dir={tmp_path / 'run'}")
+    finally:
+        signal.signal(signal.SIGHUP, previous)
     assert ended.code == 75
     (path,) = checkpoint_files(tmp_path / "run" / "checkpoints")
     assert load_checkpoint(path)["step"] > 0
