@@ -38,5 +38,5 @@ def scaled_alike(source: Mapping[str, Any], other: Mapping[str, Any]) -> dict[st
 
 def channels(value: float | Sequence[float]) -> list[float]:
     """One number for each of three channels."""
-    values = [*value] if isinstance(value, Sequence) else [value]
+    values: list[float] = [*value] if isinstance(value, Sequence) else [value]
     return values * 3 if len(values) == 1 else values
