@@ -12,7 +12,7 @@ from projectlib.config.plugins import build
 from projectlib.errors import UserError
 from projectlib.plotting.depth import RIDGE, probe
 from projectlib.plotting.table import COLUMNS, ROWS, markdown, table
-from projectlib.sweeps.experiments import Results, composed, plan
+from projectlib.sweeps.experiments import Results, config_of, plan
 
 TINY = ("data=digits", "data.limit=60", "training.nepochs=1", "nmodels=2", "engine=eager")
 
@@ -76,7 +76,7 @@ def test_the_page_has_a_line_a_rule_and_a_dash_where_nothing_was_run(results):
     ],
 )
 def test_what_is_transported_follows_from_the_settings(overrides, expected):
-    config = composed("train-biohsic", "data=digits", *overrides)
+    config = config_of("train-biohsic", "data=digits", *overrides)
     assert build(config.rule).transports == expected
 
 

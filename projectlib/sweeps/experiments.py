@@ -125,14 +125,10 @@ def parsed(*overrides: str) -> list[Override]:
 
 
 @cache
-def composed(script: str, *overrides: str) -> DictConfig:
-    return without_hydra(compose(script, [*overrides]))
-
-
-@cache
 def config_of(script: str, *overrides: str) -> DictConfig:
     """What a command composes, but for the settings that a sweep goes through."""
-    return composed(script, *(o.input_line for o in parsed(*overrides) if not o.is_sweep_override()))
+    single = [str(override.input_line) for override in parsed(*overrides) if not override.is_sweep_override()]
+    return without_hydra(compose(script, single))
 
 
 @cache
