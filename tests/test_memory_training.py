@@ -10,7 +10,7 @@ from test_resume import compare_with_uninterrupted
 
 from projectlib.data import Augmentation, Dataset, Sampler, Split
 from projectlib.engines.choice import choose_engine
-from projectlib.engines.cpu import stream
+from projectlib.engines.cpu import convolution, stream
 from projectlib.engines.cpu.cnn_stream import ConvolutionStreamEngine
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.kernels.stream import train_stream
@@ -105,6 +105,12 @@ def test_code_for_neurons_that_fire_is_told_from_that_for_leaky_integrators(monk
 @pytest.mark.parametrize(("accumulate", "readout_window"), [(1, 1), (4, 3)])
 def test_the_convolution_engine_equals_eager(memory, accumulate, readout_window):
     compare(ConvolutionStreamEngine, memory, model="cnn", accumulate=accumulate, readout_window=readout_window)
+
+
+def test_convolutions_in_tiles_equal_eager(monkeypatch):
+    monkeypatch.setattr(convolution, "FEW_TILES", 1)
+    monkeypatch.setattr(convolution, "FEW_CHANNELS", 3)
+    compare(ConvolutionStreamEngine, "delta", model="cnn", accumulate=4)
 
 
 class Silent(DeltaModulator):
