@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from projectlib.models.network import Network, Parameters
 
 HEAVY = 1 << 20  # elements of a tensor
-STATE_STREAM = 1 << 33  # keeps what is drawn for a member's state apart from its weights
+STATE, NOISE = 1, 2  # what a member draws beside its weights, each from a stream of its own
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Ensemble:
     def draw_state(self, draw: Callable[[Network, torch.Generator], Any]) -> Any:
         """What ``draw(network, generator)`` returns for each member, a pytree of tensors, as (num_models, ...) each.
 
-        The network has the member's parameters.  It draws on the CPU, from a generator of the member's seed, so that a
+        The network has the member's parameters.  It draws on the CPU, from a stream of the member's seed, so that a
         seed names the same state on every device.
         """
         network, device = deepcopy(self.network).cpu(), next(iter(self.parameters[-1].values())).device
@@ -52,13 +53,21 @@ class Ensemble:
             for own, of_member in zip(network.split_parameters(), self.member(index), strict=True):
                 for name, parameter in own.items():
                     parameter.copy_(of_member[name])
-            states.append(draw(network, torch.Generator().manual_seed(seed + STATE_STREAM)))
+            states.append(draw(network, stream_of(seed, STATE)))
         return tree_map(lambda *members: torch.stack(members).to(device), *states)
 
     def predict(self, x: Tensor) -> Tensor:
         """Logits (num_models, N, num_classes) of x (N, ...), for every member."""
         with torch.no_grad():
             return over_members(lambda p: self.network.predict(p, x), self.parameters)
+
+
+def stream_of(seed: int, stream: int) -> torch.Generator:
+    """A generator for one of the things that a member draws, independent of that of its weights, which has its seed.
+
+    torch's generator on a CPU keeps 32 bits of a seed, so that ``seed + 2**32`` would be the same one again.
+    """
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, stream]).generate_state(1)[0]))
 
 
 def build_ensemble(

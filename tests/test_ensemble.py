@@ -5,7 +5,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from projectlib import ensemble as ensembles
-from projectlib.ensemble import build_ensemble, over_members
+from projectlib.ensemble import NOISE, STATE, build_ensemble, over_members, stream_of
 from projectlib.models import cnn, lif_mlp, mlp
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
 
@@ -95,3 +95,15 @@ def test_a_member_s_state_is_drawn_from_its_own_weights():
     ensemble = build_ensemble(lambda generator: mlp((7,), 3, (5,), generator), SEEDS)
     (signs,) = ensemble.draw_state(lambda network, generator: (network.split_parameters()[0]["affine.weight"].sign(),))
     torch.testing.assert_close(signs, ensemble.parameters[0]["affine.weight"].sign(), rtol=0, atol=0)
+
+
+def test_what_a_member_draws_beside_its_weights_is_independent_of_them():
+    """torch's generator keeps 32 bits of a seed: a stream that is added above them is the weights' own."""
+    num = 5_000
+    draws = [torch.Generator().manual_seed(42), *(stream_of(seed, s) for seed in (42, 43) for s in (STATE, NOISE))]
+    numbers = torch.stack([torch.randn(num, generator=generator) for generator in draws])
+    between = torch.corrcoef(numbers) - torch.eye(len(draws))
+    assert between.abs().max() < 5 / num**0.5
+    ensemble = build_ensemble(lambda generator: mlp((7,), 3, (5,), generator), [42])
+    (drawn,) = ensemble.draw_state(lambda network, generator: (torch.randn(num, generator=generator),))
+    torch.testing.assert_close(drawn[0], numbers[1], rtol=0, atol=0)

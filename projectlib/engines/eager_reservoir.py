@@ -9,11 +9,9 @@ from torch.optim import Optimizer
 
 from projectlib.data import Epoch, Sampler
 from projectlib.engines.optimizers import load_optimizer
-from projectlib.ensemble import Ensemble, over_members
+from projectlib.ensemble import NOISE, Ensemble, over_members, stream_of
 from projectlib.models import Reservoir
 from projectlib.rules import Delta
-
-NOISE_STREAM = 1 << 32  # keeps a member's noise apart from its weights
 
 Outputs = Callable[[], Tensor]
 """Outputs (num_models, time steps, zdim) that may still be on their way; a call waits for them."""
@@ -56,7 +54,7 @@ class ReservoirEngine:
         self.network = cast(Reservoir, ensemble.network)
         self.rule, self.optimizer, self.num_timesteps = rule, optimizer, num_timesteps
         (self.parameters,) = ensemble.parameters
-        self.noise = [torch.Generator().manual_seed(seed + NOISE_STREAM) for seed in seeds]
+        self.noise = [stream_of(seed, NOISE) for seed in seeds]
         self.samples, device = samples, samples.x.device
         self.sampler = Sampler(len(samples.x), window, sliding=True)
         num_models, zdim, num_hidden = self.parameters["readout"].shape
