@@ -4,6 +4,7 @@ A worker is a job like any other, on any launcher; workers share one study in a 
 folder of its own, so that one whose worker was killed is resumed from its checkpoint by another.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -101,7 +102,8 @@ def work(config: DictConfig, train: Train) -> float | None:
 def open_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study:
     """The study in ``folder``, made by the first worker to come.
 
-    about: what its trials have in common.  Raises UserError where the study's own is another, or is none.
+    about: what its trials have in common; its sampler is seeded with that, so that two searches do not begin with the
+    same points.  Raises UserError where the study's own is another, or is none.
     """
     path, text = folder / "study.db", json.dumps(about, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,8 +135,9 @@ def open_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study
             f"{path} cannot be used ({reason}); expected a study that a search wrote, or none: choose another "
             "search.folder"
         ) from None
+    digest = hashlib.sha256(f"{text} {search.worker} {len(study.trials)}".encode()).digest()
     study.sampler = optuna.samplers.TPESampler(
-        n_startup_trials=search.startup, multivariate=True, seed=len(study.trials) + 1000 * search.worker
+        n_startup_trials=search.startup, multivariate=True, seed=int.from_bytes(digest[:4], "little")
     )
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup)
     return study
