@@ -32,7 +32,9 @@ figures: setup
 paper: setup
 	$(PY) -m projectlib.sweeps.experiments --draw $(SETTINGS)
 
-# The table of all rules: runs what is missing of it, hours on two cores, and writes docs/table.md and docs/table.png.
+# The table of all rules: runs what is missing of it, hours on two cores, and writes docs/table.md and docs/table.png. Its column of
+# CIFAR-10 needs images of your own, and is empty unless its runs are in outputs/: make them before, one model at a time on a CPU, by
+# .venv/bin/python -m projectlib.sweeps.experiments table/cifar10 data.root=path/to/images
 table: setup
 	$(PY) -m projectlib.sweeps.experiments table/mnist table/fashion_mnist table/digits table/xor table/depth $(SETTINGS)
 	$(PY) -m projectlib.plotting.table $(SETTINGS)
@@ -71,7 +73,7 @@ format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-# the installation, and what is compiled: the kernels of every earlier state of engines/ are kept
+# The installation and all compiled kernels, of which those of earlier states of the code pile up until then.
 clean:
 	rm -rf .venv
 	find projectlib -name '*.nb[ic]' -delete

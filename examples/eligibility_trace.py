@@ -1,6 +1,6 @@
 """The three-factor rule with an eligibility trace: a synapse changes by a running mean of its last updates.
 
-    biohsic --config-dir examples/configs plugins=[eligibility_trace] rule=eligibility_trace data=digits
+    biohsic --config-dir examples/configs "plugins=[eligibility_trace]" rule=eligibility_trace data=digits
 
 The trace is a state of the rule, of the shapes of a layer's weights: zero at first, then one for each model, kept in
 checkpoints.

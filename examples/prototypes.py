@@ -1,6 +1,6 @@
 """A memory of one's own: a fading mean of each class's activity, which is recalled twice, by nearness and by label.
 
-    biohsic --config-dir examples/configs plugins=[prototypes] modulator=prototypes data=digits
+    biohsic --config-dir examples/configs "plugins=[prototypes]" modulator=prototypes data=digits
 
 The signal is the difference of the two recalls; it vanishes where a layer's activity alone says which class it is.
 """

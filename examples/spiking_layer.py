@@ -1,6 +1,6 @@
 """A spiking layer whose state is a tuple: membranes that fire, and the exponential traces of their spikes.
 
-    biohsic-lif --config-dir examples/configs plugins=[spiking_layer] model=spiking_layer data=xor
+    biohsic-lif --config-dir examples/configs "plugins=[spiking_layer]" model=spiking_layer data=xor
 
 The trace is the layer's activity: what the next layer receives and what the rule modulates.
 """

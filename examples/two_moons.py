@@ -1,6 +1,6 @@
 """A data set of one's own: two interleaved half circles.
 
-    biohsic --config-dir examples/configs plugins=[two_moons] data=two_moons
+    biohsic --config-dir examples/configs "plugins=[two_moons]" data=two_moons
 
 A data set is a function that returns a ``Dataset`` of tensors, already normalised; its shape and its number of classes
 are found from there.

@@ -38,7 +38,7 @@ def main(settings: Sequence[str]) -> None:
         overrides = [*SETTINGS, *choice, *settings]
         print(f"\n{title}: python train-biohsic.py {shlex.join(overrides)}", flush=True)
         reached[title] = accuracy(overrides)
-    print("\nTest accuracy on digits of MNIST, mean ± sd over models; what is above the control, the rule has taught:")
+    print("\nTest accuracy on digits of MNIST, mean ± sd over models; the control has the settings of the window:")
     for title, reading in reached.items():
         print(f"    {title:36}{reading}")
 

@@ -49,8 +49,8 @@ class Rule(ABC):
     smallest_window: the fewest that it can learn from.
     num_replayed: samples before the newest that the readout of a stream learns from again.
     trains_hidden: whether hidden layers learn, or only the readout.
-    gamma, sigmas: of the objective HSIC(X, Z) - gamma HSIC(Y, Z) that hidden layers descend, which is then what
-        ``training.log_hsic`` measures; None for another objective.
+    gamma, sigmas: of the objective HSIC(X, Z) - gamma HSIC(Y, Z), which is then what ``training.log_hsic`` measures,
+        also where ``form`` descends another; None for a rule without them.
     form: of the signal that is computed from a window (``hsic.modulation``); None for a rule without one.
     modulator: who supplies the modulatory signal (``projectlib.modulators``); None for a rule without one.
     transports: what has to reach a hidden layer besides its own input and activity, in words, for the table.

@@ -135,13 +135,21 @@ def table(rows: list[Row]) -> pd.DataFrame:
             {
                 **{name: pooled(group, name) for name in metrics},
                 "runs": str(len(group)),
-                "models": str(sum(row.get("nmodels", 1) for row in group)),
+                "models": count_models(group),
                 **{name: as_text(shortened(group[0].get(name))) for name in names},
             }
             for group in groups.values()
         ],
         columns=[*metrics, "runs", "models", *names],
     )
+
+
+def count_models(group: list[Row]) -> str:
+    """How many models a group has; where runs share seeds, also how many different weights they began with."""
+    total = sum(row.get("nmodels", 1) for row in group)
+    firsts = [row["seed"] for row in group if type(row.get("seed")) is int]
+    distinct = {seed + member for seed, row in zip(firsts, group, strict=False) for member in range(row.get("nmodels", 1))}
+    return str(total) if len(firsts) < len(group) or len(distinct) == total else f"{total} from {len(distinct)} seeds"
 
 
 def judged_metrics(rows: list[Row]) -> list[str]:

@@ -111,7 +111,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     learning = [p for layer in hidden for p in layer.values()] if rule.trains_hidden else []
     optimizer = build_optimizer(config, learning, [*readout.values()])
     schedule = build(config.lr_schedule, optimizer=optimizer)
-    objective = rule if rule.sigmas else config.hsic  # what is logged is what is descended
+    objective = rule if rule.sigmas else config.hsic  # of the rule's HSIC, which is what the paper's forms descend
     compares = not rule.streams and sampler.size > 1  # single samples have no windows to measure it in
     logs_hsic = config.training.log_hsic and compares
     monitor = HSICMonitor(objective.gamma, objective.sigmas) if logs_hsic else None
