@@ -1,6 +1,7 @@
 """Direct feedback alignment (Nokland 2016): every hidden layer receives the readout's error through a random matrix.
 
-    biohsic --config-dir examples/configs "plugins=[direct_feedback_alignment]" rule=direct_feedback_alignment data=digits
+    biohsic --config-dir examples/configs "plugins=[direct_feedback_alignment]" data=digits \
+        rule=direct_feedback_alignment
 
 The matrix is a state of the rule: drawn once for each member of an ensemble, from the member's own generator, kept in
 checkpoints, never learnt.

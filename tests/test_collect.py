@@ -1,16 +1,19 @@
 """Runs gathered into one table: values, statuses, and nothing dropped."""
 
 import csv
+import io
 import json
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 import yaml
 
+from projectlib.errors import UserError
 from projectlib.runs.files import locked
-from projectlib.runs.run import find_runs
+from projectlib.runs.run import Run, find_runs
 from projectlib.sweeps.collect import collect, main, pool, table, to_csv
 
 CONFIG = {
@@ -75,6 +78,41 @@ def test_table_groups_over_seeds(tmp_path):
     assert found["2"]["test_accuracy"] == "85.00 ± 7.07"
     assert found["2"]["runs"] == "2"
     assert found["5"]["test_accuracy"] == "50.00"
+    assert found["2"]["models"] == "2"
+
+
+def test_models_that_begin_alike_are_counted(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / str(seed), finished(0.5, 0.1), seed=seed, nmodels=3)
+    assert [*table(collect([tmp_path]))["models"]] == ["6 from 4 seeds"]
+
+
+def test_what_memories_measured_is_no_setting(tmp_path):
+    for seed, norm in ((0, 1.0), (10, 2.0)):
+        summary = finished(0.5, 0.1)
+        summary["metrics"]["memory"] = {"norm_layer0": {"mean": norm, "sd": 0.1}}
+        make_run(tmp_path / str(seed), summary, seed=seed)
+    assert len(table(collect([tmp_path]))) == 1
+
+
+def test_a_table_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    make_run(tmp_path / "0", finished(0.5))
+    with pytest.raises(SystemExit, match=r"error: .*nowhere"):
+        main([str(tmp_path), "-o", str(tmp_path / "nowhere" / "x.csv")])
+
+
+def test_a_log_or_an_array_of_terabytes_is_not_read(tmp_path):
+    folder = make_run(tmp_path / "0")
+    with open(folder / "train.log", "wb") as file:
+        file.truncate(2**40)
+    (row,) = collect([tmp_path])
+    assert row["status"] == "interrupted"
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "<f8", "fortran_order": False, "shape": (2**46,)})
+    with zipfile.ZipFile(folder / "arrays.npz", "w") as file:
+        file.writestr("x.npy", array.getvalue())
+    with pytest.raises(UserError, match="damaged"):
+        Run(folder).arrays()
 
 
 def test_every_status_is_told(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """A config builds what is on a short list, and nothing else: not nested, not interpolated, not in Hydra's own part."""
 
 import re
+import shutil
 
 import pytest
 from conftest import ROOT
@@ -81,6 +82,26 @@ def test_a_run_folder_from_somebody_else_runs_nothing(script, tmp_path):
     (run / "summary.json").unlink()
     assert script("train-biohsic", f"resume={run}").code == 1
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_run_folder_from_somebody_else_writes_nowhere_else(script, tmp_path):
+    run, place = tmp_path / "run", tmp_path / "sprung"
+    assert script("train-biohsic", *TINY, f"hydra.run.dir={run}").code == 0
+    (run / "summary.json").unlink()
+    config = run / ".hydra" / "config.yaml"
+    honest = config.read_text()
+    config.write_text(honest.replace("path: checkpoints", f"path: {place}"))
+    assert "checkpointing.path" in script("train-biohsic", f"resume={run}").error
+    assert not place.exists()
+    assert script("train-biohsic", f"resume={run}", f"checkpointing.path={place}").code == 0  # the person names it
+    logger = f"_target_: projectlib.runs.loggers.TensorBoardLogger\n    folder: {place}/log\n    settings: {{}}"
+    config.write_text(honest.replace("model:\n", f"model:\n  x:\n    {logger}\n"))
+    with pytest.raises(UserError, match="expected a logger under logger= alone"):
+        projectlib.load(run)
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    assert "expected a logger under logger= alone" in script("train-biohsic", f"resume={run}").error
+    assert not (place / "log").exists()
 
 
 def test_a_group_in_a_run_folder_leads_nowhere(script, tmp_path, monkeypatch):

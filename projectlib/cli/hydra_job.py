@@ -1,5 +1,6 @@
 """One job as Hydra calls it, in this process or in a launcher's worker: checks, plugins, and how it ends."""
 
+import errno
 import logging
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from projectlib.cli.interrupts import ignore_signals, signal_previous_listener
 from projectlib.config.plugins import import_plugins, require_plugins
 from projectlib.config.settings import settled
 from projectlib.config.validation import refuse_additions, refuse_ignored, validate
-from projectlib.errors import EXIT_RESUME, Interrupted, UserError, one_line
+from projectlib.errors import EXIT_RESUME, Interrupted, UserError, one_line, system_problem
 from projectlib.garbage import paused_collector
 from projectlib.runs.files import locked
 from projectlib.runs.folder import is_finished, missing_folders, read_summary, remove_unbegun, write_summary
@@ -30,6 +31,9 @@ from projectlib.sweeps.launchers import limit_threads
 
 KNOWN = (UserError, OmegaConfBaseException)
 """Mistakes in the input, which their message explains."""
+
+REFUSALS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Of the system, which explain themselves."""
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +120,7 @@ class CommandLineJob(Job):
             ignore_signals()
             sys.exit(EXIT_RESUME)
         except Exception as error:
-            log.error("%s", one_line(error) if isinstance(error, KNOWN) else unforeseen(error))
+            log.error("%s", explanation(error))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise FailedJob(str(error)) from error
             sys.exit(1)
@@ -132,6 +136,13 @@ def before_folders(job: Job, config: DictConfig) -> Job:
     with suppress(OmegaConfBaseException):
         return replace(job, made=missing_folders(str(config.hydra.run.dir)))
     return job
+
+
+def explanation(error: Exception) -> str:
+    """One line: of a mistake what it says, of a full disk and its like what the system refused."""
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return system_problem(error, HydraConfig.get().runtime.output_dir)
+    return one_line(error) if isinstance(error, KNOWN) else unforeseen(error)
 
 
 def unforeseen(error: Exception) -> str:
@@ -166,4 +177,5 @@ def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None
         return train(config, folder, job.num)
     finally:
         if is_finished(folder):  # also where a signal that came too late ends the sweep after it
-            note_finished(job.name, config, folder)
+            with suppress(OSError):  # only skip_finished of another sweep misses it
+                note_finished(job.name, config, folder)

@@ -22,7 +22,7 @@ from projectlib.runs.history import History, format_mean, scored
 from projectlib.runs.load import load
 from projectlib.runs.loggers import Logger
 from projectlib.runs.recorder import Recorder, describe
-from projectlib.runs.resume import comparable, differences
+from projectlib.runs.resume import differences
 from projectlib.sweeps.jobs import objective
 from projectlib.sweeps.launchers import job_device
 from projectlib.training.loop import evaluate, fit
@@ -114,7 +114,7 @@ def checkpoint_of_run(folder: Path, checkpoints: Path, config: dict[str, Any]) -
     if checkpoint is None:
         log.warning("no complete checkpoint in %s: starting over in place", checkpoints)
         return None
-    if differing := differences(comparable(config, folder), comparable(checkpoint["config"], checkpoints)):
+    if differing := differences(config, checkpoint["config"], folder):
         raise UserError(
             f"the newest checkpoint in {checkpoints} is of a run with other settings: {', '.join(differing)}; "
             f"expected those of {folder}/.hydra/config.yaml: put back what was changed"

@@ -4,12 +4,14 @@ import re
 from collections import Counter
 from functools import lru_cache
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf._utils import get_yaml_loader
 
 DEPTH, VALUES, DIGITS, LETTERS = 40, 100_000, 1000, 4000  # of anything that somebody writes, with room to spare
+LARGEST_TEXT = 2**22  # bytes of what is read as text
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -24,6 +26,18 @@ class Loader(LOADER):
         if twice := [name for name, count in names.items() if count > 1]:
             raise yaml.constructor.ConstructorError(problem=f"it has the key {twice[0]} twice")
         return super().construct_mapping(node, deep)
+
+
+def read_text(path: Path) -> str:
+    """What a file says; other than a plain ``open`` it waits for no pipe.
+
+    Raises FileNotFoundError, OSError also for one that is larger than any that somebody writes, and ValueError.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")
+    if path.exists() and (size := path.stat().st_size) > LARGEST_TEXT:
+        raise OSError(f"it has {size:,} bytes; expected at most {LARGEST_TEXT:,}")
+    return path.read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1024)

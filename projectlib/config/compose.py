@@ -20,7 +20,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from projectlib.config.bounds import override_problem, parse_config
+from projectlib.config.bounds import override_problem, parse_config, read_text
 from projectlib.config.hydra_part import check_hydra, check_search_path
 from projectlib.errors import UserError, one_line
 
@@ -37,7 +37,7 @@ class FileConfigSource(file_config_source.FileConfigSource):  # Hydra's name for
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path))
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
             content = parse_config(text)
             if not isinstance(content, dict | list | None):
                 raise ValueError(f"it says {content!r:.50}; expected keys and values")
@@ -62,22 +62,17 @@ class CheckedLoader(ConfigLoaderImpl):
         SourcesRegistry.instance().types["file"] = FileConfigSource
         super().__init__(config_search_path)
 
-    def get_group_options(self, group_name: str, results_filter: Any = ObjectType.CONFIG, **command: Any) -> list[str]:
-        """The choices of a group.  Hydra copies all its sources each time, for commands that may name others."""
-        if any(command.values()):
-            return super().get_group_options(group_name, results_filter, **command)
-        return self.repository.get_group_options(group_name, results_filter)
+    def choices(self, group: str) -> list[str]:
+        """The choices of a group, without those that are folders of more."""
+        return self.repository.get_group_options(group, ObjectType.CONFIG)
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **keywords: Any
     ) -> DictConfig:
         try:
             config = super().load_configuration(config_name, overrides, *args, **keywords)
-        except ValueError as error:
-            _, no_place, name = str(error).partition("invalid literal for int() with base 10: ")
-            if not no_place:
-                raise
-            raise UserError(f"an override leads to {name} in a list; expected a place in it, 0 for the first") from None
+        except ValueError as error:  # Hydra explains all but a name where a list has numbers
+            raise UserError(f"settings are refused: {one_line(error)}; a place in a list is a number, from 0") from None
         check_hydra(config.hydra, overrides)
         if len(CheckedLoader.composed) < 2:
             CheckedLoader.composed.append(config)
@@ -93,10 +88,9 @@ class CheckedLoader(ConfigLoaderImpl):
 class HelpLoader(CheckedLoader):
     """Lists what can be chosen with a script: of the groups that it has, what refers to no setting that it lacks."""
 
-    config: Any = None
-
     def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
-        self.config, self.offered = super().load_configuration(*args, **keywords), {}
+        self.config: Any = super().load_configuration(*args, **keywords)
+        self.offered: dict[str, list[str]] = {}
         return self.config
 
     def list_groups(self, parent_name: str) -> list[str]:
@@ -104,17 +98,12 @@ class HelpLoader(CheckedLoader):
         return [] if parent_name else [g for g in groups if "/" not in g and g.split("_")[0] not in {*groups} - {g}]
 
     def get_group_options(self, group_name: str, *args: Any, **command: Any) -> list[str]:
-        options = super().get_group_options(group_name, *args, **command)
-        if self.config is None:
-            return options
         if group_name not in self.offered:  # Hydra asks twice, and each answer reads many files
-            self.offered[group_name] = [name for name in options if self.suits(group_name, name)]
+            self.offered[group_name] = [name for name in self.choices(group_name) if self.suits(group_name, name)]
         return self.offered[group_name]
 
     def suits(self, group: str, name: str) -> bool:
         content: Any = self.repository.load_config(f"{group}/{name}")
-        if content is None:  # a folder of more
-            return False
         if group in OF_RESERVOIRS and (name == OF_RESERVOIRS[group]) != (self.config.task == "reservoir"):
             return False
         script = self.config.hydra.job.config_name
@@ -169,7 +158,7 @@ def check_choices(overrides: list[Override], config_dir: str | Path | None = Non
     for override in overrides:
         if override.is_sweep_override() or "." in override.key_or_group:
             continue
-        value, options = override.value(), loader.get_group_options(override.key_or_group)
+        value, options = override.value(), loader.choices(override.key_or_group)
         if override.is_delete() and value is None:
             continue
         names = value if isinstance(value, list) and not override.is_delete() else [value]

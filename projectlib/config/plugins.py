@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from projectlib.errors import UserError, one_line
 
+LOGGERS = "projectlib.runs.loggers"
 TARGETS = {
     f"{module}.{name}"
     for module, names in {
@@ -29,7 +30,7 @@ TARGETS = {
         "LocalClassifier PHSIC SimilarityMatching",
         "projectlib.modulators": "ClassMeansModulator CovarianceModulator DeltaModulator RememberedModulator "
         "ReservoirModulator WindowModulator",
-        "projectlib.runs.loggers": "PrintLogger TensorBoardLogger WandbLogger",
+        LOGGERS: "PrintLogger TensorBoardLogger WandbLogger",
         "projectlib.training.schedules": "SmoothCosine",
         "torch.optim": "SGD Adam AdamW",
         "torch.optim.lr_scheduler": "ConstantLR CosineAnnealingLR ExponentialLR MultiStepLR",
@@ -84,11 +85,6 @@ def require_plugins(names: Sequence[str], origin: str) -> None:
         )
 
 
-def is_known(name: str) -> bool:
-    """Whether a config may name this: something of the project, or something public of a plugin."""
-    return name in TARGETS or find_in_plugins(name) is not None
-
-
 def find_in_plugins(name: str) -> Callable | None:
     """What a dotted name means, if it is public, callable, and was defined in a plugin or below one."""
     parts = name.split(".")
@@ -109,11 +105,7 @@ def build(node: DictConfig, **arguments: Any) -> Any:
 
     Raises UserError for a name, nested ones included, that no config may name, and for arguments it refuses.
     """
-    plain = OmegaConf.to_container(node, resolve=True)  # what is checked is what is built: nothing resolves again
-    for name in named_targets(plain):
-        if not is_known(name):
-            raise UserError(f"_target_ is {name!r}; expected a name that a config may build: {ADVICE}")
-    return construct(plain, arguments)
+    return construct(OmegaConf.to_container(node, resolve=True), arguments)  # nothing in it resolves again
 
 
 def construct(value: Any, arguments: dict[str, Any] | None = None) -> Any:
@@ -125,19 +117,14 @@ def construct(value: Any, arguments: dict[str, Any] | None = None) -> Any:
     children = {key: construct(child) for key, child in value.items() if key != "_target_"}
     if "_target_" not in value:
         return children
-    name = value["_target_"]
+    name = str(value["_target_"])
     target: Any = get_object(name) if name in TARGETS else find_in_plugins(name)
+    if target is None:
+        raise UserError(f"_target_ is {name!r}; expected a name that a config may build: {ADVICE}")
+    if name.startswith(LOGGERS) and "settings" not in (arguments or {}):
+        raise UserError(f"_target_ is {name!r}; expected a logger under logger= alone: it writes where it is told to")
     try:
         return target(**children, **(arguments or {}))
     except (TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name} cannot be built: {reason}; look at the keys of its config") from error
-
-
-def named_targets(plain: Any) -> Iterator[str]:
-    """Every ``_target_``, at any depth of plain values."""
-    if isinstance(plain, dict) and "_target_" in plain:
-        yield str(plain["_target_"])
-    children = plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else ()
-    for child in children:
-        yield from named_targets(child)

@@ -69,14 +69,12 @@ CHECKS = {
 
 def validate(config: DictConfig) -> None:
     """Raises UserError naming the first key whose value is missing or not what it must be."""
-    if missing := [key for key, value in flatten(plain(config)).items() if value == "???"]:
-        raise UserError(f"{missing[0]} has no value; expected one: set {missing[0]}=...")
     try:
-        OmegaConf.to_container(config, resolve=True)
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        reason, group = str(error).splitlines()[0], str(error.full_key).split(".")[0]
+        key, reason = str(error.full_key), str(error).splitlines()[0]
         raise UserError(
-            f"{error.full_key} has no value ({reason}); expected a {group}= that suits this script: choose another"
+            f"{key} has no value ({reason}); expected one: set {key}=..., or choose another {key.split('.')[0]}="
         ) from None
     for key, (is_valid, expected) in {**REQUIRED, **CHECKS}.items():
         value = select(config, key, default=None if key in REQUIRED else MISSING)

@@ -84,7 +84,7 @@ SEQUENCE = (
 
 def kind(run: Run) -> str:
     """What was chosen as ``rule=``; for biohsic its memory, or ``exact`` with ``hsic.form=exact``."""
-    rule, modulator = str(run.choice("rule")), str(run.choice("modulator"))
+    rule, modulator = str(run.choices.get("rule")), str(run.choices.get("modulator"))
     if rule == "biohsic" and modulator in MEMORIES:
         return modulator
     return "exact" if rule == "biohsic" and run.get("hsic.form") == "exact" else rule

@@ -23,7 +23,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.config.bounds import Loader, check_yaml
+from projectlib.config.bounds import Loader, check_yaml, read_text
 from projectlib.errors import UserError, one_line
 from projectlib.runs.files import write_text
 from projectlib.values import ANYTHING, TEXT, Check, problem
@@ -42,22 +42,17 @@ SUMMARY_SCHEMA = {
 }
 BEFORE_RUN = ("*.log", ".lock", f"{SETTINGS}/*.yaml")
 IN_PLACE = (*BEFORE_RUN, SETTINGS, f"{SETTINGS}/*", FIGURES, f"{FIGURES}/*", "tensorboard", "wandb")
-LARGEST_TEXT = 2**22  # bytes of what is read as text
 UNREADABLE = (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError)
 """What text, JSON and YAML raise: for ints of thousands of digits, depths, lists as keys."""
 
 
 def read_file(path: Path, parse: Callable[[str], Any], schema: Any) -> Any:
-    """What a file says, where it fits a schema; other than a plain ``open`` it waits for no pipe.
+    """What a file says, where it fits a schema.
 
     Raises FileNotFoundError, and UserError for one that is broken or not what a run writes.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise OSError("it is no file")
-        if path.exists() and (size := path.stat().st_size) > LARGEST_TEXT:
-            raise OSError(f"it has {size:,} bytes, and no run writes more than {LARGEST_TEXT:,}")
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse(read_text(path))
     except FileNotFoundError:
         raise
     except UNREADABLE as error:

@@ -77,11 +77,8 @@ class History:
         best = statistics.loc[score.groupby(["split", "metric"], sort=False).idxmax()]
         return nested(best.assign(epoch=best.index.get_level_values("epoch")))
 
-    def to_csv(self) -> str:
-        return self.frame.to_csv(index=False, lineterminator="\n")
-
     def write(self, path: Path) -> None:
-        write_text(path, self.to_csv())
+        write_text(path, self.frame.to_csv(index=False, lineterminator="\n"))
 
     @classmethod
     def read(cls, path: Path) -> "History":

@@ -21,6 +21,7 @@ from projectlib.models.make import make_model
 from projectlib.runs.checkpoint import layout_difference, newest_checkpoint
 from projectlib.runs.folder import METRICS, checkpoint_folder, read_config
 from projectlib.runs.history import History
+from projectlib.training.allocation import within_memory
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -78,7 +79,8 @@ def load(run_folder: str | Path, device: torch.device | str = "cpu", plugins: Se
     if saved is None:
         raise UserError(f"{folder} has no checkpoint in {checkpoints}; expected a run that was trained")
     sizes = saved["sizes"]
-    network = make_model(config, sizes, torch.Generator()).to(device)
+    make = within_memory(lambda generator: make_model(config, sizes, generator), 1, torch.device(device), copies=1)
+    network = make(torch.Generator()).to(device)
     parameters = saved["engine"].get("parameters")
     expected = [
         {name: p.expand(config.nmodels, *p.shape) for name, p in layer.items()} for layer in network.split_parameters()

@@ -87,12 +87,15 @@ class Recorder:
     def attach(self, loggers: list, numbers_kept: int, **about: Any) -> None:
         """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  about: what checkpoints say."""
         self.loggers, self.numbers_kept, self.about = loggers, numbers_kept, about
+        for logger in loggers:
+            self.open.callback(logger.close)
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps: a bar, or a line a minute where the output is not a terminal."""
         self.num_epochs, self.total = num_epochs, total
         self.begun = self.told = (time.monotonic(), done)
-        self.progress = tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True)
+        bar = tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True)
+        self.progress = self.open.enter_context(bar)
         if not self.progress.disable:
             self.progress.set_postfix_str(self.reached())
             printed_by = logging.root if logging.root.handlers else logging.getLogger("projectlib")
@@ -192,11 +195,7 @@ class Recorder:
 
     def close(self, status: str, error: str | None = None) -> None:
         """End the run: close what is open and write summary.json."""
-        if self.progress is not None:
-            self.progress.close()
         self.open.close()
-        for logger in self.loggers:
-            logger.close()
         training = self.seconds["training"]
         summary = {
             "status": status,

@@ -25,7 +25,7 @@ from projectlib.config.settings import (
     settled,
 )
 from projectlib.errors import UserError
-from projectlib.runs.folder import SETTINGS, read_config, write_settings
+from projectlib.runs.folder import SETTINGS, checkpoint_folder, read_config, write_settings
 from projectlib.runs.run import Run, find_runs
 
 PLAIN = re.compile(r"(?!(experiment|search|sweep|data_model|data_task)=)[\w-]+=[\w-]+")
@@ -46,7 +46,7 @@ def resumed_overrides(folder: Path, overrides: list[str], config_dir: str | Path
     overridden come from the folder (``resumed_config``).
     """
     overridden = {override.key_or_group for override in parse(overrides)}
-    options = make_loader(config_dir).get_group_options
+    options = make_loader(config_dir).choices
     kept = [
         f"{group}={choice}"
         for group, choice in Run(folder).choices.items()
@@ -64,9 +64,21 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
     for key in (override.key_or_group for override in parse(overrides)):
         if is_among(key, RESUMABLE):
             put(saved, key, OmegaConf.select(composed, key), folder, merge=False)
+    refuse_new_place(saved, folder, overrides)
     OmegaConf.update(saved, "resume", str(folder))
     OmegaConf.set_struct(saved, True)
     return saved
+
+
+def refuse_new_place(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Raises UserError where a folder, and not the person, would have checkpoints written where none are yet."""
+    path, named = select(config, "checkpointing.path"), {override.key_or_group for override in parse(overrides)}
+    is_elsewhere = isinstance(path, str) and Path(path).is_absolute() and "checkpointing.path" not in named
+    if is_elsewhere and not (place := checkpoint_folder(folder, path)).is_dir():
+        raise UserError(
+            f"checkpointing.path of {folder} is {path!r}, and there is no {place}; expected what the run has "
+            f"made: if it was moved, name its place, checkpointing.path={path}"
+        )
 
 
 def put(config: DictConfig, key: str, value: Any, folder: Path, merge: bool = True) -> None:
@@ -84,8 +96,7 @@ def keep_settings(config: DictConfig, folder: Path) -> bool:
     those of a run with other settings.
     """
     if (folder / SETTINGS / "config.yaml").exists():
-        saved = comparable(read_config(folder), folder, RESUMABLE_UNNAMED)
-        if differing := differences(comparable(config, folder, RESUMABLE_UNNAMED), saved):
+        if differing := differences(config, read_config(folder), folder, RESUMABLE_UNNAMED):
             raise UserError(
                 f"{folder} holds a run with other settings: {', '.join(differing)}; expected a folder of its own for "
                 "each run: choose another hydra.run.dir or hydra.sweep.dir"
@@ -117,20 +128,16 @@ def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -
     run = Run(folder)
     if run.script != config_name:
         raise UserError(f"{folder} is a run of {run.script}; expected one of {config_name}")
-    changed, differing, keys = run.config.copy(), [], ()
+    changed, differing = run.config.copy(), []
     for override in overrides:
         if is_hydra(override) or override.is_sweep_override():  # Hydra refuses a sweep
             continue
         key, value = override.key_or_group, None if override.is_delete() else override.value()
         if key not in run.choices:
             put(changed, key, value, folder)
-            keys += (key,)
         elif value != run.choices[key] and (override.is_delete() or not is_among(key, RESUMABLE)):
             differing.append(f"{key} (now {value!r}, run {run.choices[key]!r})")
-    new, old = comparable(changed, folder), comparable(run.config, folder)
-    own = ({key: value for key, value in settings.items() if is_among(key, keys)} for settings in (new, old))
-    differing += differences(*own) or differences(new, old)
-    if differing:
+    if differing := [*differing, *differences(changed, run.config, folder)]:
         raise UserError(
             f"{folder} was run with other settings: {', '.join(differing)}; leave them out to resume it, "
             "or leave out resume to start a new run"
@@ -140,28 +147,25 @@ def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -
 def newest_unfinished(config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path | None:
     """The newest folder under outputs/<config>/ of the same composed config whose run has not finished."""
     config = settled(without_hydra(compose(config_name, overrides, config_dir)))
-    wanted = comparable(config, Path(config_name), RESUMABLE_UNNAMED)
     for run in reversed([*find_runs(Path("outputs", config_name))]):
         try:
-            if not run.is_finished and comparable(run.config, run.folder, RESUMABLE_UNNAMED) == wanted:
+            if not run.is_finished and not differences(config, run.config, run.folder, RESUMABLE_UNNAMED):
                 return run.folder
         except UserError as error:
             print(f"resume=auto leaves {run.folder} alone: {error}", file=sys.stderr)
     return None
 
 
-def comparable(config: DictConfig | dict, origin: Path, free: tuple[str, ...] = RESUMABLE) -> dict[str, Any]:
-    """A config's values by key without those that are free, which a resumed run may change.
+def differences(
+    new: DictConfig | dict, old: DictConfig | dict, origin: Path, free: tuple[str, ...] = RESUMABLE
+) -> list[str]:
+    """The settings, in words, in which two configs differ, but for the free ones, which a resumed run may change.
 
     Raises UserError, which names ``origin``, where a reference leads nowhere.
     """
-    return {key: value for key, value in plain_settings(config, origin).items() if not is_among(key, free)}
-
-
-def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """The settings, in words, in which two configs (``comparable``) differ."""
-    return [
-        f"{key} (now {new.get(key)!r}, run {old.get(key)!r})"
-        for key in dict.fromkeys([*new, *old])
-        if new.get(key) != old.get(key)
-    ]
+    now, run = (
+        {key: value for key, value in plain_settings(config, origin).items() if not is_among(key, free)}
+        for config in (new, old)
+    )
+    changed = [key for key in dict.fromkeys([*now, *run]) if now.get(key) != run.get(key)]
+    return [f"{key} (now {now.get(key)!r}, run {run.get(key)!r})" for key in changed]

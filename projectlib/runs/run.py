@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from projectlib.config.bounds import LARGEST_TEXT
 from projectlib.config.settings import plain_settings
 from projectlib.errors import UserError, one_line
 from projectlib.runs.files import is_locked
@@ -74,17 +75,13 @@ class Run:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What was chosen of every group of configs."""
+        """What was chosen of every group of configs, by group."""
         return self.hydra["runtime"]["choices"]
-
-    def choice(self, group: str) -> str | None:
-        """What was chosen of a group of configs, e.g. ``choice("rule")``."""
-        return self.choices.get(group)
 
     @property
     def experiment(self) -> str | None:
         """The experiment it was started as."""
-        return self.choice("experiment")
+        return self.choices.get("experiment")
 
     @property
     def is_sweep_job(self) -> bool:
@@ -123,7 +120,7 @@ class Run:
     def last_error(self) -> str:
         """The last error in its log, where it failed before it could begin; empty where there is none."""
         try:
-            logs = [path.read_text(errors="replace") for path in self.folder.glob("*.log") if path.is_file()]
+            logs = [last_part(path) for path in self.folder.glob("*.log") if path.is_file()]
         except OSError as error:
             return f"its log cannot be read: {one_line(error)}"
         errors = [line.split("[ERROR] - ")[1] for text in logs for line in text.splitlines() if "[ERROR] - " in line]
@@ -181,12 +178,19 @@ class Run:
         except FileNotFoundError:
             hint = "; log_arrays of its training settings was empty" if stack == "arrays" else ""
             raise UserError(f"{path} does not exist{hint}") from None
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is damaged: {error}") from None
 
     def __str__(self) -> str:
         state = "" if self.is_finished else ", not finished"
         return f"{self.folder} ({' '.join(self.overrides) or 'defaults'}{state})"
+
+
+def last_part(path: Path) -> str:
+    """The end of a text of any size."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - LARGEST_TEXT))
+        return file.read(LARGEST_TEXT).decode(errors="replace")
 
 
 def find_runs(root: str | Path) -> Iterator[Run]:

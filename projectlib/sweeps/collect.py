@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from projectlib.config.settings import flatten
-from projectlib.errors import UserError
+from projectlib.errors import UserError, system_problem
 from projectlib.runs.files import write_text
 from projectlib.runs.folder import read_settings
 from projectlib.runs.history import Statistics, format_mean
@@ -76,7 +76,7 @@ def metric_columns(metrics: Statistics, prefix: str = "") -> Row:
 
 
 def is_metric(name: str) -> bool:
-    return name.startswith(("train_", "validation_", "test_", "best_"))
+    return name.startswith(("train_", "validation_", "test_", "memory_", "best_"))
 
 
 def as_frame(rows: list[Row]) -> pd.DataFrame:
@@ -146,10 +146,11 @@ def table(rows: list[Row]) -> pd.DataFrame:
 
 def count_models(group: list[Row]) -> str:
     """How many models a group has; where runs share seeds, also how many different weights they began with."""
-    total = sum(row.get("nmodels", 1) for row in group)
+    sizes = [row.get("nmodels", 1) for row in group]
     firsts = [row["seed"] for row in group if type(row.get("seed")) is int]
-    distinct = {seed + member for seed, row in zip(firsts, group, strict=False) for member in range(row.get("nmodels", 1))}
-    return str(total) if len(firsts) < len(group) or len(distinct) == total else f"{total} from {len(distinct)} seeds"
+    distinct = {seed + member for seed, size in zip(firsts, sizes, strict=False) for member in range(size)}
+    is_known = len(firsts) == len(group)
+    return f"{sum(sizes)} from {len(distinct)} seeds" if is_known and len(distinct) < sum(sizes) else str(sum(sizes))
 
 
 def judged_metrics(rows: list[Row]) -> list[str]:
@@ -187,7 +188,10 @@ def main(arguments: list[str] | None = None) -> None:
         where = ", ".join(map(str, options.folder))
         sys.exit(f"error: no run folder in {where}; expected folders with .hydra/ in them")
     if options.output:
-        write_text(options.output, to_csv(rows))
+        try:
+            write_text(options.output, to_csv(rows))
+        except OSError as error:
+            sys.exit(f"error: {system_problem(error, options.output)}")
     if not (means := table(rows)).empty:
         print(means.map(printable).rename(columns=printable).to_string(index=False, line_width=WIDTH))
     counts = Counter(row["status"] for row in rows)

@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.config.compose import CONFIGS, compose, parse, quote, without_hydra
 from projectlib.config.experiments import SIZES, Experiment, experiment_names, read_experiment, with_size
+from projectlib.config.messages import explained
 from projectlib.config.settings import EXTENT, SAME_RESULT, flatten, is_among, plain
 from projectlib.errors import EXIT_RESUME, UserError
 from projectlib.runs.run import Run, all_runs, natural
@@ -157,8 +160,7 @@ class Results:
 
         Of each the newest run, or all jobs of the newest sweep.  A finished run goes before one that is not, one as
         long and large as the experiment's before others, and one with exactly its settings before one with some of its
-        own.  Prints the command for each that has
-        none.  Raises UserError where none has one.
+        own.  Prints the command for each that has none.  Raises UserError where none has one.
         """
         by_name = {run.name: run for run in plan(experiment, self.size, self.settings)}
         if unknown := [name for name in names if name not in by_name]:
@@ -267,5 +269,5 @@ def main(words: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explained(error, 'train-biohsic')}")

@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from projectlib.config.settings import plain, select
 from projectlib.config.validation import MISSING
 from projectlib.errors import Diverged, Interrupted, Pruned, UserError
-from projectlib.runs.folder import write_settings
+from projectlib.runs.folder import refuse_links, write_settings
 from projectlib.runs.loggers import Logger
 from projectlib.runs.resume import hydra_settings
 from projectlib.sweeps.jobs import as_text, identity, resume_in_place
@@ -82,7 +82,8 @@ def work(config: DictConfig, train: Train) -> float | None:
     def run_trial(trial: Trial) -> Any:
         trial_folder = folder_of(study.get_trials(deepcopy=False)[trial.number], folder)
         chosen = with_values(base, {key: suggest(trial, key, bounds) for key, bounds in space.items()})
-        write_settings(trial_folder, config=chosen, **hydra_settings())  # a run folder like any other
+        refuse_links(trial_folder)
+        write_settings(trial_folder, **hydra_settings(), config=chosen)  # a run folder like any other
         resume_in_place(chosen, trial_folder)
         try:
             return train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])

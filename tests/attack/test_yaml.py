@@ -67,8 +67,16 @@ def test_a_file_of_gigabytes_is_not_read(tmp_path):
     (tmp_path / ".hydra").mkdir()
     with open(tmp_path / ".hydra" / "config.yaml", "wb") as file:
         file.truncate(2**40)
-    with pytest.raises(UserError, match="no run writes more"):
+    with pytest.raises(UserError, match="expected at most"):
         read_settings(tmp_path, "config.yaml")
+
+
+def test_a_config_of_gigabytes_is_not_read(tmp_path):
+    (tmp_path / "model").mkdir()
+    with open(tmp_path / "model" / "evil.yaml", "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match=r"evil\.yaml cannot be read"):
+        compose("train-biohsic", ["data=xor", "model=evil"], tmp_path)
 
 
 def test_anchors_as_somebody_writes_them_are_read(tmp_path):
