@@ -15,6 +15,7 @@ from torch.nn.functional import avg_pool2d, conv2d, cross_entropy, layer_norm, o
 from torch.utils._pytree import tree_leaves, tree_map
 
 from projectlib.data import Dataset, Sampler, Split
+from projectlib.engines.cpu.cnn_classifier import ConvolutionClassifierEngine
 from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.engines.cuda_graph import GraphEngine
 from projectlib.engines.eager import EagerEngine
@@ -500,6 +501,24 @@ def test_a_captured_step_equals_eager(name):
 
     graph, eager = (make_engine(c, TRACED[name](4)) for c in (captured, EagerEngine))
     assert_same(train(graph, (0, 6)), train(eager, (0, 6)), **FLOAT32)
+
+
+@pytest.mark.parametrize("feedback", ["transpose", "random"])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_classifiers_of_convolutions_equal_eager(size, feedback):
+    """Odd sizes have places that no classifier reads; 11 images leave a last block of 3."""
+
+    def engine(engine_class):
+        generator = torch.Generator().manual_seed(0)
+        split = Split(torch.randn(11, 3, *size, generator=generator), torch.randint(3, (11,), generator=generator))
+        ensemble = build_ensemble(lambda generator: cnn((3, *size), 3, (4, 6), generator), (0, 1))
+        rule = LocalClassifier(0.5, feedback, accumulate=4)
+        optimizer = OPTIMIZERS["sgd"]([p for layer in ensemble.parameters for p in layer.values()])
+        return engine_class(ensemble, rule, optimizer, Dataset("made up", split, split, 3), Sampler(11, 4, False))
+
+    assert ConvolutionClassifierEngine.takes(engine(EagerEngine).ensemble.network, LocalClassifier())
+    compiled, eager = (train(engine(c), (0, 3)) for c in (ConvolutionClassifierEngine, EagerEngine))
+    assert_same(compiled, eager, **FLOAT32)
 
 
 # Runs ------------------------------------------------------------------------------------------------------------

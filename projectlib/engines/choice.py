@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from projectlib.data import Sampler
 from projectlib.engines.cpu.cnn import ConvolutionEngine
+from projectlib.engines.cpu.cnn_classifier import ConvolutionClassifierEngine
 from projectlib.engines.cpu.cnn_stream import ConvolutionStreamEngine
 from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.engines.cpu.reservoir import CpuReservoirEngine
@@ -19,7 +20,8 @@ from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.rules import Rule
 
-COMPILED = {"cpu": (CpuEngine, StreamEngine, ConvolutionEngine, ConvolutionStreamEngine), "cuda": (GraphEngine,)}
+CONVOLUTIONS = (ConvolutionStreamEngine, ConvolutionClassifierEngine, ConvolutionEngine)
+COMPILED = {"cpu": (CpuEngine, StreamEngine, *CONVOLUTIONS), "cuda": (GraphEngine,)}
 """By device, in the order in which they are asked whether they take a network's layers.
 
 What ``auto`` weighs is theirs: from how many updates on one is ``worth_compiling``, and whether it ``is_compiled``

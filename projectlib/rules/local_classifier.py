@@ -62,13 +62,17 @@ class LocalClassifier(LocalRule):
 
     def update_hidden(self, hidden: Hidden, memory: Classifier, context: Any) -> HiddenUpdate:
         z, u, pull_back = hidden.pullback()
+        xi, learnt = self.supply(z, hidden.y, memory)
+        return HiddenUpdate(pull_back(xi / len(z)), z, u, learnt)
+
+    def supply(self, z: Tensor, y: Tensor, memory: Classifier) -> tuple[Tensor, Classifier]:
+        """(xi of the shape of z, what the classifier is from now on) of a block of samples, z (N, ...)."""
         seen, spread = cast(tuple[Tensor, Callable], torch.func.vjp(seen_by_readout, z))
         share = seen.shape[1] ** -0.5
-        error = ((share * seen @ memory.weight.T + memory.bias).softmax(-1) - hidden.y) / len(z)
-        back = memory.feedback if self.feedback == "random" else memory.weight
-        (xi,) = spread(share * error @ back)
+        error = (share * seen @ memory.weight.T + memory.bias).softmax(-1) - y
+        (xi,) = spread(share * error @ (memory.feedback if self.feedback == "random" else memory.weight))
         learnt = memory._replace(
-            weight=memory.weight - self.learning_rate * share * error.T @ seen,
-            bias=memory.bias - self.learning_rate * error.sum(0),
+            weight=memory.weight - self.learning_rate * share / len(z) * error.T @ seen,
+            bias=memory.bias - self.learning_rate * error.mean(0),
         )
-        return HiddenUpdate(pull_back(xi), z, u, learnt)
+        return xi, learnt

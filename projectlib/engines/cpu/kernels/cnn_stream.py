@@ -58,22 +58,22 @@ def neighbourhoods(h, rows):
 @entry
 @compiled
 def activate_images(a, z, inverse_deviation, means):
-    """``z = LN over channels of relu(a)`` of images, and z's means over grid x grid blocks.
+    """``z = LN over channels of relu(a)`` of images, and z's means over blocks.
 
-    a, z: (N, H, W, channels).  inverse_deviation: (N, H, W).  means: (N, grid, grid, channels); of an empty block 0.
+    a, z: (N, H, W, channels).  inverse_deviation: (N, H, W).  means: (N, rows, columns, channels); of an empty block 0.
     """
     num, height, width, channels = a.shape
-    grid = means.shape[1]
-    size = np.zeros((grid, grid), np.float32)
+    rows, columns = means.shape[1:3]
+    size = np.zeros((rows, columns), np.float32)
     for i in range(height):
         for j in range(width):
-            size[i * grid // height, j * grid // width] += 1
+            size[i * rows // height, j * columns // width] += 1
     means[:] = 0
     for p in range(num):
         for i in range(height):
             activate(a[p, i], z[p, i], inverse_deviation[p, i])
             for j in range(width):
-                row, column = i * grid // height, j * grid // width
+                row, column = i * rows // height, j * columns // width
                 share = np.float32(1) / size[row, column]
                 for c in range(channels):
                     means[p, row, column, c] += share * z[p, i, j, c]
@@ -107,14 +107,15 @@ def supply_blocks(blocks, memory, settings, means, labels, count, horizon, weigh
 def pull_back_images(a, z, inverse_deviation, xi, signal):
     """The signals of blocks, each that of all of its places, pulled back to a: the gradient of the mean over images.
 
-    a, z, signal: (N, H, W, channels).  inverse_deviation: (N, H, W).  xi: (N, grid, grid, channels).
+    a, z, signal: (N, H, W, channels).  inverse_deviation: (N, H, W).  xi: (N, rows, columns, channels).
     """
     num, height, width, channels = a.shape
-    grid, share = xi.shape[1], np.float32(1 / num)
+    rows, columns = xi.shape[1:3]
+    share = np.float32(1 / num)
     for p in range(num):
         for i in range(height):
             for j in range(width):
-                of_block = xi[p, i * grid // height, j * grid // width]
+                of_block = xi[p, i * rows // height, j * columns // width]
                 for c in range(channels):
                     signal[p, i, j, c] = share * of_block[c]
             pull_back(signal[p, i], a[p, i], z[p, i], inverse_deviation[p, i])
