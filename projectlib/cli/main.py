@@ -126,7 +126,7 @@ def plan(
         check_unchanged(folder := Path(wanted), config_name, parse(overrides))
     refuse_links(folder)
     finished = folder if is_finished(folder) and not extends(folder, overrides) else None
-    return job(tuple(overrides)), resumed_overrides(folder, overrides, config_dir), finished
+    return job(tuple(overrides)), resumed_overrides(folder, overrides), finished
 
 
 def named_plugins(overrides: list[str]) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ A run is built again from the values in its folder's ``.hydra/config.yaml`` and 
 with; nothing else of the folder has a say, and nothing in it is run.
 """
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from projectlib.config.compose import compose, make_loader, parse, quote, without_hydra
+from projectlib.config.compose import compose, parse, quote, without_hydra
 from projectlib.config.hydra_part import is_hydra
 from projectlib.config.settings import (
     RESUMABLE,
@@ -28,9 +27,6 @@ from projectlib.errors import UserError
 from projectlib.runs.folder import SETTINGS, checkpoint_folder, read_config, write_settings
 from projectlib.runs.run import Run, find_runs
 
-PLAIN = re.compile(r"(?!(experiment|search|sweep|data_model|data_task)=)[\w-]+=[\w-]+")
-"""A choice that leads out of no folder of configs, of a group whose choice is not one of values alone."""
-
 
 def split_resume(overrides: list[str]) -> tuple[str | None, list[str]]:
     """What ``resume=`` names among overrides, as it was written, and the other overrides."""
@@ -39,35 +35,35 @@ def split_resume(overrides: list[str]) -> tuple[str | None, list[str]]:
     return None if wanted in ("", "null") else wanted, [item for item in overrides if item not in named]
 
 
-def resumed_overrides(folder: Path, overrides: list[str], config_dir: str | Path | None) -> list[str]:
-    """Overrides with which Hydra makes the job that resumes a run: the run's choices, and those of the person.
+def resumed_overrides(folder: Path, overrides: list[str]) -> list[str]:
+    """Overrides with which Hydra makes the job that resumes a run: the choices of the person, and a data set.
 
-    The choices, plain names of groups that are here, only say which keys there are: the values of all that is not
-    overridden come from the folder (``resumed_config``).
+    Nothing of the folder is among them: its settings take the place of what is composed (``resumed_config``).
     """
-    overridden = {override.key_or_group for override in parse(overrides)}
-    options = make_loader(config_dir).choices
-    kept = [
-        f"{group}={choice}"
-        for group, choice in Run(folder).choices.items()
-        if group not in overridden and PLAIN.fullmatch(f"{group}={choice}") and choice in options(group)
+    chosen = [
+        str(override.input_line)
+        for override in parse(overrides)
+        if is_hydra(override) or override.is_sweep_override() or "." not in override.key_or_group
     ]
-    if not any(override.startswith("data=") for override in [*kept, *overrides]):
-        kept.append("data=digits")  # one has to be chosen, and the run's own is not in these folders
-    return [*kept, *overrides, f"hydra.run.dir={quote(folder)}"]
+    data = [] if any(word.startswith("data=") for word in chosen) else ["data=digits"]  # one has to be chosen
+    return [*data, *chosen, f"hydra.run.dir={quote(folder)}"]
 
 
 def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> DictConfig:
-    """The folder's own settings with those that are overridden to resume it, of the config composed from them."""
+    """The folder's own settings with those that are overridden to resume it; composed: from the person's choices."""
     saved = read_config(folder)
     refuse_resolvers(saved, f"{folder}/.hydra/config.yaml")
-    for key in (override.key_or_group for override in parse(overrides)):
-        if is_among(key, RESUMABLE):
-            put(saved, key, OmegaConf.select(composed, key), folder, merge=False)
     refuse_new_place(saved, folder, overrides)
+    for key in ("search", "evaluate"):
+        if (value := select(saved, key)) is not None:
+            raise UserError(f"{key} of {folder} is {value!r:.50}; expected null: only what trains can be resumed")
+    for override in sorted(parse(overrides), key=lambda override: "." in override.key_or_group):  # choices come first
+        key = override.key_or_group
+        if is_among(key, RESUMABLE):
+            value = override.value() if "." in key else OmegaConf.select(composed, key)
+            put(saved, key, value, folder, merge=False)
     OmegaConf.update(saved, "resume", str(folder))
-    OmegaConf.set_struct(saved, True)
-    return saved
+    return settled(saved)
 
 
 def refuse_new_place(config: DictConfig, folder: Path, overrides: list[str]) -> None:
