@@ -83,13 +83,6 @@ def scripts_in_this_process(folder, draws=False):
         patch.setattr(logging, "raiseExceptions", False)
         patch.setattr("projectlib.training.tasks.ALL_THREADS", 1)  # the tests' own processes share the cores
         patch.setattr(hydra_internals, "ConfigLoaderImpl", hydra_internals.ConfigLoaderImpl)
-        look = hydra_internals.Hydra.get_mode
-
-        def get_mode(self, config_name, overrides):
-            """Composes all once more, to find a mode that is seldom set."""
-            return look(self, config_name, overrides) if any("hydra.mode" in word for word in overrides) else None
-
-        patch.setattr(hydra_internals.Hydra, "get_mode", get_mode)
         if not draws:
             patch.setattr("projectlib.plotting.save_run_figure", lambda run_folder: run_folder / "figures" / "none.png")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import run_job
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -124,11 +123,6 @@ class CommandLineJob(Job):
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise FailedJob(str(error)) from error
             sys.exit(1)
-
-
-def run_alone(task_function: Job, config: DictConfig, **keywords: Any) -> Any:
-    """Hydra's ``run_job`` for a job that is none of a sweep."""
-    return run_job(task_function=before_folders(task_function, config), config=config, **keywords)
 
 
 def before_folders(job: Job, config: DictConfig) -> Job:

@@ -15,12 +15,16 @@ from typing import Any
 
 import hydra._internal.hydra
 from hydra import version
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log, run_job
 from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, run_alone, unforeseen
-from projectlib.config.compose import CONFIGS, CheckedLoader, HelpLoader, check_choices, parse
+from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, before_folders, unforeseen
+from projectlib.config.compose import CONFIGS, CheckedLoader, HelpLoader, check_choices, make_loader, parse
 from projectlib.config.experiments import with_size
 from projectlib.config.messages import explained
 from projectlib.errors import UserError, one_line, system_problem
@@ -46,9 +50,8 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     leave_everything_at_exit()
     parser = get_args_parser()
     options = parser.parse_intermixed_args(arguments)
-    loader = HelpLoader if options.help else CheckedLoader
-    for name, ours in (("ConfigLoaderImpl", loader), ("run_job", run_alone)):
-        setattr(hydra._internal.hydra, name, ours)  # names that it imports
+    name, loader = "ConfigLoaderImpl", HelpLoader if options.help else CheckedLoader
+    setattr(hydra._internal.hydra, name, loader)  # for what it shows
     options.config_name = (options.config_name or config_name).removesuffix(".yaml")
     try:
         run_command(parser, options)
@@ -75,29 +78,35 @@ biohsic, biohsic_bp, biohsic_lif, biohsic_reservoir = (
 
 
 def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Let Hydra do what the arguments ask for: help, one run, or many."""
+    """Show what is asked for, or do it: one run, or many."""
     if options.config_path or options.experimental_rerun:
         raise UserError("--config-path and --experimental-rerun are not supported; expected --config-dir, or resume=")
-    job: Job = CommandLineJob()
-    if options.help or options.cfg or options.info:
+    shows_settings = options.help or options.cfg or options.info
+    if shows_settings:
         options.overrides = with_size(options.overrides, options.config_dir)
     if options.help:
         options.overrides += for_help(options.overrides)
-    elif not (options.hydra_help or options.cfg or options.info or options.shell_completion):
-        if options.multirun and split_resume(options.overrides)[0]:
-            raise UserError("resume= is for one run; a sweep is resumed by its own command with hydra.sweep.dir=FOLDER")
-        job, options.overrides, finished = plan(
-            CommandLineJob, options.config_name, options.overrides, options.config_dir
-        )
-        if finished is not None:
-            print(f"{finished} is finished: nothing to resume")
-            return
-    CheckedLoader.composed.clear()
+    if shows_settings or options.hydra_help or options.shell_completion:
+        _run_hydra(options, parser, CommandLineJob(), str(CONFIGS), options.config_name)
+        return
+    if options.multirun and split_resume(options.overrides)[0]:
+        raise UserError("resume= is for one run; a sweep is resumed by its own command with hydra.sweep.dir=FOLDER")
+    job, overrides, finished = plan(CommandLineJob, options.config_name, options.overrides, options.config_dir)
+    if finished is not None:
+        print(f"{finished} is finished: nothing to resume")
+        return
+    mode, loader = RunMode.MULTIRUN if options.multirun else RunMode.RUN, make_loader(options.config_dir)
+    config: Any = loader.load_configuration(options.config_name, [*overrides, f"hydra.mode={mode.name}"], mode)
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    context = HydraContext(loader, Callbacks())
+    if mode == RunMode.RUN:
+        run_job(before_folders(job, config), config, "hydra.run.dir", None, context)
+        return
+    sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=job, config=config)
     try:
-        _run_hydra(options, parser, job, str(CONFIGS), options.config_name)
+        sweeper.sweep(list(config.hydra.overrides.task))
     finally:
-        sweeps = [config.hydra.sweep.dir for config in CheckedLoader.composed if options.multirun]
-        if (sweep := next((folder for folder in reversed(sweeps) if Path(folder).is_dir()), None)) is not None:
+        if Path(sweep := config.hydra.sweep.dir).is_dir():
             print(f"what the jobs have reached: python -m projectlib.sweeps.collect {shlex.quote(sweep)}")
 
 

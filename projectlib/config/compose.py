@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from hydra import version
@@ -51,11 +51,7 @@ class CheckedLoader(ConfigLoaderImpl):
     """Hydra's loader, which holds what Hydra builds for itself to what is known to be harmless.
 
     All that Hydra composes goes through it before anything is built, in the workers of a launcher too.
-
-    composed: the first two since it was emptied: by a command to look which mode it has, and then for its sweep.
     """
-
-    composed: ClassVar[list[DictConfig]] = []
 
     def __init__(self, config_search_path: ConfigSearchPath):
         Plugins.instance()  # registers Hydra's own reader, in whose place ours comes
@@ -74,8 +70,6 @@ class CheckedLoader(ConfigLoaderImpl):
         except ValueError as error:  # Hydra explains all but a name where a list has numbers
             raise UserError(f"settings are refused: {one_line(error)}; a place in a list is a number, from 0") from None
         check_hydra(config.hydra, overrides)
-        if len(CheckedLoader.composed) < 2:
-            CheckedLoader.composed.append(config)
         return config
 
     def _process_config_searchpath(self, config_name: Any, parsed_overrides: Any, repo: Any) -> None:

@@ -53,13 +53,12 @@ def check_search_path(places: Any) -> None:
 
 
 def check_places(hydra: DictConfig, raw: dict[str, Any]) -> None:
-    """A name is part of paths, and a mode says how many runs there are."""
-    name, subdir, mode = raw["job"]["name"], raw["output_subdir"], raw["mode"]
+    """A name is part of paths."""
+    name, subdir = raw["job"]["name"], raw["output_subdir"]
     is_name = name == "${hydra.job.config_name}" or NAME.fullmatch(str(name)) is not None
     for key, value, is_usual, expected in (
         ("hydra.job.name", name, is_name, "letters and digits"),
         ("hydra.output_subdir", subdir, subdir in (None, ".hydra"), "null, as the run itself writes .hydra"),
-        ("hydra.mode", mode, mode is None, "nothing, but --multirun on the command line"),
     ):
         require(is_usual or is_overridden(hydra, key), key, value, expected)
 

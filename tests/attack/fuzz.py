@@ -32,8 +32,6 @@ from typing import Any, NamedTuple
 import omegaconf._utils
 import torch
 import yaml
-from hydra._internal.hydra import Hydra
-from hydra.types import RunMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -510,7 +508,6 @@ def serve(connection: Any, place: Path) -> None:
         module.memory_of = lambda device: MEMORY
     projectlib.plotting.save_run_figure = lambda folder: folder  # takes half of the time of a small run
     projectlib.runs.recorder.commit = lambda: {}
-    Hydra.get_mode = lambda *arguments, **keywords: RunMode.RUN  # it composes everything to find that out
     omegaconf._utils.get_yaml_loader = lambda: Loader
     train = projectlib.cli.job.train
     while (case := connection.recv()) is not None:
