@@ -25,9 +25,7 @@ from projectlib.sweeps.experiments import plan
 REFERENCE = Path(__file__).parent / "reference"
 ROOT = Path(__file__).parents[1]
 
-torch.set_num_threads(
-    1
-)  # the tests' processes share the cores: with two threads each, small steps take five times as long
+torch.set_num_threads(1)  # tests' processes share the cores: with two threads each, small steps take five times as long
 
 
 def pytest_collection_finish():
@@ -83,6 +81,8 @@ def scripts_in_this_process(folder, draws=False):
         patch.setattr(logging, "raiseExceptions", False)
         patch.setattr("projectlib.training.tasks.ALL_THREADS", 1)  # the tests' own processes share the cores
         patch.setattr(hydra_internals, "ConfigLoaderImpl", hydra_internals.ConfigLoaderImpl)
+        patch.setattr("projectlib.cli.job.job_device", lambda num_devices, job_number: "cpu")  # also where a GPU is
+        patch.delenv("BIOHSIC_DATA", raising=False)
         if not draws:
             patch.setattr("projectlib.plotting.save_run_figure", lambda run_folder: run_folder / "figures" / "none.png")
 
@@ -123,7 +123,7 @@ def start(name, *arguments, cwd, **environment):
     return subprocess.Popen(
         [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

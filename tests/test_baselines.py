@@ -32,6 +32,7 @@ from projectlib.rules import (
     LocalClassifier,
     SimilarityMatching,
 )
+from projectlib.training.metrics import HSICMonitor
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 NUM, CLASSES = 7, 3
@@ -514,7 +515,8 @@ def test_classifiers_of_convolutions_equal_eager(size, feedback):
         ensemble = build_ensemble(lambda generator: cnn((3, *size), 3, (4, 6), generator), (0, 1))
         rule = LocalClassifier(0.5, feedback, accumulate=4)
         optimizer = OPTIMIZERS["sgd"]([p for layer in ensemble.parameters for p in layer.values()])
-        return engine_class(ensemble, rule, optimizer, Dataset("made up", split, split, 3), Sampler(11, 4, False))
+        dataset, monitor = Dataset("made up", split, split, 3), HSICMonitor(2.0, (0.5, 0.3, 1.0))
+        return engine_class(ensemble, rule, optimizer, dataset, Sampler(11, 4, False), monitor)
 
     assert ConvolutionClassifierEngine.takes(engine(EagerEngine).ensemble.network, LocalClassifier())
     compiled, eager = (train(engine(c), (0, 3)) for c in (ConvolutionClassifierEngine, EagerEngine))
@@ -548,9 +550,10 @@ def test_leaky_integrators(script, name):
     [*((name, "adamw") for name in NAMES), ("local-classifier", "adamw-averaged"), ("phsic", "adamw-averaged")],
 )
 def test_a_run_that_was_stopped_inside_an_epoch_ends_alike(script, tmp_path, name, optimizer):
-    num = 30 if optimizer == "adamw" else 960
-    settings = ("data=digits", f"data.limit={num}", f"rule={name}", "nmodels=2", "training.nepochs=3")
-    num_steps = 8 if name in ("phsic", "similarity-matching") and optimizer == "adamw" else 40
+    num, compares = 30 if optimizer == "adamw" else 960, name in ("phsic", "similarity-matching")
+    engine = "engine=eager" if compares else "engine=compiled"
+    settings = ("data=digits", f"data.limit={num}", f"rule={name}", "nmodels=2", "training.nepochs=3", engine)
+    num_steps = 8 if compares and optimizer == "adamw" else 40
     compare_with_uninterrupted(
         *(script, tmp_path, "train-biohsic", *settings, f"optimizer={optimizer}"), num_steps=num_steps
     )

@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SCRIPTS = {
     "train-biohsic": ("cnn", "divisive-mlp", "lif-mlp", "linear", "mlp"),
     "train-bp": ("cnn", "divisive-mlp", "linear", "mlp"),
-    "train-lif-biohsic": ("lif-mlp",),
+    "train-lif-biohsic": ("lif-mlp", "spiking-mlp"),
     "train-reservoir": ("reservoir",),
 }
 BASELINES = ("direct-feedback-alignment", "feedback-alignment", "local-classifier", "phsic", "similarity-matching")

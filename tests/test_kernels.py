@@ -253,7 +253,7 @@ def test_a_kernel_is_compiled_anew_where_one_it_calls_has_changed(tmp_path):
         "from called_kernels import number\nfrom compiler import compiled\n\n"
         "@compiled\ndef call():\n    return number()\n"
     )
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
     for number in (1, 1, 2):
         (tmp_path / "called_kernels.py").write_text(
             f"from compiler import compiled\n\n@compiled\ndef number():\n    return {number}\n"

@@ -175,14 +175,6 @@ def test_compiled_is_chosen_for_what_it_covers(memory, model, expected):
     assert choose_engine("compiled", *task, num_epochs=1) is expected
 
 
-def test_a_block_that_is_not_full_is_the_mean_of_its_samples(memory):
-    """An epoch of one block is one update, whatever the memory does within it."""
-    engine = make_engine(EagerEngine, memory, accumulate=NUM)
-    state, metrics = train(engine, (0, 1))
-    assert state["steps_in_epoch"] == 1
-    assert metrics["loss"].isfinite().all()
-
-
 # The command line
 
 

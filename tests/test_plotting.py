@@ -15,7 +15,8 @@ from projectlib import plotting
 from projectlib.config.experiments import experiment_names
 from projectlib.errors import UserError
 from projectlib.plotting.page import new_figure
-from projectlib.plotting.style import KINDS, SEQUENCE, conditions, kind, names_and_looks
+from projectlib.plotting.style import KINDS, PERCENT, SEQUENCE, band, conditions, kind, names_and_looks
+from projectlib.runs.history import History
 from projectlib.runs.run import Run, all_runs, open_runs
 from projectlib.sweeps.experiments import Results, arguments, is_there, plan, run_missing
 
@@ -153,9 +154,12 @@ def test_heat_maps_show_the_traces(tiny_results):
     run = Run(run_of(tiny_results, "reservoir"))
     _, axes = new_figure(2, 3)
     plotting.reservoir.heat_maps(run.folder, axes)
-    output = run.arrays("traces")["output"][1:].reshape(-1, 10)
-    shown = np.concatenate([ax.images[0].get_array().T for ax in axes[1]])
-    assert {*map(bytes, np.ascontiguousarray(shown))} <= {*map(bytes, output)}
+    *values, dt = plotting.reservoir.simulation(run)
+    scale = len(values[0]) * dt / plotting.reservoir.STRETCHES[-1][1]  # the run is shorter
+    for row, of_row in zip(axes, values, strict=True):
+        for ax, stretch in zip(row, plotting.reservoir.STRETCHES, strict=True):
+            start, stop = (round(scale * time / dt) for time in stretch)
+            np.testing.assert_array_equal(ax.images[0].get_array().T, of_row[start : max(stop, start + 1)])
 
 
 @pytest.mark.parametrize("name", ["mnist", "reservoir"])
@@ -239,13 +243,28 @@ def test_a_rule_of_ones_own_is_drawn_by_its_name(damaged):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["my_rule"]
 
 
-def test_bands_and_bars_end_at_100_percent(tiny_results):
-    for draw, experiment in ((plotting.curves.accuracy, "xor"), (plotting.curves.window_size, "window-mnist")):
+def ends_of(ax):
+    """The lowest and the highest place of the bands and bars of an axis."""
+    places = np.concatenate([path.vertices[:, 1] for drawn in ax.collections for path in drawn.get_paths()])
+    return places.min(), places.max()
+
+
+def test_bands_are_a_standard_deviation_and_end_at_100_percent():
+    look = SEQUENCE[0]
+    for values, expected in (([[10.0, 30.0]] * 2, (20 - 200**0.5, 20 + 200**0.5)), ([[99.0, 80.0]] * 2, (76.065, 100))):
         _, ax = new_figure()
-        draw(run_of(tiny_results, experiment), ax)
-        ends = [path.vertices[:, 1].max() for drawn in ax.collections for path in drawn.get_paths()]
-        assert ends
-        assert max(ends) <= 100
+        band(ax, np.arange(2), np.array(values), "", look, PERCENT)
+        assert ends_of(ax) == pytest.approx(expected, abs=1e-3)
+
+
+def test_bars_are_a_standard_deviation_and_end_at_100_percent(damaged):
+    run = Run(damaged("mnist"))
+    for accuracies, expected in (((0.1, 0.3), (20 - 200**0.5, 20 + 200**0.5)), ((0.99, 0.8), (76.065, 100))):
+        rows = [{"epoch": 1, "split": "test", "model": m, "accuracy": a} for m, a in enumerate(accuracies)]
+        vars(run)["history"] = History(rows)
+        _, ax = new_figure()
+        plotting.curves.accuracy_by_window(ax, [run], [6], 1, "test", SEQUENCE[0])
+        assert ends_of(ax) == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_newest_finished_run_of_an_experiment_is_drawn(tiny_results, damaged):

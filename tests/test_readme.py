@@ -13,9 +13,14 @@ from projectlib.config.validation import validate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [README, *((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("index", "results"))]
+WRITTEN = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem != "table"]
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in WRITTEN)]
 COMMANDS = sorted(
-    {found for page in PAGES for found in re.findall(r"python (train-[a-z-]+\.py [^`#\n]*[^`#\s])", page)}
+    {
+        found
+        for page in PAGES
+        for found in re.findall(r"python (train-[a-z-]+\.py [^`#\n]*[^`#\s])", re.sub(r"\\?\n +", " ", page))
+    }
 )
 NEW_RUNS = [command for command in COMMANDS if not re.search(r" (--|resume=|evaluate=)|\.\.\.", command)]
 

@@ -17,7 +17,7 @@ class Interrupts:
     """
 
     def __init__(self):
-        self.requested = False
+        self.requested = self.answered = False
         self.signal_name = ""
         self.previous: dict[int, Any] = {}
 
@@ -32,12 +32,15 @@ class Interrupts:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed from Python
 
     def on_signal(self, number: int, frame) -> None:
+        if self.answered:  # the run is ending: one signal more, of a scheduler and its wrapper perhaps, changes nothing
+            return
         if self.requested:
             raise SystemExit(128 + number)
         self.requested, self.signal_name = True, signal.Signals(number).name
 
     def raise_if_requested(self) -> None:
         if self.requested:
+            self.answered = True
             raise Interrupted(self.signal_name)
 
 

@@ -1,5 +1,6 @@
 """One job: train in a run folder, or score a finished one."""
 
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -50,6 +51,9 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
         recorder = Recorder(folder, settings, checkpoints, interrupts, checkpoint)
         device = resolve_device(config.device, job_number)
         engine = checkpoint["engine_name"] if checkpoint and checkpoint["device"] == device.type else config.engine
+        if device.type == "cuda":  # graphs of an earlier job hold its data until they are collected
+            gc.collect()
+            torch.cuda.empty_cache()
         with paused_collector():  # torch imports a compiler for its optimizers
             task = build_task(config, device, engine)
         if checkpoint:

@@ -82,7 +82,7 @@ def prepare(dataset: Dataset, limit: int | None = None, validation: float = 0.0)
                 f"data.limit is {limit!r}; expected a whole number from 1 to the {available} training samples of "
                 f"{dataset.name}, or null for all"
             )
-        train = Split(train.inputs[:limit], train.labels[:limit])
+        train = Split(train.inputs[:limit].clone(), train.labels[:limit].clone())  # views would keep all in memory
     if type(validation) not in (int, float) or not 0 <= validation < 1:
         raise UserError(f"data.validation is {validation!r}; expected a fraction from 0 to below 1, such as 0.1")
     if validation == 0:

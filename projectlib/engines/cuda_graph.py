@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,7 +50,8 @@ def capture_graph(function: Callable[[], None]) -> Callable[[], None]:
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):  # torch's own would stay on the device of the first job of a process
+    # torch's own stream would be on the device of the first job of a process, and stay current where capture fails
+    with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream):
         function()
     return graph.replay
 
@@ -90,8 +91,9 @@ class GraphEngine(EagerEngine):
         self.required, self.capture = required, capture
         self.fused = copy(self)  # takes eager's steps on the same tensors
         if backend:
-            self.fused.window = torch.compile(self.window, fullgraph=True, backend=backend)
-            self.fused.advance = torch.compile(self.advance, fullgraph=True, backend=backend)
+            options: Any = {"fullgraph": True, "dynamic": False, "backend": backend}
+            self.fused.window = torch.compile(self.window, **options)
+            self.fused.advance = torch.compile(self.advance, **options)
         self.whole_steps = replace(self.sampler, drop_last=True)
         self.position = torch.zeros((), dtype=torch.int64, device=self.source.inputs.device)
         self.epoch: Epoch = super().draw_epoch(torch.Generator())  # every later one is copied into it for the graph
@@ -109,6 +111,7 @@ class GraphEngine(EagerEngine):
 
         Raises UserError there if the graph is ``required``.
         """
+        torch.compiler.reset()  # jobs of one process would share torch's cache, and a few fill it
         initialize_optimizer(self.optimizer)
         before = self.snapshot()
         try:

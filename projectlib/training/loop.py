@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -167,7 +167,8 @@ def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: 
     saved, own = checkpoint["engine"], engine.state_dict()
     own.pop("optimizer")  # has no state before the first step
     difference = layout_difference({name: saved.get(name) for name in own}, own)
-    difference = difference or layout_difference(checkpoint["schedule"], schedule.state_dict(), "schedule")
+    rates = like(checkpoint["schedule"], schedule.state_dict())
+    difference = difference or layout_difference(rates, schedule.state_dict(), "schedule")
     epoch, step = checkpoint["epoch"], checkpoint["step"]
     try:
         if difference:
@@ -175,11 +176,22 @@ def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: 
         if step is not None and step >= engine.sampler.steps:
             raise ValueError(f"step is {step} of {engine.sampler.steps}")
         engine.load_state_dict(saved)
-        schedule.load_state_dict(checkpoint["schedule"])
+        schedule.load_state_dict(rates)
         generator.set_state(checkpoint["random"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"the checkpoint is of another model ({error}); expected one that this run wrote") from error
     return (epoch + 1, 0) if step is None else (epoch, step)
+
+
+def like(saved: Any, own: Any) -> Any:
+    """A schedule with rates as this device has them, tensors where a CUDA graph reads them; all else as saved."""
+    if isinstance(saved, dict) and isinstance(own, dict):
+        return {name: like(value, own.get(name)) for name, value in saved.items()}
+    if isinstance(saved, list) and isinstance(own, list) and len(saved) == len(own):
+        return [like(*pair) for pair in zip(saved, own, strict=True)]
+    if isinstance(own, Tensor) and isinstance(saved, float):
+        return torch.full_like(own, saved)
+    return saved.item() if isinstance(own, float) and isinstance(saved, Tensor) and saved.numel() == 1 else saved
 
 
 def chunks(start: int, stop: int, log_interval: int, before: int = 0, parts: int = 1) -> Iterator[tuple[int, int]]:

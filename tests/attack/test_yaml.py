@@ -27,9 +27,9 @@ BOMBS = {
 
 @pytest.fixture(params=BOMBS)
 def bomb(request):
-    began = time.monotonic()
+    began = time.process_time()
     yield BOMBS[request.param]
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_a_run_folder(tmp_path, bomb):

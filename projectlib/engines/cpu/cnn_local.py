@@ -104,13 +104,14 @@ class LocalConvolutionEngine(EagerEngine):
 
     def advance_member(self, member: Member, images: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Write one model's gradients and what it remembers; returns its metrics.  images: x with its channels last."""
-        h, layers = images, cast(Sequence[ConvLayer], self.ensemble.network.layers[:-1])
+        h, outputs, layers = images, [], cast(Sequence[ConvLayer], self.ensemble.network.layers[:-1])
         for index, (layer, of_member) in enumerate(zip(layers, member.hidden, strict=True)):
             pooled = average(h, layer.pool).permute(0, 2, 3, 1).contiguous()
             buffers = self.buffers_of(index, pooled, len(of_member.weights["conv.bias"]))
             self.update_convolution(of_member, buffers, pooled, x, y)
             h = buffers.z
-        return self.measure([self.update_readout(member.readout, h, y)], x, y)
+            outputs.append(h)
+        return self.measure([*outputs, self.update_readout(member.readout, h, y)], x, y)
 
     def update_convolution(self, layer: Layer, buffers: Buffers, h: Tensor, x: Tensor, y: Tensor) -> None:
         """Write gradients, memory and z of a hidden layer, which receives h (A, H, W, C)."""
