@@ -35,7 +35,7 @@ DRAWN = {  # lines and images in the axes of every figure, at least
     "signal-cosine": [(5, 0), (5, 0)],
     "signal-cosine-windows": [(3, 0)],
     "representations": [(0, 1)] * 8,
-    "memories": [(7, 0)],
+    "memories": [(6, 0)],
     "memories-of-classes": [(0, 1)] * 4,
     "memories-representations": [(0, 1)] * 10,
     "spikes-accuracy": [(4, 0)],

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
+from projectlib.errors import UserError
 from projectlib.plotting.curves import DASHED
 from projectlib.plotting.page import network_runs
 from projectlib.plotting.signals import logged
@@ -18,10 +19,14 @@ def accuracy_by_numbers_kept(folders: Folders | None, ax: Axes) -> None:
     """Test accuracy after the last epoch against the numbers that a model keeps beside its weights.
 
     A point with its sd over models for each run, runs of one kind joined; those that keep nothing are horizontal lines.
+    Frozen layers, far below all that learn, would press these together: they are drawn only where nothing else is.
     """
-    runs = sorted(network_runs(folders), key=kind)
+    given = sorted(network_runs(folders), key=kind)
+    runs, looks = [run for run in given if kind(run) != "frozen"] or given, {}
+    for run, (_, look) in zip(runs, names_and_looks(runs), strict=True):
+        looks.setdefault(kind(run), look)
     for name, of_kind in groupby(runs, key=kind):
-        title, look, _ = kind_of(name)
+        title, look = kind_of(name).title, looks[name]
         points = sorted((kept(run), *last_accuracy(run)) for run in of_kind)
         numbers, means, sds = (np.array(column) for column in zip(*points, strict=True))
         if not numbers.any():
@@ -40,8 +45,10 @@ def accuracy_by_numbers_kept(folders: Folders | None, ax: Axes) -> None:
 
 
 def kept(run: Run) -> int:
-    """Numbers that a model of the run keeps; 0 where its summary does not say."""
-    return run.summary.get("numbers_kept") or 0
+    """Numbers that a model of the run keeps.  Raises UserError where its summary does not say."""
+    if (number := run.summary.get("numbers_kept")) is None:
+        raise UserError(f"{run.folder}/summary.json does not say what a model keeps; expected a run that has ended")
+    return number
 
 
 def last_accuracy(run: Run) -> tuple[float, float]:

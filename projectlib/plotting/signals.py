@@ -119,6 +119,8 @@ def cosine_of_runs(runs: Sequence[Run], ax: Axes) -> list[int]:
     """A curve for each epoch, through the runs; returns their window sizes."""
     runs = sorted(runs, key=lambda run: run.get("data.batchsize"))
     windows = [run.get("data.batchsize") for run in runs]
+    if len({run.get("nmodels") for run in runs}) > 1 or len({*windows}) < len(windows):
+        raise UserError(f"{runs[0].folder.parent}: expected runs of as many models each, and one of each window")
     for index, look in ((0, SEQUENCE[1]), (-1, SEQUENCE[0])):
         points, seen = [], set()
         for run, window in zip(runs, windows, strict=True):

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 
+from projectlib.errors import UserError
 from projectlib.plotting.page import network_run
 from projectlib.plotting.signals import logged
 from projectlib.plotting.style import BLACK, GREY, conditions, figure_title
@@ -15,9 +16,13 @@ def raster(folders: Folders | None, axes: np.ndarray) -> None:
     The samples, one a class, are presented one after the other, each from rest; neurons are sorted by the class for
     which they fire most.
     """
-    run = network_run(folders)
-    axes = np.atleast_1d(axes)
-    for index, ax in enumerate(axes):
+    run, axes = network_run(folders), np.atleast_1d(axes)
+    num_layers = sum(name.startswith("spikes_layer") for name in run.arrays())
+    if not num_layers:
+        raise UserError(f"{run.folder} has no spikes; expected a run with model=spiking-mlp training.log_arrays=[...]")
+    for ax in axes[num_layers:]:
+        ax.axis("off")
+    for index, ax in enumerate(axes[:num_layers]):
         _, trains = logged(run, f"spikes_layer{index}")
         draw_layer(ax, trains[-1], time_step(run))
         ax.set_title(f"hidden layer {index + 1}: {trains[-1].sum() / trains[-1].shape[1]:,.0f} spikes a sample")
