@@ -35,7 +35,10 @@ def main() -> int:
         curves = {}
         if "growth" in options.only:  # last: it runs in this process, and brings all of torch into it
             print("growth", flush=True)
-            curves = growth.measure(bench)
+            try:
+                curves = growth.measure(bench)
+            except Failed as error:
+                results.append(failed("growth", error))
     others = busy_elsewhere() - elsewhere
     machine["took"] = f"{time.monotonic() - began:.0f} s, in which other processes used {others:.0f} CPU seconds"
     if options.quick:
@@ -66,8 +69,12 @@ def measure(name: str, bench: Bench) -> list[Result]:
     try:
         return MEASUREMENTS[name](bench)
     except Failed as error:
-        print(f"\n    {error}", flush=True)
-        return [Result(Row(name, "", ()), note=f"failed: {' '.join(str(error).split())[-200:]}")]
+        return [failed(name, error)]
+
+
+def failed(name: str, error: Failed) -> Result:
+    print(f"\n    {error}", flush=True)
+    return Result(Row(name, "", ()), note=f"failed: {' '.join(str(error).split())[-200:]}")
 
 
 def write(folder: Path, machine: dict, results: list[Result], curves: dict[str, list[growth.Point]]) -> None:

@@ -34,7 +34,8 @@ class Point(NamedTuple):
 
     @property
     def ratio(self) -> float | None:
-        return median(self.compiled) / median(self.floor) if self.floor else None
+        """Median of the ratios of what was timed in turn."""
+        return median(c / f for c, f in zip(self.compiled, self.floor, strict=True)) if self.floor else None
 
 
 AXES = {
@@ -48,31 +49,32 @@ def measure(bench: Bench) -> dict[str, list[Point]]:
     """Every axis, from its smallest size to its largest.
 
     The floor program has one model, one thread and one width: its line is drawn through its time by the number of
-    models and by the number of weights, and measured at each window.
+    models and by the number of weights, measured in turn with ours.
     """
-    curves, floor = {}, {}
+    curves = {}
     for axis, values in AXES.items():
         curves[axis] = []
         for value in values[:2] if bench.quick else values:
             size = Size(**{axis: value})
-            if size.window not in floor:
-                floor[size.window] = bench.floor_step(max(100, bench.size(60_000, 600) // size.window), size.window)
-            scale = size.nmodels * size.num_weights / Size().num_weights
-            times = step_times(size, bench.size(3, 1), bench.size(100, 1) / 1000)
-            curves[axis].append(Point(value, *times, [scale * stick for stick in floor[size.window]]))
-            print(f"    {axis} {value}: {spread(times[0], 'us')}, eager {spread(times[1], 'us')}", flush=True)
+            point = measure_point(bench, value, size)
+            curves[axis].append(point)
+            print(f"    {axis} {value}: {spread(point.compiled, 'us')}, eager {spread(point.eager, 'us')}", flush=True)
     return curves
 
 
-def step_times(size: Size, repetitions: int, seconds: float) -> tuple[list[float], list[float]]:
-    """Microseconds of a step of the compiled and of the eager engine, in turn, for at least ``seconds`` each."""
+def measure_point(bench: Bench, value: int, size: Size) -> Point:
+    """Steps of the floor program, of the compiled and of the eager engine, in turn."""
     from projectlib.engines.cpu.mlp import CpuEngine
     from projectlib.engines.eager import EagerEngine
 
-    engines = [make_engine(engine_class, size) for engine_class in (CpuEngine, EagerEngine)]
-    rounds = [[clock_step(*engine, seconds) for engine in engines] for _ in range(repetitions)]
-    compiled, eager = (list(times) for times in zip(*rounds, strict=True))
-    return compiled, eager
+    compiled, eager = (make_engine(engine_class, size) for engine_class in (CpuEngine, EagerEngine))
+    steps, seconds = max(100, bench.size(60_000, 600) // size.window), bench.size(100, 1) / 1000
+    scale, point = size.nmodels * size.num_weights / Size().num_weights, Point(value, [], [], [])
+    for _ in range(bench.size(3, 1)):
+        point.floor.extend(scale * stick for stick in bench.floor_step(steps, size.window))
+        point.compiled.append(clock_step(*compiled, seconds))
+        point.eager.append(clock_step(*eager, seconds))
+    return point
 
 
 def make_engine(engine_class: type, size: Size) -> tuple:
@@ -153,7 +155,7 @@ def section(curves: dict[str, list[Point]], figure: str) -> str:
     ]
     about = (
         "Time a step of all models, MNIST-sized inputs, MLP [128, 64], window 6, one of these varied at a time. The "
-        "floor's line is one core's: its time by the number of models and of weights, measured at each window. A "
+        "floor's line is one core's: its time by the number of models and of weights, measured in turn. A "
         f"curve has left it where its ratio to it is more than {LEAVES} times the least ratio at a smaller size."
     )
     verdicts = "\n".join(f"- {verdict(axis, points)}" for axis, points in curves.items())

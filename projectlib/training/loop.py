@@ -110,12 +110,12 @@ def fit(
     first, resumed_at = 1, 0
     if checkpoint:
         first, resumed_at = restore(checkpoint, engine, schedule, generator)
-    else:
-        scores = evaluate(True)
-        check_finite(scores, engine, 0, 0)
-        recorder.end_epoch(0, scores, {"traces": engine.traces(), "arrays": probe(0)})
     with paused_collector():
         recorder.seconds["compile"] += engine.compile()
+    if not checkpoint:
+        scores = evaluate(True)  # of a reservoir by the engine, compiled
+        check_finite(scores, engine, 0, 0)
+        recorder.end_epoch(0, scores, {"traces": engine.traces(), "arrays": probe(0)})
     num_steps, parts = engine.sampler.steps, getattr(schedule, "parts", 1)
     recorder.begin(num_epochs, total=num_epochs * num_steps, done=(first - 1) * num_steps + resumed_at)
 
