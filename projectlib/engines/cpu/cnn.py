@@ -78,7 +78,8 @@ class ConvolutionEngine(EagerEngine):
             gradient, h = self.update_convolution(index, average(h, layer.pool), parameters[index], weights)
             gradients.append(gradient)
             outputs.append(h)
-        gradient, logits = learn_readout(readout, parameters[-1], h, y)
+        gradient = {name: torch.empty_like(parameter) for name, parameter in parameters[-1].items()}
+        logits = learn_readout(readout, parameters[-1], h, y, gradient)
         return [*gradients, gradient], self.measure([*outputs, logits], x, y)
 
     def update_convolution(
@@ -105,13 +106,15 @@ def is_convolutional(network: Network) -> bool:
 
 
 def learn_readout(
-    layer: PooledReadout, parameters: dict[str, Tensor], h: Tensor, y: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
-    """(gradients, logits) of the readout of h (N, H, W, C), under the mean cross-entropy."""
+    layer: PooledReadout, parameters: dict[str, Tensor], h: Tensor, y: Tensor, gradients: dict[str, Tensor]
+) -> Tensor:
+    """Logits of the readout of h (N, H, W, C); writes its gradients under the mean cross-entropy."""
     h = layer.flatten(h)
     logits = torch.addmm(parameters["affine.bias"], h, parameters["affine.weight"].T)
     error = (logits.softmax(1) - y) / len(y)
-    return {"affine.weight": error.T @ h, "affine.bias": error.sum(0)}, logits
+    torch.mm(error.T, h, out=gradients["affine.weight"])
+    torch.sum(error, 0, out=gradients["affine.bias"])
+    return logits
 
 
 def weight_gradient(signal: Tensor, h: Tensor, weight: Tensor) -> Tensor:

@@ -126,13 +126,12 @@ class LocalConvolutionEngine(EagerEngine):
     def update_readout(self, readout: Layer, h: Tensor, y: Tensor) -> Tensor:
         """Write gradients and replay of the readout, which receives h; returns its logits."""
         network, replay = self.ensemble.network, readout.memory
-        if replay:
-            update = self.rule.update_readout(network.layer(-1), readout.weights, h, (), y, replay)
-            gradients, logits, _, new_replay = update
-            put(replay, new_replay)
-        else:
-            gradients, logits = learn_readout(cast(PooledReadout, network.layers[-1]), readout.weights, h, y)
-        put(readout.gradients, gradients)
+        if not replay:
+            layer = cast(PooledReadout, network.layers[-1])
+            return learn_readout(layer, readout.weights, h, y, readout.gradients)
+        update = self.rule.update_readout(network.layer(-1), readout.weights, h, (), y, replay)
+        gradients, logits, _, new_replay = update
+        put((replay, readout.gradients), (new_replay, gradients))
         return logits
 
     def buffers_of(self, index: int, h: Tensor, channels: int) -> Buffers:
