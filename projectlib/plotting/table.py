@@ -62,8 +62,10 @@ epoch, mean ± sd over models.
 
 Settings were chosen on a validation split of MNIST, 16 trials a rule (the paper's window keeps the published ones):
 [memories](memories.md) and [baselines](baselines.md) have the commands, and say what they found. Where the memories'
-searches began, their betas, horizons and scale of inputs come from prototypes that were tuned on test images. They serve Fashion-MNIST and digits as they are. On XOR, learnt by leaky integrators, the memories have settings from 24 trials each, on a validation split (delta
-had none), and a cosine decay; the frozen control and back-propagation have those of the paper's window, unsearched.
+searches began, their betas, horizons and scale of inputs come from prototypes that were tuned on test images. The same
+settings serve Fashion-MNIST and digits. On XOR, learnt by leaky integrators, the memories have settings from 24 trials
+each, on a validation split (delta had none), and a cosine decay; the frozen control and back-propagation have those of
+the paper's window, unsearched.
 Supervised contrastive has the settings of the remembered window, random feedback those of local classifiers.
 CIFAR-10 is of JPEG images ([images](images.md)).
 
