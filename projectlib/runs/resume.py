@@ -56,7 +56,7 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
     refuse_new_place(saved, folder, overrides)
     for key in ("search", "evaluate"):
         if (value := select(saved, key)) is not None:
-            raise UserError(f"{key} of {folder} is {value!r:.50}; expected null: only what trains can be resumed")
+            raise UserError(f"{key} is {value!r:.50} in {folder}; expected null: only what trains can be resumed")
     for override in sorted(parse(overrides), key=lambda override: "." in override.key_or_group):  # choices come first
         key = override.key_or_group
         if is_among(key, RESUMABLE):
