@@ -61,7 +61,7 @@ class LocalConvolutionEngine(EagerEngine):
 
     name = "compiled"
     rule: LocalRule
-    worth_compiling = 500  # updates, each of which it makes 5 ms shorter and more; compiling takes 4 to 5 s
+    worth_compiling = 2000  # updates, each of which it makes 7 ms shorter and more; compiling takes 15 s
 
     @abstractmethod
     def num_blocks(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
