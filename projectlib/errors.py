@@ -2,6 +2,10 @@
 
 import errno
 
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the system refuses for want of room, or of permission."""
+
 EXIT_RESUME = 75  # "temporary failure" of sysexits.h: start it again with resume=<run folder>
 
 
@@ -26,9 +30,8 @@ class Pruned(Exception):
 
 def system_problem(error: OSError, place: object) -> str:
     """What the system refused, of which file, and what helps.  place: what it is about where it names no file."""
-    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
-    closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    advice = "; make room" if full else "; make it readable and writable" if closed else ""
+    readable = "; make it readable and writable" if error.errno in CLOSED else ""
+    advice = "; make room" if error.errno in FULL else readable
     return f"{error.filename or place}: {error.strerror or one_line(error)}{advice}"
 
 

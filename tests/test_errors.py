@@ -102,6 +102,7 @@ def refused(script, run_folder, name, *arguments):
         (["data=digits", "nmodels=1000000000"], ["1000000000 models of 17,226 weights", "GB to be trained, of "]),
         (["data=digits", "model.features=[1000000000]"], ["64,000,000,000 weights", "1,024.0 GB"]),
         (["data=digits", "--experimental-rerun=x"], ["--experimental-rerun"]),
+        (["data=digits", "hydra.mode=MULTIRUN"], ["hydra.mode", "--multirun"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

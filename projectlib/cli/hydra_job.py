@@ -1,6 +1,5 @@
 """One job as Hydra calls it, in this process or in a launcher's worker: checks, plugins, and how it ends."""
 
-import errno
 import logging
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from projectlib.cli.interrupts import ignore_signals, signal_previous_listener
 from projectlib.config.plugins import import_plugins, require_plugins
 from projectlib.config.settings import settled
 from projectlib.config.validation import refuse_additions, refuse_ignored, validate
-from projectlib.errors import EXIT_RESUME, Interrupted, UserError, one_line, system_problem
+from projectlib.errors import CLOSED, EXIT_RESUME, FULL, Interrupted, UserError, one_line, system_problem
 from projectlib.garbage import paused_collector
 from projectlib.runs.files import locked
 from projectlib.runs.folder import is_finished, missing_folders, read_summary, remove_unbegun, write_summary
@@ -30,9 +29,6 @@ from projectlib.sweeps.launchers import limit_threads
 
 KNOWN = (UserError, OmegaConfBaseException)
 """Mistakes in the input, which their message explains."""
-
-REFUSALS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS)
-"""Of the system, which explain themselves."""
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +130,7 @@ def before_folders(job: Job, config: DictConfig) -> Job:
 
 def explanation(error: Exception) -> str:
     """One line: of a mistake what it says, of a full disk and its like what the system refused."""
-    if isinstance(error, OSError) and error.errno in REFUSALS:
+    if isinstance(error, OSError) and error.errno in (*FULL, *CLOSED):
         return system_problem(error, HydraConfig.get().runtime.output_dir)
     return one_line(error) if isinstance(error, KNOWN) else unforeseen(error)
 

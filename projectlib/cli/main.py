@@ -19,14 +19,12 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, run_job
-from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, before_folders, unforeseen
 from projectlib.config.compose import CONFIGS, CheckedLoader, HelpLoader, check_choices, make_loader, parse
 from projectlib.config.experiments import with_size
-from projectlib.config.messages import explained
+from projectlib.config.messages import MISTAKES, explained
 from projectlib.errors import UserError, one_line, system_problem
 from projectlib.garbage import leave_everything_at_exit
 from projectlib.runs.folder import is_finished, refuse_links
@@ -57,7 +55,7 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
         run_command(parser, options)
     except FailedJob:
         sys.exit(1)  # its line is in the log
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except MISTAKES as error:
         sys.exit(f"error: {explained(error, options.config_name)}")
     except OSError as error:
         sys.exit(f"error: {system_problem(error, 'cannot write what is printed')}")
@@ -89,6 +87,8 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     if shows_settings or options.hydra_help or options.shell_completion:
         _run_hydra(options, parser, CommandLineJob(), str(CONFIGS), options.config_name)
         return
+    if any(word.startswith("hydra.mode=") for word in options.overrides):
+        raise UserError("hydra.mode is what --multirun says; expected --multirun for many runs, and nothing for one")
     if options.multirun and split_resume(options.overrides)[0]:
         raise UserError("resume= is for one run; a sweep is resumed by its own command with hydra.sweep.dir=FOLDER")
     job, overrides, finished = plan(CommandLineJob, options.config_name, options.overrides, options.config_dir)

@@ -3,11 +3,15 @@
 import difflib
 import re
 
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.config.compose import compose
 from projectlib.config.settings import flatten, plain
+from projectlib.errors import UserError
+
+MISTAKES = (UserError, HydraException, OmegaConfBaseException)
+"""In what was typed, or in a config: ``explained``."""
 
 QUOTES = "; values with blanks or signs need quotes within quotes: \"key='a value'\""
 

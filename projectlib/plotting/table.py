@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from hydra.errors import HydraException
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
-from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.config.messages import explained
+from projectlib.config.messages import MISTAKES, explained
 from projectlib.config.plugins import build
 from projectlib.config.validation import MEMORIES
 from projectlib.errors import UserError
@@ -197,5 +195,5 @@ def main(words: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except MISTAKES as error:
         sys.exit(f"error: {explained(error, 'train-biohsic')}")

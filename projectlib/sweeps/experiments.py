@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.config.compose import CONFIGS, compose, parse, quote, without_hydra
 from projectlib.config.experiments import SIZES, Experiment, experiment_names, read_experiment, with_size
-from projectlib.config.messages import explained
+from projectlib.config.messages import MISTAKES, explained
 from projectlib.config.settings import EXTENT, SAME_RESULT, flatten, is_among, plain
 from projectlib.errors import EXIT_RESUME, UserError
 from projectlib.runs.run import Run, all_runs, natural
@@ -269,5 +267,5 @@ def main(words: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except MISTAKES as error:
         sys.exit(f"error: {explained(error, 'train-biohsic')}")
