@@ -29,9 +29,13 @@ def kernel_matrix(x: Tensor, sigma: float) -> Tensor:
     Distances are taken from differences and not from inner products, so that duplicate samples have a
     kernel of exactly 1 and the absolute error against float64 stays near the rounding of the inputs.
     """
+    return gaussian(squared_distances(x), sigma, x[0].numel())
+
+
+def squared_distances(x: Tensor) -> Tensor:
+    """``|a - b|^2`` between all pairs of samples (N, ...), from their differences: (N, N)."""
     flat = x.flatten(1)
-    squared = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()
-    return gaussian(squared, sigma, flat.shape[1])
+    return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def kernel_row(x: Tensor, sigma: float) -> Tensor:
@@ -95,13 +99,13 @@ def hsic_bottleneck(
 
 
 def modulation(
-    kx: Tensor | None, ky: Tensor, kz: Tensor, z: Tensor, gamma: float, sigma: float, form: str = "published"
+    kx: Tensor | None, ky: Tensor, kz: Tensor | None, z: Tensor, gamma: float, sigma: float, form: str = "published"
 ) -> Tensor:
     """The modulatory signal xi: what a layer's newest sample receives, one number per neuron.
 
-    kx, ky: (N, N) kernel matrices of inputs and labels; "parzen" and "contrastive" read no kx.  kz: (N, N) kernel
-    matrix of z, of which only the last row is read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...)
-    activations, N at least 2.  sigma: bandwidth of kz.  form: of ``modulation_weights``, which give
+    kx, ky: (N, N) kernel matrices of inputs and labels.  kz: (N, N) kernel matrix of z, of which only the last row is
+    read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...) activations, N at least 2.  sigma: bandwidth of kz.
+    form: of ``modulation_weights``, which give
 
         xi = 2 / (sigma^2 d (N-1)^2) sum_p c_p k(z_N, z_p) (z_N - z_p)
 
@@ -109,39 +113,41 @@ def modulation(
 
         xi = 1 / (sigma^2 d) sum_p c_p k(z_N, z_p) (z_N - z_p)
 
-    or "contrastive", that of the supervised contrastive loss, by ``contrastive_weights`` in the place of c_p k.
+    or "contrastive", that of the supervised contrastive loss, by ``contrastive_weights`` in the place of c_p k.  These
+    two read neither kx nor kz: sums of kernels, which a small sigma makes 0, never stand below a fraction.
 
     Returns the shape of one z.  Raises ValueError for another form.
     """
     width = sigma**2 * z[0].numel()
+    differences = z[-1] - z  # the newest sample's own term vanishes with z_N - z_N
     if form in OF_LABELS:
+        log_k = differences.flatten(1).square().sum(1) / (-2 * width)
         weights_of = parzen_weights if form == "parzen" else contrastive_weights
-        weights = weights_of(kz[-1], ky[-1] == 1) / width
+        weights = weights_of(log_k, ky[-1] == 1) / width
     else:
         assert kx is not None, f"the form {form} compares inputs"
+        assert kz is not None, f"the form {form} reads kz"
         weights = modulation_weights(kx, ky, gamma, form) * kz[-1] * (2 / (width * (len(z) - 1) ** 2))
-    # the newest sample's own term vanishes with z_N - z_N
-    return torch.tensordot(weights, z[-1] - z, dims=1)
+    return torch.tensordot(weights, differences, dims=1)
 
 
-def parzen_weights(k: Tensor, same: Tensor) -> Tensor:
+def parzen_weights(log_k: Tensor, same: Tensor) -> Tensor:
     """``c_p k_p`` (N,) of the Parzen-window signal, 0 for the newest sample itself and where none has its label::
 
         c_p = [y_p = y_N] / S_same - 1 / S_all,    S_all = sum_{p<N} k_p,    S_same = sum_{p<N: y_p = y_N} k_p
 
-    k: (N,) kernels of z_N with each z_p.  same: (N,) whether y_p = y_N.
+    the softmax of log k over the others of the newest label, less that over all others.
+
+    log_k: (N,) logarithms of the kernels of z_N with each z_p.  same: (N,) whether y_p = y_N.
     Goldberger et al. 2004 (neighbourhood components), Frosst et al. 2019 (soft nearest neighbours).
     """
-    others = torch.arange(len(k), device=k.device) < len(k) - 1
-    of_all, of_same = torch.where(others, k, 0), torch.where(others & same, k, 0)
-    sum_all, sum_same = of_all.sum(), of_same.sum()
-    known = sum_same > torch.finfo(k.dtype).tiny
-    one = torch.ones_like(sum_all)
-    weights = of_same / torch.where(known, sum_same, one) - of_all / torch.where(known, sum_all, one)
-    return torch.where(known, weights, 0)
+    others = all_but_last(log_k)
+    alike = others & same
+    weights = only(log_k, alike).softmax(-1) - only(log_k, others).softmax(-1)
+    return torch.where(alike.any(), weights, 0)
 
 
-def contrastive_weights(k: Tensor, same: Tensor) -> Tensor:
+def contrastive_weights(log_k: Tensor, same: Tensor) -> Tensor:
     """What the supervised contrastive loss weights ``z_N - z_p`` by, (N,), as ``parzen_weights``::
 
         [y_p = y_N] / n_same - k_p / S_all,    n_same how many of p < N have the newest label,  S_all = sum_{p<N} k_p
@@ -150,13 +156,20 @@ def contrastive_weights(k: Tensor, same: Tensor) -> Tensor:
     is ``exp(z_N . z_p / (tau d))`` up to a factor, of the temperature ``tau = sigma^2``.  Their L_in gives
     ``parzen_weights``.
     """
-    others = torch.arange(len(k), device=k.device) < len(k) - 1
-    of_all, are_same = torch.where(others, k, 0), (others & same).to(k.dtype)
-    sum_all, num_same = of_all.sum(), are_same.sum()
-    known = (num_same > 0) & (sum_all > torch.finfo(k.dtype).tiny)
-    one = torch.ones_like(sum_all)
-    weights = are_same / torch.where(known, num_same, one) - of_all / torch.where(known, sum_all, one)
-    return torch.where(known, weights, 0)
+    others = all_but_last(log_k)
+    alike = others & same
+    weights = alike.to(log_k.dtype) / alike.sum().clamp(min=1) - only(log_k, others).softmax(-1)
+    return torch.where(alike.any(), weights, 0)
+
+
+def all_but_last(samples: Tensor) -> Tensor:
+    """(N,) True, but False for the last of N samples."""
+    return torch.arange(len(samples), device=samples.device) < len(samples) - 1
+
+
+def only(exponents: Tensor, where: Tensor) -> Tensor:
+    """What a softmax or a logarithm of a sum of exponentials is to see of exponents; finite also where nothing is."""
+    return exponents.masked_fill(~where, torch.finfo(exponents.dtype).min)
 
 
 def modulation_weights(kx: Tensor, ky: Tensor, gamma: float, form: str = "published") -> Tensor:

@@ -216,6 +216,26 @@ def test_a_memory_of_n_samples_is_a_window(form):
         torch.testing.assert_close(signals[newest], modulation(*kernels, z, GAMMA, sigma, form), **EXACT)
 
 
+@pytest.mark.parametrize("form", OF_LABELS)
+@pytest.mark.parametrize("sigma", [0.5, 0.02])
+def test_narrow_kernels_that_float32_cannot_hold_leave_the_signal(form, sigma):
+    """Of torch and of compiled code: at 0.02 the nearest kernel is e^-1000."""
+    samples = random_samples(12)
+    y, z, width = kernel_matrix(samples.y, 1.0), samples.z, sigma**2 * 6
+    expected = modulation(None, y, None, z, 1.0, sigma, form)
+    assert expected.isfinite().all()
+    assert expected.any()
+    near = {"rtol": 2e-3, "atol": 2e-3 / width}
+    torch.testing.assert_close(
+        modulation(None, y.float(), None, z.float(), 1.0, sigma, form).double(), expected, **near
+    )
+
+    distances, same = ((z[-1] - z).square().sum(1).float().numpy(), (y[-1] == 1).float().numpy())
+    weights = np.zeros(12, np.float32)
+    hsic_kernels.compare_labels(distances, same, 11, hsic_kernels.form_of(form), np.float32(width), weights)
+    torch.testing.assert_close(torch.from_numpy(weights).double() @ (z[-1] - z), expected, **near)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_remembered_signals_are_double_loops(form):
     samples, size, width = random_samples(8, z_shape=(2, 3), classes=2), 5, 6
@@ -308,7 +328,7 @@ def test_a_memory_changes_nothing_that_it_is_given(memory):
             lambda: RememberedModulator(5, "sharp"),
             "modulator.signal is 'sharp'; expected published or exact or parzen or",
         ),
-        (lambda: RememberedModulator(5, sigma=0), "modulator.sigma is 0; expected a bandwidth above 0"),
+        (lambda: RememberedModulator(5, sigma=0), "modulator.sigma is 0; expected a bandwidth from"),
         (lambda: RememberedModulator(5, sigmas=(1, 0, 1)), r"modulator.sigmas\[1\] is 0; expected a bandwidth"),
         (
             lambda: CovarianceModulator(horizon=0.5),

@@ -6,7 +6,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from projectlib.hsic import FORMS, OF_LABELS, hsic, kernel_matrix, kernel_row, modulation
+from projectlib.hsic import (
+    BANDWIDTH,
+    FORMS,
+    OF_LABELS,
+    hsic,
+    is_bandwidth,
+    kernel_matrix,
+    kernel_row,
+    modulation,
+    only,
+    squared_distances,
+)
 from projectlib.modulators.memory import Memory
 from projectlib.modulators.modulator import Sample
 from projectlib.values import is_count, is_number, require
@@ -54,7 +65,7 @@ class RememberedModulator(Memory):
         require(signal in FORMS, "modulator.signal", signal, " or ".join(FORMS))
         bandwidths = {"modulator.sigma": sigma, **{f"modulator.sigmas[{i}]": value for i, value in enumerate(sigmas)}}
         for name, value in bandwidths.items():
-            require(is_number(value) and value > 0, name, value, "a bandwidth above 0")
+            require(is_bandwidth(value), name, value, f"a bandwidth {BANDWIDTH}")
         require(len(sigmas) == 3, "modulator.sigmas", [*sigmas], "three bandwidths: of x, y and z")
         require(is_number(gamma), "modulator.gamma", gamma, "a finite number, the weight of the label term")
         self.size, self.signal, self.gamma = size, signal, gamma
@@ -74,8 +85,9 @@ class RememberedModulator(Memory):
         memory = Remembered(*ring, count=memory.count + 1)
         oldest_first = (memory.count + places) % self.size
         x, y, z = (part[oldest_first] for part in ring)
-        kx = kernel_matrix(x, self.sigmas[0]) if self.compares_inputs else None
-        ky, kz = kernel_matrix(y, self.sigmas[1]), kernel_row(z, self.sigmas[2])
+        ky, kx, kz = kernel_matrix(y, self.sigmas[1]), None, None
+        if self.compares_inputs:
+            kx, kz = kernel_matrix(x, self.sigmas[0]), kernel_row(z, self.sigmas[2])
         xi = modulation(kx, ky, kz, z, self.gamma, self.sigmas[2], self.signal)
         return torch.where(memory.count >= self.size, xi, 0).reshape(sample.z.shape), memory
 
@@ -83,17 +95,18 @@ class RememberedModulator(Memory):
         """The mean of ``-log(S_same / S_all)`` over samples that have another of their class, or of the supervised
         contrastive loss; of the paper's signals ``HSIC(X, Z) - gamma HSIC(Y, Z)``.
         """
-        ky, kz = kernel_matrix(samples.y, self.sigmas[1]), kernel_matrix(samples.z, self.sigmas[2])
         if self.compares_inputs:
-            return hsic(kernel_matrix(samples.x, self.sigmas[0]), kz) - self.gamma * hsic(ky, kz)
-        others = kz * (1 - torch.eye(len(kz), dtype=kz.dtype, device=kz.device))
-        same = samples.y @ samples.y.T
+            kx, ky, kz = (kernel_matrix(part, sigma) for part, sigma in zip(samples, self.sigmas, strict=True))
+            return hsic(kx, kz) - self.gamma * hsic(ky, kz)
+        z = samples.z
+        log_k = squared_distances(z) / (-2 * self.sigmas[2] ** 2 * z[0].numel())
+        others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+        same = others & (samples.y @ samples.y.T == 1)
         if self.signal == "contrastive":
-            return contrastive_loss(kz, same)
-        sum_same, sum_all = (others * same).sum(1), others.sum(1)
-        tiny = torch.finfo(kz.dtype).tiny
-        surprise = sum_all.clamp(min=tiny).log() - sum_same.clamp(min=tiny).log()
-        return torch.where(sum_same > tiny, surprise, 0).mean()
+            of_same = torch.where(same, log_k, 0).sum(1) / same.sum(1).clamp(min=1)
+        else:
+            of_same = only(log_k, same).logsumexp(1)
+        return torch.where(same.any(1), only(log_k, others).logsumexp(1) - of_same, 0).mean()
 
     def of_classes(self, memory: Remembered) -> Tensor:
         """The mean of what is remembered of each class, apart from that of all, (num_classes, d)."""
@@ -103,14 +116,3 @@ class RememberedModulator(Memory):
     def kept(self, x: Tensor) -> Tensor:
         """What is remembered of an input x (...): all of it, flat, or nothing, (0,)."""
         return x.flatten() if self.compares_inputs else x.flatten()[:0]
-
-
-def contrastive_loss(kz: Tensor, same: Tensor) -> Tensor:
-    """``mean_i -1/|P(i)| sum_{p in P(i)} log(k_ip / sum_{a != i} k_ia)``, P(i) the others of i's class.
-
-    A sample without others counts as 0.  kz: (n, n) kernel matrix.  same: (n, n) 1 where labels are the same, else 0.
-    """
-    others, tiny = 1 - torch.eye(len(kz), dtype=kz.dtype, device=kz.device), torch.finfo(kz.dtype).tiny
-    positive = others * same
-    surprise = (others * kz).sum(1, keepdim=True).clamp(min=tiny).log() - kz.clamp(min=tiny).log()
-    return ((positive * surprise).sum(1) / positive.sum(1).clamp(min=1)).mean()

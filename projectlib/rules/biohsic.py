@@ -81,7 +81,8 @@ class BioHSIC(LocalRule):
     def signal(self, z: Tensor, context: WindowContext) -> Tensor:
         """What the window says to the newest sample of activations z (N, ...): the shape of one z."""
         sigma = self.sigmas[2]
-        return modulation(context.kx, context.ky, kernel_row(z, sigma), z, self.gamma, sigma, self.form)
+        kz = None if self.form in OF_LABELS else kernel_row(z, sigma)
+        return modulation(context.kx, context.ky, kz, z, self.gamma, sigma, self.form)
 
     def update_hidden(self, hidden: Hidden, memory: Any, context: WindowContext | None) -> HiddenUpdate:
         if context is None:

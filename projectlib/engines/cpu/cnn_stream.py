@@ -13,6 +13,7 @@ from projectlib.engines.cpu.cnn import is_convolutional
 from projectlib.engines.cpu.cnn_local import Buffers, LocalConvolutionEngine
 from projectlib.engines.cpu.kernels import cnn_stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
+from projectlib.engines.cpu.kernels.memories import scratch_for
 from projectlib.engines.cpu.memories import MEMORIES
 from projectlib.engines.eager import put
 from projectlib.models.network import Network
@@ -60,8 +61,7 @@ class ConvolutionStreamEngine(LocalConvolutionEngine):
     def new_work(self, width: int) -> kernels.Work:
         return kernels.Work(
             seen=np.zeros(width, np.float32),
-            factor=np.zeros(max(self.rule.modulator.num_samples, self.num_classes), np.float32),
-            centered=np.zeros((2, max(width, self.num_classes)), np.float32),
+            scratch=scratch_for(self.rule.modulator.num_samples, width, self.num_classes),
         )
 
     def supply(self, memory: Blocks, buffers: Buffers, x: Tensor, y: Tensor) -> None:

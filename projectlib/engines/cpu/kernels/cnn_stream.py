@@ -23,13 +23,10 @@ class Blocks(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Scratch memory: blocks as the memory sees them (d,); factor (remembered samples, or classes,) and centered
-    (2, d or classes) of the memory's own.
-    """
+    """Scratch memory: blocks as the memory sees them (d,), and that of the memory's own, by ``scratch_for``."""
 
     seen: np.ndarray
-    factor: np.ndarray
-    centered: np.ndarray
+    scratch: np.ndarray
 
 
 @entry
@@ -99,7 +96,7 @@ def supply_blocks(blocks, memory, settings, means, labels, count, horizon, weigh
             deviation = means[p, i] - blocks.mean[i]
             work.seen[i] = scale * deviation
             blocks.mean[i] += rate * deviation
-        supply(memory, settings, work.seen, labels[p], count + p, weights[0], xi[p], work)
+        supply(memory, settings, work.seen, labels[p], count + p, weights[0], xi[p], work.scratch)
 
 
 @entry

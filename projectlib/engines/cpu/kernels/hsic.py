@@ -11,7 +11,7 @@ from projectlib.engines.cpu.kernels.compiler import compiled, entry
 from projectlib.engines.cpu.kernels.vectors import LANES, LOG2_E, exp, exp2, load, spread, store
 
 LAGS = 4  # of a tile of pairs
-SMALLEST_SUM = np.float32(1e-30)  # of kernels: below it nothing is near
+LOWEST = np.float32(-np.finfo(np.float32).max)
 OF_DATA, PARZEN, CONTRASTIVE = range(3)
 """What a signal is made of: weights that inputs and labels determine, or kernels of z and which labels are the same."""
 
@@ -195,52 +195,67 @@ def hsic(kx_pairs, ky_pairs, z, sigma, around, distances):
 
 
 @compiled
-def compare_labels(factor, same, newest, form, width):
-    """Turn kernels of the newest z with each z_p into what a signal of labels weights ``z_N - z_p`` by, in place.
+def compare_labels(distances, same, newest, form, width, weights):
+    """What a signal of labels weights ``z_N - z_p`` by, from ``distances = |z_N - z_p|^2``, which are overwritten.
 
     As ``projectlib.hsic.parzen_weights`` and ``contrastive_weights``, divided by width, sigma^2 d; all 0 where they say
-    nothing.  factor: (N,).  same: (N,), 1 where a label is the newest's, its own among them, else 0.
+    nothing.  Kernels are relative to the nearest one's, those of the newest label to the nearest of these.
+    distances, weights: (N,).  same: (N,), 1 where a label is the newest's, its own among them, else 0.
     """
-    factor[newest] = 0
-    sum_all, sum_same, num_same = np.float32(0), np.float32(0), np.float32(-1)  # the newest is among them
-    for p in range(len(factor)):
-        sum_all += factor[p]
-        sum_same += factor[p] * same[p]
-        num_same += same[p]
-    if form == PARZEN and sum_same > SMALLEST_SUM:
-        for p in range(len(factor)):
-            factor[p] = (factor[p] * same[p] / sum_same - factor[p] / sum_all) / width
-    elif form == CONTRASTIVE and num_same > 0 and sum_all > SMALLEST_SUM:
-        for p in range(len(factor)):  # of the newest itself the difference is 0
-            factor[p] = (same[p] / num_same - factor[p] / sum_all) / width
-    else:
-        for p in range(len(factor)):
-            factor[p] = 0
+    scale, num = np.float32(-LOG2_E / 2) / width, len(distances)
+    for p in range(num):
+        distances[p] *= scale
+    log_k = distances
+    log_k[newest] = LOWEST
+    nearest, nearest_same, num_same = LOWEST, LOWEST, np.float32(-1)  # the newest is among them
+    for p in range(num):
+        nearest = max(nearest, log_k[p])
+        if same[p] > 0:
+            nearest_same = max(nearest_same, log_k[p])
+            num_same += np.float32(1)
+    if num_same == 0:
+        weights[:num] = 0
+        return
+    total, total_same = np.float32(0), num_same if form == CONTRASTIVE else np.float32(0)
+    for p in range(num):
+        weights[p] = exp2(log_k[p] - nearest)
+    for p in range(num):
+        total += weights[p]
+    if form == PARZEN:
+        for p in range(num):
+            if same[p] > 0:
+                log_k[p] = exp2(log_k[p] - nearest_same)
+                total_same += log_k[p]
+    share, share_same = np.float32(1) / (total * width), np.float32(1) / (total_same * width)
+    for p in range(num):
+        weights[p] *= -share
+    for p in range(num):
+        if same[p] > 0:  # of the newest itself the difference is 0
+            weights[p] += share_same * (log_k[p] if form == PARZEN else np.float32(1))
 
 
 @compiled
-def modulate(z, weights, form, sigma, signal, factor):
+def modulate(z, weights, form, sigma, signal, places):
     """The signal xi of a hidden layer, written to the newest place of signal.  z, signal: (out, N).
 
     ``xi = 2 / (sigma^2 d) sum_p c_p k_z(z_N, z_p) (z_N - z_p)``, c: (N,)
     ``scaled_modulation_weights``; of the other forms ``sum_p factor_p (z_N - z_p)`` by ``compare_labels``, weights
-    being 1 where a label is the newest's, else 0.  factor: (N,) scratch.
+    being 1 where a label is the newest's, else 0.  places: (2 or more, N) scratch.
     """
     features, num = z.shape
     width = np.float32(2 * sigma**2 * features)
+    distances, factor = places[0], places[1]
     for p in range(num):
-        factor[p] = 0
+        distances[p] = 0
     for f in range(features):
         for p in range(num):
             difference = z[f, num - 1] - z[f, p]
-            factor[p] += difference * difference
-    for p in range(num):
-        factor[p] = exp(-factor[p] / width)
+            distances[p] += difference * difference
     if form == OF_DATA:
         for p in range(num):
-            factor[p] = weights[p] * factor[p] * (np.float32(4) / width)
+            factor[p] = weights[p] * exp(-distances[p] / width) * (np.float32(4) / width)
     else:
-        compare_labels(factor, weights, num - 1, form, width / np.float32(2))
+        compare_labels(distances, weights, num - 1, form, width / np.float32(2), factor)
     for f in range(features):
         xi = np.float32(0)
         for p in range(num):

@@ -76,31 +76,36 @@ class ClassMeansSettings(NamedTuple):
 # Memories: read, then written -------------------------------------------------------------------------------------
 
 
-def supply(memory, settings, z, label, count, weights, signal, work):
+def scratch_for(num_remembered, width, classes):
+    """What ``supply`` needs for a memory of layers of up to that width."""
+    return np.zeros((3, max(num_remembered, width, classes)), np.float32)
+
+
+def supply(memory, settings, z, label, count, weights, signal, scratch):
     """Leave xi (d,) of the newest z (d,) in signal, and remember the sample.
 
     count: samples that were remembered before.  weights: (M,) c of the remembered samples, oldest first, for a signal
-    that follows from inputs and labels.
+    that follows from inputs and labels.  scratch: of ``scratch_for``.
     """
     raise NotImplementedError("compiled kernels only")
 
 
 @overload(supply)
-def supply_from(memory, settings, z, label, count, weights, signal, work) -> Callable:
+def supply_from(memory, settings, z, label, count, weights, signal, scratch) -> Callable:
     """numba picks the kernel by what is remembered."""
     function = KERNELS[memory.instance_class]
 
-    def call(memory, settings, z, label, count, weights, signal, work):
-        function(memory, settings, z, label, count, weights, signal, work.factor, work.centered)
+    def call(memory, settings, z, label, count, weights, signal, scratch):
+        function(memory, settings, z, label, count, weights, signal, scratch)
 
     return call
 
 
 @compiled
-def remembered_signal(memory, settings, z, label, count, weights, signal, factor, centered):
+def remembered_signal(memory, settings, z, label, count, weights, signal, scratch):
     """``xi = sum_p factor_p (z_N - z_p)``, factor_p being what ``hsic.modulation`` weights differences by."""
     size, width = memory.z.shape
-    newest = count % size
+    newest, distances, factor = count % size, scratch[0, :size], scratch[1, :size]
     memory.z[newest] = z
     memory.y[newest] = 0
     memory.y[newest, label] = 1
@@ -112,44 +117,44 @@ def remembered_signal(memory, settings, z, label, count, weights, signal, factor
         for i in range(width):
             difference = z[i] - memory.z[p, i]
             distance += difference * difference
-        factor[p] = distance
+        distances[p] = distance
     spread_of_z = np.float32(settings.sigma**2 * width)
-    scale = np.float32(-LOG2_E / 2) / spread_of_z
-    for p in range(size):
-        factor[p] = exp2(scale * factor[p])
     if settings.form == OF_DATA:
+        scale = np.float32(-LOG2_E / 2) / spread_of_z
+        for p in range(size):
+            factor[p] = exp2(scale * distances[p])
         for p in range(size):
             factor[p] *= weights[(p - newest - 1) % size] * (np.float32(2) / spread_of_z)
     else:
-        compare_labels(factor, memory.y[:, label], newest, settings.form, spread_of_z)
+        compare_labels(distances, memory.y[:, label], newest, settings.form, spread_of_z, factor)
     for p in range(size):
         for i in range(width):
             signal[i] += factor[p] * (z[i] - memory.z[p, i])
 
 
 @compiled
-def move_means(memory, z, label, count, horizon, centered):
-    """Leave z~ and y~ in centered and move the means; returns (their rate, whether the label had been seen)."""
+def move_means(memory, z, label, count, horizon, scratch):
+    """Leave z~ and y~ in rows of scratch and move the means; returns (their rate, whether the label had been seen)."""
     width, classes = len(memory.mean_z), len(memory.mean_y)
     rate = np.float32(1 / min(float(count + 1), horizon))
     share = np.float32(1 / math.sqrt(width))
     seen = memory.mean_y[label] > 0
     for i in range(width):
-        centered[0, i] = share * z[i] - memory.mean_z[i]
-        memory.mean_z[i] += rate * centered[0, i]
+        scratch[0, i] = share * z[i] - memory.mean_z[i]
+        memory.mean_z[i] += rate * scratch[0, i]
     for c in range(classes):
-        centered[1, c] = (np.float32(1) if c == label else np.float32(0)) - memory.mean_y[c]
-        memory.mean_y[c] += rate * centered[1, c]
+        scratch[1, c] = (np.float32(1) if c == label else np.float32(0)) - memory.mean_y[c]
+        memory.mean_y[c] += rate * scratch[1, c]
     return rate, seen
 
 
 @compiled
-def covariance_signal(memory, settings, z, label, count, weights, signal, factor, centered):
+def covariance_signal(memory, settings, z, label, count, weights, signal, scratch):
     """``xi = w C_zz z~ - C_yz' y~``."""
     width, classes = len(memory.mean_z), len(memory.mean_y)
-    rate, seen = move_means(memory, z, label, count, settings.horizon, centered)
+    rate, seen = move_means(memory, z, label, count, settings.horizon, scratch)
     keep, weight = np.float32(1) - rate, np.float32(settings.weight)
-    near = centered[0]
+    near, target = scratch[0], scratch[1]
     for i in range(width):
         entry, step = np.float32(0), rate * near[i]
         for j in range(width):
@@ -158,7 +163,7 @@ def covariance_signal(memory, settings, z, label, count, weights, signal, factor
             memory.zz[i, j] = keep * old + step * near[j]
         signal[i] = weight * entry
     for c in range(classes):
-        error, step = centered[1, c], rate * centered[1, c]
+        error, step = target[c], rate * target[c]
         for i in range(width):
             signal[i] -= error * memory.yz[c, i]
             memory.yz[c, i] = keep * memory.yz[c, i] + step * near[i]
@@ -167,14 +172,14 @@ def covariance_signal(memory, settings, z, label, count, weights, signal, factor
 
 
 @compiled
-def delta_signal(memory, settings, z, label, count, weights, signal, factor, centered):
+def delta_signal(memory, settings, z, label, count, weights, signal, scratch):
     """``e = Q z~ - y~;   xi = Q' e;   Q <- Q - eta e z~'``."""
     width, classes = len(memory.mean_z), len(memory.mean_y)
-    _, seen = move_means(memory, z, label, count, settings.horizon, centered)
-    near = centered[0]
+    _, seen = move_means(memory, z, label, count, settings.horizon, scratch)
+    near, target = scratch[0], scratch[1]
     signal[:] = 0
     for c in range(classes):
-        error = -centered[1, c]
+        error = -target[c]
         for i in range(width):
             error += memory.q[c, i] * near[i]
         step = np.float32(settings.learning_rate) * error
@@ -186,9 +191,9 @@ def delta_signal(memory, settings, z, label, count, weights, signal, factor, cen
 
 
 @compiled
-def class_means_signal(memory, settings, z, label, count, weights, signal, factor, centered):
+def class_means_signal(memory, settings, z, label, count, weights, signal, scratch):
     """``xi = sum_c (softmax_c(z . m^_c / (sqrt(d) tau)) - [c = y]) m^_c``; an unseen class has a factor of zero."""
-    means, middle = memory.means, centered[0]
+    means, middle, inverse, factor = memory.means, scratch[0], scratch[1], scratch[2]
     classes, width = means.shape
     num_seen = 0
     middle[:width] = 0
@@ -205,7 +210,7 @@ def class_means_signal(memory, settings, z, label, count, weights, signal, facto
     for i in range(width):
         middle[i] *= share
     scale = np.float32(1 / (math.sqrt(width) * settings.temperature))
-    inverse, peak = centered[1], np.float32(-np.inf)
+    peak = np.float32(-np.inf)
     for c in range(classes):
         length, along = np.float32(0), np.float32(0)
         for i in range(width):

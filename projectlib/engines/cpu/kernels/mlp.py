@@ -360,7 +360,7 @@ def learn(member, senders, work, labels, learning, modulation, rate, optimizers,
         elif rule == CLASSIFIER:
             classify(senders[layer], z, labels, work.classes, work.places, learning.sender_rate, signal)
         else:
-            modulate(z, modulation, learning.form, learning.sigma_z, signal, work.places[0])
+            modulate(z, modulation, learning.form, learning.sigma_z, signal, work.places)
         pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, first, work.places)
     for layer in range(lowest, readout + 1):
         start = 0 if layer == readout else first

@@ -17,7 +17,7 @@ import numpy as np
 
 from projectlib.engines.cpu.kernels.cells import integrate, integrate_row, integrate_rows, pull_back
 from projectlib.engines.cpu.kernels.compiler import compiled, entry, inlined
-from projectlib.engines.cpu.kernels.memories import supply
+from projectlib.engines.cpu.kernels.memories import scratch_for, supply
 from projectlib.engines.cpu.kernels.mlp import ADAMW, BLOCK, LAYER_NORM_EPS, SGD, TINY, descend, step_sizes
 from projectlib.engines.cpu.kernels.products import ROWS, multiply_over_features, outer_over_features, transpose
 from projectlib.engines.cpu.kernels.vectors import LANES, exp, load, spread, total
@@ -50,8 +50,7 @@ class Workspace(NamedTuple):
     before: np.ndarray  # (A, classes) the readout's membranes before each sample
     labels: np.ndarray  # (P + A,)
     shares: np.ndarray  # (P + A,) weights of samples in the readout's gradient
-    factor: np.ndarray  # (remembered samples, or classes,)
-    centered: np.ndarray  # (2, widest layer or classes) z~ and y~
+    scratch: np.ndarray  # of the memory's own, by scratch_for
     products: np.ndarray  # (P + A) times the widest layer
     gradient: np.ndarray  # (BLOCK, or more where a layer has more inputs,)
 
@@ -291,7 +290,7 @@ def train_stream(
                 scale = activate_row(u[p], z[p]) / np.float32(num)
                 of_step = weights[min(start + p, len(weights) - 1)]
                 label = work.labels[replayed + p]
-                supply(memories[layer], settings, z[p], label, count + p, of_step, signal[p], work)
+                supply(memories[layer], settings, z[p], label, count + p, of_step, signal[p], work.scratch)
                 pull_back(cells[layer], neuron, signal[p], u[p], z[p], scale)
             update_rows(member[layer], rows, signal, work.products, work.gradient, optimizers[0], sizes)
         sizes = step_sizes(optimizers[1], updates)
@@ -316,8 +315,7 @@ def workspace(member, num_remembered, num_replayed, num_block):
         before=zeros(num_block, shapes[-1][0]),
         labels=np.zeros(places[-1], np.int64),
         shares=zeros(places[-1]),
-        factor=zeros(max(num_remembered, shapes[-1][0])),
-        centered=zeros(2, widest),
+        scratch=scratch_for(num_remembered, widest, shapes[-1][0]),
         products=zeros(places[-1] * widest),
         gradient=zeros(max(BLOCK, *(max(shape) for shape in shapes))),
     )
