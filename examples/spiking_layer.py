@@ -34,8 +34,8 @@ class SpikingLayer(DynamicLayer):
         super().__init__()
         self.affine, self.rate = affine(num_in, num_out, generator), rate
 
-    def initial_state(self, num_places: int, generator: torch.Generator | None = None) -> Spiking:
-        zeros = self.affine.weight.new_zeros(num_places, self.affine.out_features)
+    def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Spiking:
+        zeros = self.affine.weight.new_zeros(batch_size, self.affine.out_features)
         return Spiking(zeros, zeros.clone())
 
     def forward(self, h: Tensor, u: Spiking) -> tuple[Tensor, Spiking]:

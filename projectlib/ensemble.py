@@ -53,7 +53,7 @@ class Ensemble:
             for own, of_member in zip(network.split_parameters(), self.member(index), strict=True):
                 for name, parameter in own.items():
                     parameter.copy_(of_member[name])
-            states.append(draw(network, stream_of(seed, STATE)))
+            states.append(draw(network, generator_of(seed, STATE)))
         return tree_map(lambda *members: torch.stack(members).to(device), *states)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Ensemble:
             return over_members(lambda p: self.network.predict(p, x), self.parameters)
 
 
-def stream_of(seed: int, stream: int) -> torch.Generator:
+def generator_of(seed: int, stream: int) -> torch.Generator:
     """A generator for one of the things that a member draws, independent of that of its weights, which has its seed.
 
     torch's generator on a CPU keeps 32 bits of a seed, so that ``seed + 2**32`` would be the same one again.

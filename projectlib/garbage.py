@@ -21,6 +21,6 @@ def paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def leave_everything_at_exit() -> None:
+def skip_final_collection() -> None:
     """Spare the end of this process the search through all that goes with it: a second or two, once torch is there."""
     atexit.register(gc.freeze)

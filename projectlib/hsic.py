@@ -14,7 +14,7 @@ from torch import Tensor
 from projectlib.values import is_number, require
 
 FORMS = ("published", "exact", "parzen", "contrastive")
-OF_LABELS = ("parzen", "contrastive")  # forms that compare activations and labels, and no inputs
+LABEL_FORMS = ("parzen", "contrastive")  # forms that compare activations and labels, and no inputs
 SMALLEST, LARGEST = 1e-15, 1e15  # bandwidths whose squares are still float32 numbers
 COSINE_EPSILON = 1e-12  # of a squared length, so that the cosine of a constant sample has a gradient
 BANDWIDTH = f"from {SMALLEST:g} to {LARGEST:g}"
@@ -120,7 +120,7 @@ def modulation(
     """
     width = sigma**2 * z[0].numel()
     differences = z[-1] - z  # the newest sample's own term vanishes with z_N - z_N
-    if form in OF_LABELS:
+    if form in LABEL_FORMS:
         log_k = differences.flatten(1).square().sum(1) / (-2 * width)
         weights_of = parzen_weights if form == "parzen" else contrastive_weights
         weights = weights_of(log_k, ky[-1] == 1) / width
@@ -143,7 +143,7 @@ def parzen_weights(log_k: Tensor, same: Tensor) -> Tensor:
     """
     others = all_but_last(log_k)
     alike = others & same
-    weights = only(log_k, alike).softmax(-1) - only(log_k, others).softmax(-1)
+    weights = mask_exponents(log_k, alike).softmax(-1) - mask_exponents(log_k, others).softmax(-1)
     return torch.where(alike.any(), weights, 0)
 
 
@@ -158,7 +158,7 @@ def contrastive_weights(log_k: Tensor, same: Tensor) -> Tensor:
     """
     others = all_but_last(log_k)
     alike = others & same
-    weights = alike.to(log_k.dtype) / alike.sum().clamp(min=1) - only(log_k, others).softmax(-1)
+    weights = alike.to(log_k.dtype) / alike.sum().clamp(min=1) - mask_exponents(log_k, others).softmax(-1)
     return torch.where(alike.any(), weights, 0)
 
 
@@ -167,7 +167,7 @@ def all_but_last(samples: Tensor) -> Tensor:
     return torch.arange(len(samples), device=samples.device) < len(samples) - 1
 
 
-def only(exponents: Tensor, where: Tensor) -> Tensor:
+def mask_exponents(exponents: Tensor, where: Tensor) -> Tensor:
     """What a softmax or a logarithm of a sum of exponentials is to see of exponents; finite also where nothing is."""
     return exponents.masked_fill(~where, torch.finfo(exponents.dtype).min)
 

@@ -122,7 +122,7 @@ def test_classifiers_of_convolutions_equal_eager(size, feedback):
         dataset, monitor = Dataset("made up", split, split, 3), HSICMonitor(2.0, (0.5, 0.3, 1.0))
         return engine_class(ensemble, rule, optimizer, dataset, Sampler(11, 4, False), monitor)
 
-    assert ConvolutionClassifierEngine.takes(engine(EagerEngine).ensemble.network, LocalClassifier())
+    assert ConvolutionClassifierEngine.supports(engine(EagerEngine).ensemble.network, LocalClassifier())
     compiled, eager = (train(engine(c), (0, 3)) for c in (ConvolutionClassifierEngine, EagerEngine))
     assert_same(compiled, eager, **FLOAT32)
 

@@ -12,7 +12,7 @@ from projectlib.engines.choice import choose_engine
 from projectlib.engines.cpu.cnn import ConvolutionEngine
 from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.engines.cuda_graph import GraphEngine
-from projectlib.engines.eager import EagerEngine, put
+from projectlib.engines.eager import EagerEngine, copy_tree_
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
 from projectlib.models import LeakyIntegrator, Network, cnn, lif_mlp, linear, mlp
@@ -447,7 +447,7 @@ def test_a_state_may_be_what_was_elsewhere_in_it():
     old = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]), torch.arange(4.0).view(2, 2), torch.tensor([5.0, 6.0])]
     new = [torch.tensor([7.0, 8.0]), old[0], old[2].T, old[3]]
     expected = [tensor.clone() for tensor in new]
-    put(old, new)
+    copy_tree_(old, new)
     torch.testing.assert_close(old, expected, rtol=0, atol=0)
 
 

@@ -107,7 +107,7 @@ def refused(script, run_folder, name, *arguments):
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_network_refuses(script, tmp_path, monkeypatch, arguments, parts):
-    monkeypatch.setattr("projectlib.training.allocation.memory_of", lambda device: 1e11)
+    monkeypatch.setattr("projectlib.training.allocation.total_memory", lambda device: 1e11)
     error = refused(script, tmp_path / "run", "train-biohsic", *arguments)
     assert all(part in error for part in parts), error
 

@@ -34,13 +34,13 @@ def train(weights, biases, samples, labels, optimizer, form, gamma, sigmas, pres
         lags, labels, num_classes, num, presentation.stride, gamma, sigmas[1], form == "exact"
     )
     learning = kernels.Learning(
-        RULES.get(form, kernels.BIOHSIC), hsic_kernels.OF_DATA, 0.0, log, gamma, sigmas[1], sigmas[2]
+        RULES.get(form, kernels.BIOHSIC), hsic_kernels.WEIGHTED, 0.0, log, gamma, sigmas[1], sigmas[2]
     )
     last, optimizers = member[-1], (optimizer, optimizer)
     next_weights = [layer.weight for layer in (*member[1:], last)]
-    senders = tuple(kernels.Sender(weight, last.weight, last.bias) for weight in next_weights)
+    feedback_paths = tuple(kernels.FeedbackPath(weight, last.weight, last.bias) for weight in next_weights)
     data = samples, labels, lags, modulation
-    kernels.train_windows(member, senders, work, *data, presentation, learning, optimizers, 0, totals)
+    kernels.train_windows(member, feedback_paths, work, *data, presentation, learning, optimizers, 0, totals)
     return member, work.u, totals
 
 

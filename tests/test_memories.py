@@ -15,7 +15,7 @@ from projectlib.engines.cpu.kernels import mlp as mlp_kernels
 from projectlib.engines.cpu.kernels import stream as kernels
 from projectlib.engines.cpu.kernels.cells import Neuron
 from projectlib.errors import UserError
-from projectlib.hsic import FORMS, OF_LABELS, kernel_matrix, modulation
+from projectlib.hsic import FORMS, LABEL_FORMS, kernel_matrix, modulation
 from projectlib.modulators.class_means import ClassMeansModulator
 from projectlib.modulators.covariance import CovarianceModulator, Covariances
 from projectlib.modulators.delta import DeltaModulator, Predictor
@@ -208,7 +208,7 @@ def test_a_memory_of_n_samples_is_a_window(form):
     """Activations that do not change make remembering and running again the same, at every place of the ring."""
     samples, size = random_samples(13), 5
     signals, _ = run(MEMORIES[f"remembered-{form}"], samples)
-    sigma = SIGMA if form in OF_LABELS else SIGMAS[2]
+    sigma = SIGMA if form in LABEL_FORMS else SIGMAS[2]
     assert not signals[: size - 1].any()
     for newest in range(size - 1, 13):
         x, y, z = sample_at(samples, slice(newest - size + 1, newest + 1))
@@ -216,7 +216,7 @@ def test_a_memory_of_n_samples_is_a_window(form):
         torch.testing.assert_close(signals[newest], modulation(*kernels, z, GAMMA, sigma, form), **EXACT)
 
 
-@pytest.mark.parametrize("form", OF_LABELS)
+@pytest.mark.parametrize("form", LABEL_FORMS)
 @pytest.mark.parametrize("sigma", [0.5, 0.02])
 def test_narrow_kernels_that_float32_cannot_hold_leave_the_signal(form, sigma):
     """Of torch and of compiled code: at 0.02 the nearest kernel is e^-1000."""
@@ -261,7 +261,7 @@ def test_remembered_signals_are_double_loops(form):
             near = [kernel(z[newest], z[i], SIGMA) for i in range(newest)]
             same = [near[i] if form == "parzen" else 1 for i in range(newest) if y[i] == y[newest]]
             c = (y[p] == y[newest]) / sum(same) / (1 if form == "parzen" else near[p]) - 1 / sum(near)
-        sigma = SIGMA if form in OF_LABELS else SIGMAS[2]
+        sigma = SIGMA if form in LABEL_FORMS else SIGMAS[2]
         for i in range(width):
             expected[i] += c * kernel(z[newest], z[p], sigma) * (z[newest][i] - z[p][i]) / (sigma**2 * width)
     assert signals[-1].shape == (2, 3)
@@ -288,7 +288,7 @@ def test_covariances_and_means_are_running_sums():
 
 def test_a_class_that_was_not_seen_gives_no_signal(memory):
     """Nor does the first sample, nor are there NaNs in what is remembered; a class that was seen gives one."""
-    if memory.kernel == "remembered" and memory.signal not in OF_LABELS:
+    if memory.kernel == "remembered" and memory.signal not in LABEL_FORMS:
         pytest.skip("the paper's signal is of inputs, too")
     seen, other = random_samples(30, classes=2), random_samples(3, seed=1)
     signals, state = run(memory, seen)
@@ -427,7 +427,7 @@ def remembering(memory, width):
 
 def window_weights(memory, samples, labels):
     """(n, M) weights c of what is remembered at every time step; rows of a memory that is not full are not read."""
-    if memory.kernel != "remembered" or memory.signal in OF_LABELS:
+    if memory.kernel != "remembered" or memory.signal in LABEL_FORMS:
         return np.zeros((1, 1), np.float32)
     size = memory.size
     lags = hsic_kernels.lagged_kernel_values(samples, size, memory.sigmas[0])

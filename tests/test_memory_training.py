@@ -116,16 +116,16 @@ def test_convolutions_in_tiles_equal_eager(monkeypatch):
 class Silent(DeltaModulator):
     """Has its own way of looking at images."""
 
-    def __call__(self, sample, state, taught):
-        xi, state = super().__call__(sample, state, taught)
+    def __call__(self, sample, state, window_signal):
+        xi, state = super().__call__(sample, state, window_signal)
         return 0 * xi, state
 
 
 def test_a_memory_that_sees_images_in_its_own_way_runs_in_eager():
     engine = make_engine(EagerEngine, "delta", model="cnn")
     rule, task = BioHSIC(modulator=Silent()), (engine.optimizer, engine.sampler)
-    assert "Silent on convolutions" in (ConvolutionStreamEngine.lacks(rule, *task) or "")
-    assert ConvolutionStreamEngine.lacks(engine.rule, *task) is None
+    assert "Silent on convolutions" in (ConvolutionStreamEngine.unsupported(rule, *task) or "")
+    assert ConvolutionStreamEngine.unsupported(engine.rule, *task) is None
 
 
 @pytest.mark.parametrize("model", ["mlp", "lif"])

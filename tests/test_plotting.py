@@ -18,7 +18,7 @@ from projectlib.plotting.page import new_figure
 from projectlib.plotting.style import KINDS, PERCENT, SEQUENCE, band, conditions, kind, names_and_looks
 from projectlib.runs.history import History
 from projectlib.runs.run import Run, all_runs, open_runs
-from projectlib.sweeps.experiments import Results, arguments, is_there, plan, run_missing
+from projectlib.sweeps.experiments import Results, is_complete, missing_command, plan, run_missing
 
 NAMES = experiment_names()
 NOTEBOOK = Path(__file__).parents[1] / "plotting.ipynb"
@@ -304,10 +304,10 @@ def test_a_run_as_large_as_the_experiment_goes_before_a_newer_one_that_is_not(ti
 def test_the_runs_of_a_figure_are_told_apart(tiny_results):
     runs = all_runs([tiny_results / "outputs", tiny_results / "multirun"])
     for planned in (one for name in NAMES for one in plan(name, "quick")):
-        claimed = [run for run in runs if planned.claims(run)]
+        claimed = [run for run in runs if planned.matches(run)]
         assert len(claimed) == max(1, sum(planned.swept.values())), planned.title
     for planned in (one for name in NAMES for one in plan(name)):
-        assert not any(planned.claims(run) for run in runs), planned.title
+        assert not any(planned.matches(run) for run in runs), planned.title
 
 
 def test_runs_that_are_not_there_are_refused():
@@ -341,8 +341,8 @@ def test_only_what_is_missing_is_run(tiny_results, damaged):
     settings = ("nmodels=2", "data.limit=40", "training.nepochs=2")
     (backprop, run, *_), (sweep,) = plan("mnist", "quick", settings), plan("window-mnist", "quick", settings)
     roots = [tiny_results / "outputs", tiny_results / "multirun"]
-    assert is_there(run, all_runs(roots))
-    assert is_there(sweep, all_runs(roots))
+    assert is_complete(run, all_runs(roots))
+    assert is_complete(sweep, all_runs(roots))
     called = []
     full, longer = plan("mnist", "quick")[0], plan("mnist", "quick", (*settings[:2], "training.nepochs=9"))[1]
     planned = [run, sweep, backprop, full, longer]
@@ -352,10 +352,10 @@ def test_only_what_is_missing_is_run(tiny_results, damaged):
 
     cut = damaged("mnist")
     (cut / "summary.json").unlink()
-    assert arguments(run, all_runs([cut])) == ["train-biohsic.py", f"resume={cut}"]
+    assert missing_command(run, all_runs([cut])) == ["train-biohsic.py", f"resume={cut}"]
     cut = damaged("window-mnist")
     (cut / "3" / "summary.json").unlink()
-    assert not is_there(sweep, all_runs([cut]))
-    assert arguments(sweep, all_runs([cut]))[-1] == f"hydra.sweep.dir='{cut}'"
+    assert not is_complete(sweep, all_runs([cut]))
+    assert missing_command(sweep, all_runs([cut]))[-1] == f"hydra.sweep.dir='{cut}'"
     with pytest.raises(UserError, match="was stopped"):
         run_missing([full], [], lambda words: 75)

@@ -10,7 +10,7 @@ from projectlib.engines import choose_reservoir_engine
 from projectlib.engines.cpu.kernels.reservoir import LANES, multiply, pack
 from projectlib.engines.cpu.reservoir import CpuReservoirEngine
 from projectlib.engines.eager_reservoir import ReservoirEngine, ReservoirSamples
-from projectlib.ensemble import NOISE, build_ensemble, stream_of
+from projectlib.ensemble import NOISE, build_ensemble, generator_of
 from projectlib.errors import UserError
 from projectlib.models import Reservoir
 from projectlib.rules import Delta
@@ -62,7 +62,7 @@ def test_eager_teaches_as_a_loop_written_out(noise):
     epoch = engine.draw_epoch(torch.Generator().manual_seed(1))
     reservoir = make_ensemble(1, noise)
     weights, network, u = reservoir.member(0)[0], reservoir.network, torch.zeros(21)
-    samples, rule, generator = make_samples(), Delta(2.0, 0.5), stream_of(0, NOISE)
+    samples, rule, generator = make_samples(), Delta(2.0, 0.5), generator_of(0, NOISE)
     expected, targets = [], []
 
     def run_timesteps(u, readout, xi=None):

@@ -270,7 +270,7 @@ def test_tensorboard(script, tmp_path):
 
 
 def test_a_log_tells_the_progress_and_counts_the_steps_of_the_run(script, tmp_path, monkeypatch):
-    monkeypatch.setattr("projectlib.runs.recorder.TOLD_EVERY", 0)
+    monkeypatch.setattr("projectlib.runs.recorder.LOG_EVERY", 0)
     arguments = ["data=digits", "data.limit=60", "nmodels=1", "engine=eager", "training.nepochs=2"]
     ended = script("train-biohsic", *arguments, "training.log_interval=40", f"hydra.run.dir={tmp_path / 'run'}")
     log = (tmp_path / "run" / "train-biohsic.log").read_text()  # 55 steps an epoch

@@ -18,7 +18,7 @@ from projectlib.errors import Diverged, Interrupted, UserError
 from projectlib.runs.folder import read_summary
 from projectlib.runs.loggers import PrintLogger
 from projectlib.sweeps import search
-from projectlib.sweeps.search import work
+from projectlib.sweeps.search import run_worker
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -70,7 +70,7 @@ def test_a_search_beats_where_it_began_and_prunes(tmp_path):
         return fake_train(config, folder, *arguments)
 
     config = make_config(tmp_path)
-    best = work(config, noting_train)
+    best = run_worker(config, noting_train)
     assert tried[0] == (1e-3, 1.0, "0000"), "the settings it was given come first"
     assert best > score(config)
     found = states(tmp_path)
@@ -80,16 +80,16 @@ def test_a_search_beats_where_it_began_and_prunes(tmp_path):
 
 
 def test_workers_share_a_study_and_a_full_one_is_left_alone(tmp_path):
-    work(make_config(tmp_path, trials=3), fake_train)
-    best = work(make_config(tmp_path, trials=6, worker=1), fake_train)
+    run_worker(make_config(tmp_path, trials=3), fake_train)
+    best = run_worker(make_config(tmp_path, trials=6, worker=1), fake_train)
     assert len(states(tmp_path)) == 6
-    assert work(make_config(tmp_path, trials=6), None) == best
+    assert run_worker(make_config(tmp_path, trials=6), None) == best
 
 
 def test_a_trial_whose_worker_is_killed_is_taken_up_in_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(search, "SILENT", 2)
     config = make_config(tmp_path, trials=2)
-    worker = multiprocessing.get_context("fork").Process(target=work, args=(config, slow_train))
+    worker = multiprocessing.get_context("fork").Process(target=run_worker, args=(config, slow_train))
     worker.start()
     while not (tmp_path / "0000" / "begun").exists():
         assert worker.is_alive()
@@ -103,7 +103,7 @@ def test_a_trial_whose_worker_is_killed_is_taken_up_in_its_folder(tmp_path, monk
         folders.append((folder.name, config.optimizer.lr))
         return fake_train(config, folder, *arguments)
 
-    work(config, noting_train)
+    run_worker(config, noting_train)
     assert ("0000", 1e-3) in folders
     assert sorted(states(tmp_path)) == ["COMPLETE", "COMPLETE", "FAIL"]
 
@@ -119,8 +119,8 @@ def test_a_trial_that_a_signal_stopped_keeps_its_values(tmp_path):
 
     config = make_config(tmp_path, trials=3)
     with pytest.raises(Interrupted):
-        work(config, stopped_train)
-    work(config, stopped_train)
+        run_worker(config, stopped_train)
+    run_worker(config, stopped_train)
     first, again = (rate for name, rate in rates if name == "0001")
     assert first == again
 
@@ -130,7 +130,7 @@ def test_a_search_without_a_finished_trial_says_so(tmp_path):
         raise Diverged("loss is nan")
 
     with pytest.raises(UserError, match="no trial of 2 in "):
-        work(make_config(tmp_path, trials=2), diverging_train)
+        run_worker(make_config(tmp_path, trials=2), diverging_train)
 
 
 def test_numbers_that_are_not_finite_are_a_bad_trial_and_a_mistake_ends_the_worker(tmp_path):
@@ -139,22 +139,22 @@ def test_numbers_that_are_not_finite_are_a_bad_trial_and_a_mistake_ends_the_work
             raise Diverged("loss is nan")
         return fake_train(config, folder, *arguments)
 
-    work(make_config(tmp_path / "a"), diverging_train)
+    run_worker(make_config(tmp_path / "a"), diverging_train)
     assert "PRUNED" in states(tmp_path / "a")
 
     def mistaken_train(*arguments):
         raise UserError("no such data")
 
     with pytest.raises(UserError, match="no such data"):
-        work(make_config(tmp_path / "b"), mistaken_train)
+        run_worker(make_config(tmp_path / "b"), mistaken_train)
 
 
 def test_a_study_of_other_settings_is_refused(tmp_path):
-    work(make_config(tmp_path, trials=1), fake_train)
+    run_worker(make_config(tmp_path, trials=1), fake_train)
     other = make_config(tmp_path, trials=2)
     other.hsic.sigmas = [1, 1, 1]
     with pytest.raises(UserError, match="search of other settings"):
-        work(other, fake_train)
+        run_worker(other, fake_train)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_space_that_cannot_be_searched_is_told(tmp_path, space, message):
     config = make_config(tmp_path)
     config.search.space = space
     with pytest.raises(UserError, match=message):
-        work(config, fake_train)
+        run_worker(config, fake_train)
 
 
 def test_no_search_without_a_validation_split_or_on_the_test_set(tmp_path):
@@ -177,7 +177,7 @@ def test_no_search_without_a_validation_split_or_on_the_test_set(tmp_path):
         loggers[0].epoch(1, {"test/accuracy": 1.0})
 
     with pytest.raises(UserError, match=r"data\.validation"):
-        work(make_config(tmp_path), without_validation)
+        run_worker(make_config(tmp_path), without_validation)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train-biohsic", ["data=digits", "objective=test/accuracy"])
     with pytest.raises(UserError, match="never sees the test set"):
@@ -224,9 +224,9 @@ def test_a_real_search_is_resumed_where_it_was_interrupted(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(PrintLogger, "epoch", stop)
         with pytest.raises(Interrupted):
-            work(config, train)
+            run_worker(config, train)
     assert read_summary(tmp_path / "0000")["status"] == "interrupted"
-    best = work(config, train)
+    best = run_worker(config, train)
     assert 0 <= best <= 1
     assert states(tmp_path) == ["FAIL", "COMPLETE", "COMPLETE"]
     runs = {path.name: read_summary(path)["status"] for path in tmp_path.glob("0*")}

@@ -12,7 +12,7 @@ from projectlib import plotting
 from projectlib.data import digits
 from projectlib.errors import UserError
 from projectlib.models import SpikingLayer, spiking_mlp
-from projectlib.models.spiking import Spiking
+from projectlib.models.spiking import SpikingState
 from projectlib.runs.run import Run
 from projectlib.training.spikes import NUM_SAMPLES
 
@@ -95,7 +95,7 @@ def test_a_gradient_meets_the_fast_sigmoid_and_nothing_older():
     layer = neurons([0.5, 1.5, 0.7], refractory=2, threshold=0.8, slope=3.0)
     v = torch.tensor([[0.1, 0.6, 0.4]], dtype=torch.float64)
     rest = torch.tensor([[0.0, 0.0, 2.0]], dtype=torch.float64)
-    u = Spiking(v, rest, torch.zeros_like(v), torch.full_like(v, 0.3))
+    u = SpikingState(v, rest, torch.zeros_like(v), torch.full_like(v, 0.3))
 
     def trace(weight):
         return torch.func.functional_call(layer, {"affine.weight": weight}, (torch.full((1, 1), 2.0).double(), u))[

@@ -18,7 +18,7 @@ from projectlib.runs.folder import write_settings
 from projectlib.runs.loggers import PrintLogger
 from projectlib.sweeps import launchers
 from projectlib.sweeps.collect import collect
-from projectlib.sweeps.jobs import finished_run, identity, note_finished, objective
+from projectlib.sweeps.jobs import finished_run, note_finished, objective, settings_digest
 
 TINY = ["data=digits", "data.limit=40", "nmodels=1", "engine=eager", "training.nepochs=3", "data.validation=0.2"]
 
@@ -82,11 +82,11 @@ def test_sweeps_compose(script, name):
 
 
 def test_identity_is_that_of_the_numbers():
-    base = identity(compose_config())
-    assert identity(compose_config("device=cpu", "logger=tensorboard", "training.log_interval=7")) == base
-    assert identity(compose_config("sweep.skip_finished=true", "checkpointing.rate=2")) == base
+    base = settings_digest(compose_config())
+    assert settings_digest(compose_config("device=cpu", "logger=tensorboard", "training.log_interval=7")) == base
+    assert settings_digest(compose_config("sweep.skip_finished=true", "checkpointing.rate=2")) == base
     for change in ("seed=1", "hsic.gamma=3", "training.nepochs=4", "rule=frozen"):
-        assert identity(compose_config(change)) != base, change
+        assert settings_digest(compose_config(change)) != base, change
 
 
 def test_a_finished_run_is_found_until_its_folder_is_gone(tmp_path, monkeypatch):

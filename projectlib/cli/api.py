@@ -16,7 +16,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.cli.hydra_job import Job, before_folders
+from projectlib.cli.hydra_job import Job, with_new_folders
 from projectlib.cli.main import plan
 from projectlib.config.compose import make_loader
 from projectlib.config.messages import explained
@@ -45,7 +45,7 @@ def run_in_folder(job: Job, config_name: str, overrides: list[str], config_dir: 
     if config.evaluate is not None or config.search is not None:
         raise UserError("projectlib.train trains one run; expected no evaluate= or search=")
     config.hydra.mode = RunMode.RUN
-    job = before_folders(job, config)
+    job = with_new_folders(job, config)
 
     def task(settings: DictConfig) -> Exception | None:
         folder = Path(HydraConfig.get().runtime.output_dir)

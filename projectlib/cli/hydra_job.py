@@ -93,9 +93,9 @@ class Job:
         if config.evaluate is not None:
             return evaluate_run(config, folder)
         if config.search is not None:
-            from projectlib.sweeps.search import work
+            from projectlib.sweeps.search import run_worker
 
-            best = work(config, train)
+            best = run_worker(config, train)
             write_summary(folder, {"status": "searched", "study": config.search.folder})
             return best
         return train(config, folder)
@@ -121,7 +121,7 @@ class CommandLineJob(Job):
             sys.exit(1)
 
 
-def before_folders(job: Job, config: DictConfig) -> Job:
+def with_new_folders(job: Job, config: DictConfig) -> Job:
     """A job that knows which folders Hydra is about to make for it; none, where only Hydra can tell their names."""
     with suppress(OmegaConfBaseException):
         return replace(job, made=missing_folders(str(config.hydra.run.dir)))

@@ -18,8 +18,8 @@ from projectlib.errors import UserError, system_problem
 from projectlib.garbage import paused_collector
 from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint, restored_threads
 from projectlib.runs.files import locked, remove_partial_files
-from projectlib.runs.folder import SETTINGS, checkpoint_folder, write_settings, write_summary
-from projectlib.runs.history import History, format_mean, scored
+from projectlib.runs.folder import HYDRA_FOLDER, checkpoint_folder, write_settings, write_summary
+from projectlib.runs.history import History, format_mean, row_split
 from projectlib.runs.load import load
 from projectlib.runs.loggers import Logger
 from projectlib.runs.recorder import Recorder, describe
@@ -41,7 +41,7 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
     checkpoints = checkpoint_folder(folder, config.checkpointing.path)
     with written_alone(folder, checkpoints), Interrupts() as interrupts, flushed_subnormals():
         settings = plain(config, resolve=True)
-        remove_partial_files(folder, folder / SETTINGS, checkpoints)
+        remove_partial_files(folder, folder / HYDRA_FOLDER, checkpoints)
         checkpoint = checkpoint_of_run(folder, checkpoints, settings) if config.resume else None
         if not config.resume and checkpoint_files(checkpoints):
             raise UserError(
@@ -167,7 +167,7 @@ def evaluate_run(config: DictConfig, folder: Path) -> float:
         )
     history = History()
     for name, split in dataset.splits.items():
-        scores, row = evaluate(trained.ensemble, split, config.data.test_batchsize), scored(name)
+        scores, row = evaluate(trained.ensemble, split, config.data.test_batchsize), row_split(name)
         history.add(0, row, scores)
         log.info("%s", describe(f"{row} of {config.data.name}", scores))
     summary = {"status": "evaluated", "evaluated": str(Path(config.evaluate).resolve()), "metrics": history.summary()}

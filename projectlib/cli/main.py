@@ -21,12 +21,12 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext, RunMode
 
-from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, before_folders, unforeseen
+from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, unforeseen, with_new_folders
 from projectlib.config.compose import CONFIGS, CheckedLoader, HelpLoader, check_choices, make_loader, parse
 from projectlib.config.experiments import with_size
 from projectlib.config.messages import MISTAKES, explained
 from projectlib.errors import UserError, one_line, system_problem
-from projectlib.garbage import leave_everything_at_exit
+from projectlib.garbage import skip_final_collection
 from projectlib.runs.folder import is_finished, refuse_links
 from projectlib.runs.resume import check_unchanged, extends, newest_unfinished, resumed_overrides, split_resume
 from projectlib.sweeps.launchers import set_launcher_defaults
@@ -45,7 +45,7 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     logging.raiseExceptions = False  # on a full disk the log would bury the reason under tracebacks of its own
     version.setbase("1.3")
     set_launcher_defaults()
-    leave_everything_at_exit()
+    skip_final_collection()
     parser = get_args_parser()
     options = parser.parse_intermixed_args(arguments)
     name, loader = "ConfigLoaderImpl", HelpLoader if options.help else CheckedLoader
@@ -100,7 +100,7 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     context = HydraContext(loader, Callbacks())
     if mode == RunMode.RUN:
-        run_job(before_folders(job, config), config, "hydra.run.dir", None, context)
+        run_job(with_new_folders(job, config), config, "hydra.run.dir", None, context)
         return
     sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=job, config=config)
     try:

@@ -28,7 +28,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(path for path in (PACKAGE.parent / "configs", PACKAGE / "configs") if (path / "common.yaml").is_file())
 """``configs/`` of the checkout, or what an installation brings of it."""
 
-OF_RESERVOIRS = {"model": "reservoir", "rule": "delta"}  # and of nothing else
+RESERVOIR_ONLY = {"model": "reservoir", "rule": "delta"}  # and of nothing else
 
 
 class FileConfigSource(file_config_source.FileConfigSource):  # Hydra's name for it: by that it knows that it has one
@@ -98,7 +98,7 @@ class HelpLoader(CheckedLoader):
 
     def suits(self, group: str, name: str) -> bool:
         content: Any = self.repository.load_config(f"{group}/{name}")
-        if group in OF_RESERVOIRS and (name == OF_RESERVOIRS[group]) != (self.config.task == "reservoir"):
+        if group in RESERVOIR_ONLY and (name == RESERVOIR_ONLY[group]) != (self.config.task == "reservoir"):
             return False
         script = self.config.hydra.job.config_name
         runs, named = (OmegaConf.select(content.config, key) for key in ("figure.runs", f"{group}.script"))

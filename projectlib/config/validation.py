@@ -106,7 +106,7 @@ def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
     one_by_one = instead = ""  # what sees one sample at a time
     if modulator in MEMORIES:
         one_by_one, instead = f"modulator={modulator}", "modulator=window"
-    elif rule in STREAMS:
+    elif rule in SINGLE_SAMPLE_RULES:
         one_by_one, instead = f"rule={rule}", "rule=biohsic"
     texts = map(str, flatten(plain(config)).values())  # a rule, or its modulator, names what it takes
     read = tuple(text[2:-1] for text in texts if text.startswith("${hsic."))
@@ -127,6 +127,6 @@ def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
         raise UserError(f"{line} has no effect with {reason}")
 
 
-STREAMS = ("direct-feedback-alignment", "feedback-alignment", "local-classifier")
+SINGLE_SAMPLE_RULES = ("direct-feedback-alignment", "feedback-alignment", "local-classifier")
 MEMORIES = ("remembered", "covariance", "delta", "class-means")
 MISSING = object()

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from projectlib.data.augmentation import Augmentation
 from projectlib.data.dataset import Dataset, Split
+from projectlib.device_memory import total_memory
 from projectlib.errors import UserError, not_installed
-from projectlib.memory import memory_of
 
 CIFAR10_MEAN, CIFAR10_SD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 NUM_POINTS, NUM_TEST_POINTS = 1000, 100
@@ -332,7 +332,7 @@ def _read_images(samples: list[tuple[str, int]], shape: tuple[int, int, int]) ->
     """Files and labels -> uint8 (n, C, H, W), channels last in memory, and labels (n,), in a fixed random order."""
     channels, height, width = shape
     needed = 5 * len(samples) * math.prod(shape)  # as bytes, and then as float32
-    if needed > (available := memory_of(torch.device("cpu"))):
+    if needed > (available := total_memory(torch.device("cpu"))):
         raise UserError(
             f"data.shape is {[*shape]}: {len(samples)} images need {needed / 1e9:,.1f} GB, of "
             f"{available / 1e9:,.1f} GB that there are; expected fewer or smaller images"

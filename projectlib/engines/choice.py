@@ -46,9 +46,9 @@ def choose_engine(
     """
     device = device_type(ensemble)
     layers = [type(layer) for layer in ensemble.network.layers]
-    compiled = next((engine for engine in COMPILED.get(device, ()) if engine.takes(ensemble.network, rule)), None)
+    compiled = next((engine for engine in COMPILED.get(device, ()) if engine.supports(ensemble.network, rule)), None)
     if compiled:
-        reason = compiled.lacks(rule, optimizer, sampler)
+        reason = compiled.unsupported(rule, optimizer, sampler)
     else:
         names = ", ".join(sorted({layer.__name__ for layer in layers}))
         layers_of = f"such a network of {names}{' in a stream' if rule.streams else ''}"
@@ -64,7 +64,7 @@ def choose_reservoir_engine(
 ) -> type[ReservoirEngine]:
     """The engine of a reservoir for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does."""
     device, compiled = device_type(ensemble), CpuReservoirEngine
-    reason = compiled.lacks(ensemble, optimizer) if device == "cpu" else f"a reservoir on the device {device}"
+    reason = compiled.unsupported(ensemble, optimizer) if device == "cpu" else f"a reservoir on the device {device}"
     is_compiled = partial(compiled.is_compiled, ensemble.num_layers)
     return choose(name, ReservoirEngine, compiled, reason, num_updates, ensemble.num_models, is_compiled)
 

@@ -70,12 +70,12 @@ class GraphEngine(EagerEngine):
     worth_compiling = 3000  # updates, against a minute of torch.compile
 
     @staticmethod
-    def takes(network: Network, rule: Rule) -> bool:
+    def supports(network: Network, rule: Rule) -> bool:
         """It runs whatever eager runs."""
         return True
 
     @staticmethod
-    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         """What it does not cover, in words: a first step that is unlike the others."""
         return "momentum with dampening" if optimizer.param_groups[0].get("dampening") else None
 
@@ -149,7 +149,9 @@ class GraphEngine(EagerEngine):
         self.position.zero_()
         replays.many()
         replays.one()
-        departures = {name: departure(got, expected[name], before[name]) for name, got in self.changing().items()}
+        departures = {
+            name: departure(got, expected[name], before[name]) for name, got in self.mutable_tensors().items()
+        }
         worst = max(departures, key=departures.__getitem__)
         if departures[worst] <= 1:
             return None
@@ -180,7 +182,7 @@ class GraphEngine(EagerEngine):
         for _ in range(self.unrolled):
             self.one_step()
 
-    def changing(self) -> dict[str, Tensor]:
+    def mutable_tensors(self) -> dict[str, Tensor]:
         """Every tensor that a step changes, by where it is."""
         tree = {
             "parameters": self.ensemble.parameters,
@@ -194,11 +196,11 @@ class GraphEngine(EagerEngine):
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of what is ``changing``."""
-        return {name: tensor.clone() for name, tensor in self.changing().items()}
+        return {name: tensor.clone() for name, tensor in self.mutable_tensors().items()}
 
     def put_back(self, saved: dict[str, Tensor]) -> None:
         """Undo all changes since a ``snapshot``, in place."""
-        for name, tensor in self.changing().items():
+        for name, tensor in self.mutable_tensors().items():
             tensor.copy_(saved[name])
 
 

@@ -93,7 +93,7 @@ class EagerEngine:
         for _ in range(self.ensemble.network.num_timesteps):
             gradients, state, measured = self.advance(x, y, context)
             if state is not self.state:  # an engine may have changed it in place
-                put(self.state, state)
+                copy_tree_(self.state, state)
             for layer, gradient in zip(self.ensemble.parameters, gradients, strict=True):
                 for name, of_parameter in gradient.items():
                     layer[name].grad = of_parameter.contiguous()  # as fused optimizers take it to be, unchecked
@@ -168,7 +168,7 @@ class EagerEngine:
         self.steps_in_epoch = saved["steps_in_epoch"]
 
 
-def put(old: Any, new: Any) -> None:
+def copy_tree_(old: Any, new: Any) -> None:
     """Write the tensors of a pytree into those of another, which may be among them, in the same or in other places."""
     places, parts = tree_leaves(old), tree_leaves(new)
     storages = {place.untyped_storage().data_ptr() for place in places}

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from projectlib.data import Epoch, Sampler
 from projectlib.engines.optimizers import load_optimizer
-from projectlib.ensemble import NOISE, Ensemble, over_members, stream_of
+from projectlib.ensemble import NOISE, Ensemble, generator_of, over_members
 from projectlib.models import Reservoir
 from projectlib.rules import Delta
 
@@ -54,7 +54,7 @@ class ReservoirEngine:
         self.network = cast(Reservoir, ensemble.network)
         self.rule, self.optimizer, self.num_timesteps = rule, optimizer, num_timesteps
         (self.parameters,) = ensemble.parameters
-        self.noise = [stream_of(seed, NOISE) for seed in seeds]
+        self.noise = [generator_of(seed, NOISE) for seed in seeds]
         self.samples, device = samples, samples.x.device
         self.sampler = Sampler(len(samples.x), window, sliding=True)
         num_models, zdim, num_hidden = self.parameters["readout"].shape

@@ -43,14 +43,16 @@ def state_problem(optimizer: Optimizer, saved: dict) -> str | None:
         if not 0 <= float(saved_group["lr"]) < math.inf:
             return f"has lr {saved_group['lr']!r:.50}, expected a finite number of at least 0"
         for number, parameter in zip(numbers, group["params"], strict=True):
-            if number in state and (problem := difference(state[number], fresh_state(optimizer, group, parameter))):
+            if number in state and (
+                problem := state_difference(state[number], fresh_state(optimizer, group, parameter))
+            ):
                 return f"has for parameter {number} {problem}"
     if state and state.keys() != {*range(first)}:
         return f"has the state of {len(state)} parameters, expected none or those of all {first}"
     return None
 
 
-def difference(saved: dict, fresh: dict) -> str | None:
+def state_difference(saved: dict, fresh: dict) -> str | None:
     """What a parameter's saved state has that its first state could not have become, in words."""
     if not isinstance(saved, dict) or saved.keys() != fresh.keys():
         return f"{[*saved] if isinstance(saved, dict) else type(saved).__name__}, expected {[*fresh]}"

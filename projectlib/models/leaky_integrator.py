@@ -30,8 +30,8 @@ class LeakyIntegrator(DynamicLayer):
         self.rate = rate  # dt/tau
         self.hidden = hidden
 
-    def initial_state(self, num_places: int, generator: torch.Generator | None = None) -> Tensor:
-        return self.affine.weight.new_zeros(num_places, self.affine.out_features)
+    def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        return self.affine.weight.new_zeros(batch_size, self.affine.out_features)
 
     def forward(self, h: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         u = u + self.rate * (self.affine(h.flatten(1)) - u)

@@ -25,8 +25,8 @@ class DynamicLayer(nn.Module, ABC):
     """
 
     @abstractmethod
-    def initial_state(self, num_places: int, generator: torch.Generator | None = None) -> Any:
-        """The state before the first time step, (num_places, ...) each, on the device of the parameters.
+    def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Any:
+        """The state before the first time step, (batch_size, ...) each, on the device of the parameters.
 
         generator: of one model, on the CPU, for a state that is random; None asks for the state at rest, from which
         models are evaluated.
@@ -51,10 +51,10 @@ class Network(nn.Module):
             raise ValueError("a Network needs at least a readout layer, but got no layer")
         self.layers = nn.ModuleList(layers)
 
-    def initial_state(self, num_places: int, generator: torch.Generator | None = None) -> State:
-        """The state of every layer, for windows or batches of num_places samples; at rest without a generator."""
+    def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> State:
+        """The state of every layer, for windows or batches of batch_size samples; at rest without a generator."""
         return tuple(
-            layer.initial_state(num_places, generator) if isinstance(layer, DynamicLayer) else ()
+            layer.initial_state(batch_size, generator) if isinstance(layer, DynamicLayer) else ()
             for layer in self.layers
         )
 

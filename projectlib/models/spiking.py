@@ -14,7 +14,7 @@ from projectlib.models.network import EPSILON, DynamicLayer, Network, affine, ch
 from projectlib.values import is_number, require
 
 
-class Spiking(NamedTuple):
+class SpikingState(NamedTuple):
     """Of a layer's neurons at a time step, (N, num_out) each.
 
     v: membrane potentials, after the reset.  rest: time steps of the refractory period that are left.  spikes: 1 where
@@ -60,10 +60,12 @@ class SpikingLayer(DynamicLayer):
         self.rate, self.trace_rate = rate, trace_rate  # dt/tau, dt/tau_trace
         self.threshold, self.refractory, self.slope = threshold, refractory, slope
 
-    def initial_state(self, num_places: int, generator: torch.Generator | None = None) -> Spiking:
-        return Spiking(*(self.affine.weight.new_zeros(num_places, self.affine.out_features) for _ in Spiking._fields))
+    def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> SpikingState:
+        return SpikingState(
+            *(self.affine.weight.new_zeros(batch_size, self.affine.out_features) for _ in SpikingState._fields)
+        )
 
-    def forward(self, h: Tensor, u: Spiking) -> tuple[Tensor, Spiking]:
+    def forward(self, h: Tensor, u: SpikingState) -> tuple[Tensor, SpikingState]:
         v = torch.where(u.rest > 0, 0, u.v + self.rate * (self.affine(h.flatten(1)) - u.v))
         above = v / self.threshold - 1
         soft = above / (1 + self.slope * above.abs())
@@ -71,7 +73,7 @@ class SpikingLayer(DynamicLayer):
         trace = u.trace + self.trace_rate * (fired + (soft - soft.detach()) - u.trace)
         rest = torch.where(fired > 0, self.refractory, (u.rest - 1).clamp(min=0))
         z = layer_norm(trace, trace.shape[-1:], eps=EPSILON)
-        return z, Spiking(torch.where(fired > 0, 0, v), rest, fired, trace)
+        return z, SpikingState(torch.where(fired > 0, 0, v), rest, fired, trace)
 
 
 def spiking_mlp(

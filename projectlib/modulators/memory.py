@@ -74,7 +74,7 @@ class Memory(Modulator):
         memory = self.empty(sample._replace(z=z))
         return Blocks(torch.zeros_like(z), z.new_zeros(()), torch.zeros((), dtype=torch.int64), memory)
 
-    def __call__(self, sample: Sample, state: Any, taught: Tensor | None) -> tuple[Tensor, Any]:
+    def __call__(self, sample: Sample, state: Any, window_signal: Tensor | None) -> tuple[Tensor, Any]:
         if sample.z.ndim != 3:
             return self.supply(sample, state)
         height, width, _ = sample.z.shape

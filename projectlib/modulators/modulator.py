@@ -43,5 +43,5 @@ class Modulator(ABC):
         return ()
 
     @abstractmethod
-    def __call__(self, sample: Sample, state: Any, taught: Tensor | None) -> tuple[Tensor, Any]:
-        """(xi of the shape of z, new state).  taught: the window's signal; None unless it ``needs_window``."""
+    def __call__(self, sample: Sample, state: Any, window_signal: Tensor | None) -> tuple[Tensor, Any]:
+        """(xi of the shape of z, new state).  window_signal: the window's signal; None unless it ``needs_window``."""

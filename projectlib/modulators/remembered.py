@@ -9,13 +9,13 @@ from torch import Tensor
 from projectlib.hsic import (
     BANDWIDTH,
     FORMS,
-    OF_LABELS,
+    LABEL_FORMS,
     hsic,
     is_bandwidth,
     kernel_matrix,
     kernel_row,
+    mask_exponents,
     modulation,
-    only,
     squared_distances,
 )
 from projectlib.modulators.memory import Memory
@@ -69,9 +69,9 @@ class RememberedModulator(Memory):
         require(len(sigmas) == 3, "modulator.sigmas", [*sigmas], "three bandwidths: of x, y and z")
         require(is_number(gamma), "modulator.gamma", gamma, "a finite number, the weight of the label term")
         self.size, self.signal, self.gamma = size, signal, gamma
-        self.num_samples, self.compares_inputs = size, signal not in OF_LABELS
+        self.num_samples, self.compares_inputs = size, signal not in LABEL_FORMS
         self.transports = "labels and the input" if self.compares_inputs else "labels"
-        self.sigmas = (*sigmas[:2], sigma if signal in OF_LABELS else sigmas[2])
+        self.sigmas = (*sigmas[:2], sigma if signal in LABEL_FORMS else sigmas[2])
 
     def empty(self, sample: Sample) -> Remembered:
         x, y, z = (part.new_zeros(self.size, part.numel()) for part in (self.kept(sample.x), sample.y, sample.z))
@@ -105,8 +105,8 @@ class RememberedModulator(Memory):
         if self.signal == "contrastive":
             of_same = torch.where(same, log_k, 0).sum(1) / same.sum(1).clamp(min=1)
         else:
-            of_same = only(log_k, same).logsumexp(1)
-        return torch.where(same.any(1), only(log_k, others).logsumexp(1) - of_same, 0).mean()
+            of_same = mask_exponents(log_k, same).logsumexp(1)
+        return torch.where(same.any(1), mask_exponents(log_k, others).logsumexp(1) - of_same, 0).mean()
 
     def of_classes(self, memory: Remembered) -> Tensor:
         """The mean of what is remembered of each class, apart from that of all, (num_classes, d)."""

@@ -78,10 +78,12 @@ class ReservoirModulator(Modulator):
         (weights,) = Reservoir(num_inputs, width, **self.units, generator=shared).to(sample.z).split_parameters()
         return ReservoirState(sample.z.new_zeros(self.units["nhidden"]), weights)
 
-    def __call__(self, sample: Sample, state: ReservoirState, taught: Tensor | None) -> tuple[Tensor, ReservoirState]:
-        assert taught is not None  # as it needs the window
+    def __call__(
+        self, sample: Sample, state: ReservoirState, window_signal: Tensor | None
+    ) -> tuple[Tensor, ReservoirState]:
+        assert window_signal is not None  # as it needs the window
         weights = state.weights
         current = self.dynamics.current(weights, torch.cat([part.flatten() for part in sample]))
         u, r, o = self.dynamics.step(weights, state.u, current)
-        readout = weights["readout"] - self.learning_rate * readout_gradient(r, o, taught)
+        readout = weights["readout"] - self.learning_rate * readout_gradient(r, o, window_signal)
         return o, ReservoirState(u, {**weights, "readout": readout})

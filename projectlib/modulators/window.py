@@ -15,6 +15,6 @@ class WindowModulator(Modulator):
     transports = "labels and the input"
     kernel = "window"
 
-    def __call__(self, sample: Sample, state: Any, taught: Tensor | None) -> tuple[Tensor, Any]:
-        assert taught is not None  # as it needs the window
-        return taught, state
+    def __call__(self, sample: Sample, state: Any, window_signal: Tensor | None) -> tuple[Tensor, Any]:
+        assert window_signal is not None  # as it needs the window
+        return window_signal, state

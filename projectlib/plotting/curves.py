@@ -76,8 +76,8 @@ def learning_curve(folders: Folders | None, ax: Axes) -> None:
 
 def hsic(folders: Folders | None, ax: Axes) -> None:
     """Both parts of every layer's objective over epochs: HSIC with the labels (filled) and the inputs (open)."""
-    run = select_run(folders, lambda run: bool(measured_layers(run)), "run of windows with training.log_hsic=true")
-    num_layers = measured_layers(run)
+    run = select_run(folders, lambda run: bool(num_measured_layers(run)), "run of windows with training.log_hsic=true")
+    num_layers = num_measured_layers(run)
     for layer in range(num_layers):
         name = "readout" if layer == num_layers - 1 else f"layer {layer + 1}"
         look = SEQUENCE[layer % len(SEQUENCE)]
@@ -90,7 +90,7 @@ def hsic(folders: Folders | None, ax: Axes) -> None:
     legend(ax)
 
 
-def measured_layers(run: Run) -> int:
+def num_measured_layers(run: Run) -> int:
     """Of how many layers HSIC was logged."""
     return sum(name.startswith("hsic_layer") for name in run.history.metrics) if run.has_metrics else 0
 

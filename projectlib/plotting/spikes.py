@@ -24,7 +24,7 @@ def raster(folders: Folders | None, axes: np.ndarray) -> None:
         ax.axis("off")
     for index, ax in enumerate(axes[:num_layers]):
         _, trains = logged(run, f"spikes_layer{index}")
-        draw_layer(ax, trains[-1], time_step(run))
+        draw_layer(ax, trains[-1], time_step_ms(run))
         ax.set_title(f"hidden layer {index + 1}: {trains[-1].sum() / trains[-1].shape[1]:,.0f} spikes a sample")
         ax.set(xlabel="time (ms), samples of one class after the other", ylabel="neuron")
     figure_title(axes[0].figure, f"Spikes of one model, {conditions([run])}")
@@ -41,6 +41,6 @@ def draw_layer(ax: Axes, train: np.ndarray, milliseconds: float) -> None:
     ax.set(xlim=(0, num_samples * num_steps * milliseconds), ylim=(-1, num_neurons))
 
 
-def time_step(run: Run) -> float:
+def time_step_ms(run: Run) -> float:
     """Of a run, in milliseconds."""
     return 1000 * float(run.get("training.time_step"))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from projectlib.hsic import OF_LABELS, check_form, check_objective, kernel_matrix, kernel_row, modulation
+from projectlib.hsic import LABEL_FORMS, check_form, check_objective, kernel_matrix, kernel_row, modulation
 from projectlib.modulators import Modulator, Sample, WindowModulator
 from projectlib.rules.local import Hidden, HiddenUpdate, LocalRule
 from projectlib.rules.replay import Replay, nothing_to_replay, update_replayed
@@ -57,7 +57,7 @@ class BioHSIC(LocalRule):
     ):
         self.gamma, self.sigmas = check_objective(gamma, sigmas)
         self.form, self.modulator = check_form(form), modulator or WindowModulator()
-        of_labels = self.modulator.applies_window_signal and form in OF_LABELS
+        of_labels = self.modulator.applies_window_signal and form in LABEL_FORMS
         self.transports = "labels" if of_labels else self.modulator.transports
         require(is_count(accumulate), "optimizer.accumulate", accumulate, "a whole number of at least 1")
         require(is_count(readout_window), "readout.window", readout_window, "a whole number of at least 1")
@@ -81,7 +81,7 @@ class BioHSIC(LocalRule):
     def signal(self, z: Tensor, context: WindowContext) -> Tensor:
         """What the window says to the newest sample of activations z (N, ...): the shape of one z."""
         sigma = self.sigmas[2]
-        kz = None if self.form in OF_LABELS else kernel_row(z, sigma)
+        kz = None if self.form in LABEL_FORMS else kernel_row(z, sigma)
         return modulation(context.kx, context.ky, kz, z, self.gamma, sigma, self.form)
 
     def update_hidden(self, hidden: Hidden, memory: Any, context: WindowContext | None) -> HiddenUpdate:

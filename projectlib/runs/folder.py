@@ -28,7 +28,13 @@ from projectlib.errors import UserError, one_line
 from projectlib.runs.files import write_text
 from projectlib.values import ANYTHING, TEXT, Check, problem
 
-SETTINGS, METRICS, SUMMARY, FIGURES, STACKS = ".hydra", "metrics.csv", "summary.json", "figures", ("arrays", "traces")
+HYDRA_FOLDER, METRICS, SUMMARY, FIGURES, STACKS = (
+    ".hydra",
+    "metrics.csv",
+    "summary.json",
+    "figures",
+    ("arrays", "traces"),
+)
 TABLE = {...: ANYTHING}
 LARGEST = 1e150  # has a square that is a number too; a run with larger metrics ends as one that diverged
 NUMBER = Check(lambda v: type(v) in (int, float) and abs(v) < LARGEST, "a number")
@@ -40,8 +46,8 @@ SUMMARY_SCHEMA = {
     **{f"{name}?": STATISTICS for name in ("metrics", "best")},
     **TABLE,
 }
-BEFORE_RUN = ("*.log", ".lock", f"{SETTINGS}/*.yaml")
-IN_PLACE = (*BEFORE_RUN, SETTINGS, f"{SETTINGS}/*", FIGURES, f"{FIGURES}/*", "tensorboard", "wandb")
+BEFORE_RUN = ("*.log", ".lock", f"{HYDRA_FOLDER}/*.yaml")
+IN_PLACE = (*BEFORE_RUN, HYDRA_FOLDER, f"{HYDRA_FOLDER}/*", FIGURES, f"{FIGURES}/*", "tensorboard", "wandb")
 UNREADABLE = (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError)
 """What text, JSON and YAML raise: for ints of thousands of digits, depths, lists as keys."""
 
@@ -73,10 +79,10 @@ def read_settings(folder: Path, name: str, schema: Any = TABLE) -> dict[str, Any
     Raises UserError where it is missing, broken or does not fit the schema.
     """
     try:
-        return read_file(Path(folder) / SETTINGS / name, parse_yaml, schema)
+        return read_file(Path(folder) / HYDRA_FOLDER / name, parse_yaml, schema)
     except FileNotFoundError:
         raise UserError(
-            f"{folder} is no run folder: it has no {SETTINGS}/{name}; expected a folder that an entry script wrote"
+            f"{folder} is no run folder: it has no {HYDRA_FOLDER}/{name}; expected a folder that an entry script wrote"
         ) from None
 
 
@@ -85,14 +91,14 @@ def read_config(folder: Path) -> DictConfig:
     try:
         return OmegaConf.create(read_settings(folder, "config.yaml"))
     except (OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise UserError(f"{Path(folder) / SETTINGS}/config.yaml cannot be read: {one_line(error)}") from None
+        raise UserError(f"{Path(folder) / HYDRA_FOLDER}/config.yaml cannot be read: {one_line(error)}") from None
 
 
 def write_settings(folder: Path, **nodes: DictConfig | ListConfig) -> None:
     """Write ``.hydra/<name>.yaml`` for each node."""
-    (Path(folder) / SETTINGS).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / HYDRA_FOLDER).mkdir(parents=True, exist_ok=True)
     for name, node in nodes.items():
-        write_text(Path(folder) / SETTINGS / f"{name}.yaml", OmegaConf.to_yaml(node))
+        write_text(Path(folder) / HYDRA_FOLDER / f"{name}.yaml", OmegaConf.to_yaml(node))
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def nested(statistics: pd.DataFrame) -> Statistics:
     return result
 
 
-def scored(split: str) -> str:
+def row_split(split: str) -> str:
     """The name of a split's row where it is scored, as it is before training."""
     return TRAIN_SET if split == "train" else split
 

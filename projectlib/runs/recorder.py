@@ -24,7 +24,7 @@ from projectlib.runs.history import History, format_mean, mean_and_sd
 if TYPE_CHECKING:
     from projectlib.cli.interrupts import Interrupts
 
-TOLD_EVERY = 60  # seconds between two lines of progress in a log
+LOG_EVERY = 60  # seconds between two lines of progress in a log
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +52,13 @@ class Recorder:
         self.seconds = {"training": 0.0, "compile": 0.0, "wall": 0.0}
         self.steps = 0
         self.started = self.saved_at = time.monotonic()
-        self.num_epochs, self.progress, self.open = 0, None, ExitStack()  # open: until the run ends
-        self.total, self.begun, self.told = 0, (0.0, 0), (0.0, 0)  # steps; when this process began, and told, at which
-        self.numbers_kept, self.about = None, {}
+        self.num_epochs, self.progress, self.exit_stack = 0, None, ExitStack()  # closed when the run ends
+        self.total = 0  # steps of the run
+        self.begun = self.last_progress = (
+            0.0,
+            0,
+        )  # time and step, of this process's start and of the last progress line
+        self.numbers_kept, self.metadata = None, {}
         self.code = commit()  # as it is now: a checkout may move on while a run goes on
         if checkpoint:
             self.restore(checkpoint)
@@ -84,22 +88,22 @@ class Recorder:
         with suppress(OSError):  # what stopped the run, a full disk perhaps, is what has to be told
             self.close(status, reason)
 
-    def attach(self, loggers: list, numbers_kept: int, **about: Any) -> None:
-        """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  about: what checkpoints say."""
-        self.loggers, self.numbers_kept, self.about = loggers, numbers_kept, about
+    def attach(self, loggers: list, numbers_kept: int, **metadata: Any) -> None:
+        """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  metadata: what checkpoints say."""
+        self.loggers, self.numbers_kept, self.metadata = loggers, numbers_kept, metadata
         for logger in loggers:
-            self.open.callback(logger.close)
+            self.exit_stack.callback(logger.close)
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps: a bar, or a line a minute where the output is not a terminal."""
         self.num_epochs, self.total = num_epochs, total
-        self.begun = self.told = (time.monotonic(), done)
+        self.begun = self.last_progress = (time.monotonic(), done)
         bar = tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True)
-        self.progress = self.open.enter_context(bar)
+        self.progress = self.exit_stack.enter_context(bar)
         if not self.progress.disable:
             self.progress.set_postfix_str(self.reached())
             printed_by = logging.root if logging.root.handlers else logging.getLogger("projectlib")
-            self.open.enter_context(logging_redirect_tqdm([printed_by]))
+            self.exit_stack.enter_context(logging_redirect_tqdm([printed_by]))
         self.history.write(self.folder / METRICS)
 
     def step(self, global_step: int, metrics: dict[str, Tensor]) -> None:
@@ -150,25 +154,25 @@ class Recorder:
         if self.progress is not None:
             self.progress.update(num_steps)
             if self.progress.disable:
-                self.tell(num_steps)
+                self.log_progress(num_steps)
         due = self.minutes is not None and time.monotonic() - self.saved_at > 60 * self.minutes
         return due or self.interrupts.requested
 
-    def tell(self, num_steps: int) -> None:
+    def log_progress(self, num_steps: int) -> None:
         """Log the progress, a line a minute."""
-        (began, first), (told, done), now = self.begun, self.told, time.monotonic()
+        (began, first), (logged, done), now = self.begun, self.last_progress, time.monotonic()
         done += num_steps
-        is_due = now - told > TOLD_EVERY
-        self.told = (now if is_due else told, done)
+        is_due = now - logged > LOG_EVERY
+        self.last_progress = (now if is_due else logged, done)
         if is_due:
             left = tqdm.format_interval((now - began) / (done - first) * (self.total - done))
             log.info("%s, %.0f %% of the steps done, %s left", self.reached(), 100 * done / self.total, left)
 
-    def due(self, epoch: int) -> bool:
+    def checkpoint_due(self, epoch: int) -> bool:
         """Whether the end of this epoch is checkpointed."""
         return epoch % self.rate == 0 or epoch == self.num_epochs or self.interrupts.requested
 
-    def trained(self, num_steps: int, seconds: float) -> None:
+    def add_training_time(self, num_steps: int, seconds: float) -> None:
         """Count steps of training and the seconds they took, evaluation left out."""
         self.steps += num_steps
         self.seconds["training"] += seconds
@@ -177,7 +181,7 @@ class Recorder:
         """Write a checkpoint; raises Interrupted afterwards where a signal asked for it."""
         content = {
             **snapshot,
-            **self.about,
+            **self.metadata,
             "config": self.config,
             "history": self.history.rows,
             "arrays": self.arrays,
@@ -195,7 +199,7 @@ class Recorder:
 
     def close(self, status: str, error: str | None = None) -> None:
         """End the run: close what is open and write summary.json."""
-        self.open.close()
+        self.exit_stack.close()
         training = self.seconds["training"]
         summary = {
             "status": status,
@@ -206,7 +210,7 @@ class Recorder:
             "compile_seconds": self.seconds["compile"],
             "wall_seconds": self.wall_seconds(),
             "numbers_kept": self.numbers_kept,
-            "device": self.about.get("device", self.config["device"]),
+            "device": self.metadata.get("device", self.config["device"]),
             "versions": versions(),
             "seed": self.config["seed"],
             "nmodels": self.config["nmodels"],

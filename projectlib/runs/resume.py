@@ -24,7 +24,7 @@ from projectlib.config.settings import (
     settled,
 )
 from projectlib.errors import UserError
-from projectlib.runs.folder import SETTINGS, checkpoint_folder, read_config, write_settings
+from projectlib.runs.folder import HYDRA_FOLDER, checkpoint_folder, read_config, write_settings
 from projectlib.runs.run import Run, find_runs
 
 
@@ -61,7 +61,7 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
         key = override.key_or_group
         if is_among(key, RESUMABLE):
             value = override.value() if "." in key else OmegaConf.select(composed, key)
-            put(saved, key, value, folder, merge=False)
+            set_setting(saved, key, value, folder, merge=False)
     OmegaConf.update(saved, "resume", str(folder))
     return settled(saved)
 
@@ -77,7 +77,7 @@ def refuse_new_place(config: DictConfig, folder: Path, overrides: list[str]) -> 
         )
 
 
-def put(config: DictConfig, key: str, value: Any, folder: Path, merge: bool = True) -> None:
+def set_setting(config: DictConfig, key: str, value: Any, folder: Path, merge: bool = True) -> None:
     """Change a setting of a folder's.  Raises UserError where the folder has a list in place of settings."""
     try:
         OmegaConf.update(config, key, value, merge=merge)
@@ -91,7 +91,7 @@ def keep_settings(config: DictConfig, folder: Path) -> bool:
     Returns False, with nothing written, where the folder has those of the same run.  Raises UserError where it has
     those of a run with other settings.
     """
-    if (folder / SETTINGS / "config.yaml").exists():
+    if (folder / HYDRA_FOLDER / "config.yaml").exists():
         if differing := differences(config, read_config(folder), folder, RESUMABLE_UNNAMED):
             raise UserError(
                 f"{folder} holds a run with other settings: {', '.join(differing)}; expected a folder of its own for "
@@ -130,7 +130,7 @@ def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -
             continue
         key, value = override.key_or_group, None if override.is_delete() else override.value()
         if key not in run.choices:
-            put(changed, key, value, folder)
+            set_setting(changed, key, value, folder)
         elif value != run.choices[key] and (override.is_delete() or not is_among(key, RESUMABLE)):
             differing.append(f"{key} (now {value!r}, run {run.choices[key]!r})")
     if differing := [*differing, *differences(changed, run.config, folder)]:

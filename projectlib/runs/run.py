@@ -18,7 +18,7 @@ from projectlib.config.bounds import LARGEST_TEXT
 from projectlib.config.settings import plain_settings
 from projectlib.errors import UserError, one_line
 from projectlib.runs.files import is_locked
-from projectlib.runs.folder import METRICS, SETTINGS, TABLE, is_finished, read_config, read_settings, read_summary
+from projectlib.runs.folder import HYDRA_FOLDER, METRICS, TABLE, is_finished, read_config, read_settings, read_summary
 from projectlib.values import ANYTHING, COUNT, TEXT, WHOLE, problem
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Run:
         """All settings by dotted key; references to others resolved, and nothing of the environment looked up."""
         settings = plain_settings(read_settings(self.folder, "config.yaml"), self.folder)
         if wrong := problem(settings, {"seed?": WHOLE, "nmodels?": COUNT, **TABLE}):
-            raise UserError(f"{self.folder / SETTINGS}/config.yaml: {wrong}")
+            raise UserError(f"{self.folder / HYDRA_FOLDER}/config.yaml: {wrong}")
         return settings
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -131,14 +131,14 @@ class Run:
         if self.summary.get("status") != "skipped":
             return self
         run = Run(Path(self.summary.get("finished_in", self.folder)))
-        if run.summary.get("status") == "skipped" or not (run.folder / SETTINGS).is_dir():
+        if run.summary.get("status") == "skipped" or not (run.folder / HYDRA_FOLDER).is_dir():
             raise UserError(f"{self.folder} was skipped for {run.folder}, which is no finished run")
         return run
 
     @property
     def started(self) -> float:
         """When it began, in seconds of the system's clock: Hydra's own settings are written once."""
-        return (self.folder / SETTINGS / "hydra.yaml").stat().st_mtime
+        return (self.folder / HYDRA_FOLDER / "hydra.yaml").stat().st_mtime
 
     @property
     def has_metrics(self) -> bool:
@@ -201,7 +201,7 @@ def find_runs(root: str | Path) -> Iterator[Run]:
     seen: set[str] = set()
     for place, folders, _ in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
-        is_run, known = SETTINGS in folders, real in seen
+        is_run, known = HYDRA_FOLDER in folders, real in seen
         seen.add(real)
         if is_run and not known:
             yield Run(Path(place))
@@ -225,10 +225,12 @@ def open_runs(folders: Folders) -> list[Run]:
     found: dict[str, Run] = {}
     for item in given:
         places = [item] if Path(item).exists() else sorted(glob.glob(str(item), recursive=True))
-        runs = [run for place in places for run in find_runs(place) if (run.folder / SETTINGS / "config.yaml").exists()]
+        runs = [
+            run for place in places for run in find_runs(place) if (run.folder / HYDRA_FOLDER / "config.yaml").exists()
+        ]
         if not runs:
             reason = "holds no run" if places else "does not exist"
-            raise UserError(f"{item} {reason}; expected a run folder, with {SETTINGS}/config.yaml in it")
+            raise UserError(f"{item} {reason}; expected a run folder, with {HYDRA_FOLDER}/config.yaml in it")
         found |= {os.path.realpath(run.folder): run for run in runs}
     return [*found.values()]
 

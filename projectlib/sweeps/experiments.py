@@ -88,7 +88,7 @@ class PlannedRun:
         others = [planned_settings(s.script, *s.overrides) for s in siblings if s.script == self.script]
         return {key: own[key] for key in own if any(other.get(key) != own[key] for other in others)}
 
-    def claims(self, run: Run) -> bool:
+    def matches(self, run: Run) -> bool:
         """Whether a run is this one: started as such, or a single run of the same settings."""
         if run.script != self.script or run.is_sweep_job != bool(self.swept):
             return False
@@ -108,9 +108,9 @@ class PlannedRun:
         left = (*SAME_RESULT, *self.swept, *free)
         return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys() if not is_among(key, left))
 
-    def is_repeated_by(self, run: Run) -> bool:
+    def matches_fully(self, run: Run) -> bool:
         """Whether a run is this one, and as long and large."""
-        return self.claims(run) and self.has_settings(run, free=())
+        return self.matches(run) and self.has_settings(run, free=())
 
 
 def plan(name: str, size: str = "paper", settings: Sequence[str] = ()) -> list[PlannedRun]:
@@ -176,12 +176,12 @@ class Results:
 
     def newest(self, planned: PlannedRun) -> list[Run]:
         """Its newest run, or all jobs of its newest sweep that have metrics, by number; empty where there is none."""
-        runs = [run for run in self.found if planned.claims(run) and run.has_metrics]
+        runs = [run for run in self.found if planned.matches(run) and run.has_metrics]
         if not runs:
             return []
 
         def rank(run: Run) -> tuple:
-            return run.is_finished, planned.is_repeated_by(run), planned.has_settings(run), run.started
+            return run.is_finished, planned.matches_fully(run), planned.has_settings(run), run.started
 
         best = max(runs, key=rank)
         return jobs_beside(best, runs) if planned.swept else [best]
@@ -193,15 +193,15 @@ def jobs_beside(job: Run, runs: Sequence[Run]) -> list[Run]:
     return sorted(jobs, key=lambda run: natural(run.folder.name))
 
 
-def is_there(planned: PlannedRun, runs: Sequence[Run]) -> bool:
+def is_complete(planned: PlannedRun, runs: Sequence[Run]) -> bool:
     """Whether a finished run, or a sweep whose jobs are all finished, has the settings and the extent of a plan."""
-    full = [run for run in runs if run.is_finished and planned.is_repeated_by(run)]
+    full = [run for run in runs if run.is_finished and planned.matches_fully(run)]
     return any(len(jobs_beside(run, full)) >= math.prod(planned.swept.values()) for run in full)
 
 
-def arguments(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
+def missing_command(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
     """The command line that makes what is missing: a run or a sweep that was cut is resumed."""
-    cut = next((run for run in runs if planned.is_repeated_by(run)), None)
+    cut = next((run for run in runs if planned.matches_fully(run)), None)
     if cut is None:
         return planned.words
     if planned.swept:
@@ -220,10 +220,10 @@ def run_missing(
     """
     runs, failed = all_runs(roots), []
     for one in planned:
-        if is_there(one, runs):
+        if is_complete(one, runs):
             print(f"{one.title}: there already", flush=True)
             continue
-        words = arguments(one, runs)
+        words = missing_command(one, runs)
         print(f"{one.title}: python {shlex.join(words)}", flush=True)
         code = call(words)
         if code == EXIT_RESUME:

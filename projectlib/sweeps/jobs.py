@@ -23,7 +23,7 @@ def with_effect(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if not is_among(key, WITHOUT_EFFECT)}
 
 
-def identity(config: DictConfig) -> str:
+def settings_digest(config: DictConfig) -> str:
     """The same for two configs only if their runs give the same numbers (with the same code)."""
     settings = flatten(plain(config, resolve=True))
     text = json.dumps(with_effect(settings), sort_keys=True)
@@ -32,7 +32,7 @@ def identity(config: DictConfig) -> str:
 
 def index_entry(script: str, config: DictConfig) -> Path:
     """The file that names the folder of the finished run of ``config``: one look, however many runs there are."""
-    return Path("multirun", script, ".finished", identity(config))
+    return Path("multirun", script, ".finished", settings_digest(config))
 
 
 def note_finished(script: str, config: DictConfig, folder: Path) -> None:
@@ -47,7 +47,7 @@ def finished_run(script: str, config: DictConfig) -> Path | None:
     """The folder of a finished run of the same settings by any sweep of this script; None where there is none."""
     try:
         folder = Path(index_entry(script, config).read_text(encoding="utf-8"))
-        same = identity(read_config(folder)) == identity(config)  # a folder may have been used again
+        same = settings_digest(read_config(folder)) == settings_digest(config)  # a folder may have been used again
     except (OSError, ValueError, UserError, OmegaConfBaseException):
         return None
     return folder if same and is_finished(folder) else None

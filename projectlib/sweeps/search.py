@@ -30,7 +30,7 @@ from projectlib.errors import Diverged, Interrupted, Pruned, UserError
 from projectlib.runs.folder import refuse_links, write_settings
 from projectlib.runs.loggers import Logger
 from projectlib.runs.resume import hydra_settings
-from projectlib.sweeps.jobs import as_text, identity, resume_in_place
+from projectlib.sweeps.jobs import as_text, resume_in_place, settings_digest
 from projectlib.values import is_number
 
 optuna.logging.disable_default_handler()
@@ -47,7 +47,7 @@ Train = Callable[..., float | None]
 """``train(config, folder, job_number, loggers)``, as ``projectlib.cli.job.train``."""
 
 
-class Pruner(Logger):
+class PruningLogger(Logger):
     """Reports the objective of every epoch to a trial, and ends it where the study says so."""
 
     def __init__(self, trial: Trial, objective: str):
@@ -66,7 +66,7 @@ class Pruner(Logger):
             raise Pruned(f"{self.objective} {metrics[self.objective]:.4g} after epoch {epoch}")
 
 
-def work(config: DictConfig, train: Train) -> float | None:
+def run_worker(config: DictConfig, train: Train) -> float | None:
     """One worker: run trials until the study has ``search.trials`` of them.  Returns the best objective.
 
     Raises UserError for a space that cannot be searched and for a study of other settings.
@@ -77,7 +77,7 @@ def work(config: DictConfig, train: Train) -> float | None:
     for key in space:
         if OmegaConf.select(base, key, default=MISSING) is MISSING:
             raise UserError(f"search.space has {key!r}; expected settings of this script")
-    study = open_study(search, folder, {"settings": identity(base), "objective": base.objective, "space": space})
+    study = open_study(search, folder, {"settings": settings_digest(base), "objective": base.objective, "space": space})
 
     def run_trial(trial: Trial) -> Any:
         trial_folder = folder_of(study.get_trials(deepcopy=False)[trial.number], folder)
@@ -86,7 +86,7 @@ def work(config: DictConfig, train: Train) -> float | None:
         write_settings(trial_folder, **hydra_settings(), config=chosen)  # a run folder like any other
         resume_in_place(chosen, trial_folder)
         try:
-            return train(chosen, trial_folder, search.worker, [Pruner(trial, base.objective)])
+            return train(chosen, trial_folder, search.worker, [PruningLogger(trial, base.objective)])
         except (Diverged, Pruned) as error:
             raise TrialPruned(str(error)) from None
         except Interrupted:

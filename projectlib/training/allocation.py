@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from projectlib.device_memory import total_memory
 from projectlib.errors import UserError
-from projectlib.memory import memory_of
 
-TRAINED = 4  # copies of a weight: itself, its gradient and the two moments of Adam
-BYTES = 4  # of a float32
+COPIES_IN_TRAINING = 4  # copies of a weight: itself, its gradient and the two moments of Adam
+BYTES_PER_WEIGHT = 4  # of a float32
 
 MakeModel = Callable[[torch.Generator], Any]  # a Network or a Reservoir
 
@@ -21,7 +21,7 @@ class TooLarge(Exception):
     """One tensor that would not fit, with the number of its elements."""
 
 
-class Allocations(TorchDispatchMode):
+class AllocationLimit(TorchDispatchMode):
     """Within it a tensor of more than ``limit`` elements raises TooLarge before it is allocated."""
 
     def __init__(self, limit: float):
@@ -38,21 +38,23 @@ class Allocations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def within_memory(make: MakeModel, num_models: int, device: torch.device, copies: int = TRAINED) -> MakeModel:
+def within_memory(
+    make: MakeModel, num_models: int, device: torch.device, copies: int = COPIES_IN_TRAINING
+) -> MakeModel:
     """``make``, which raises UserError where ``num_models`` of its models do not fit the device.
 
     copies: of every weight, while the models are trained.
     """
 
     def make_one(generator: torch.Generator) -> nn.Module:
-        available = memory_of(device)
+        available = total_memory(device)
         try:
-            with Allocations(available / (copies * BYTES)):
+            with AllocationLimit(available / (copies * BYTES_PER_WEIGHT)):
                 model = make(generator)
             weights, about = sum(parameter.numel() for parameter in model.parameters()), ""
         except TooLarge as error:
             weights, about = error.args[0], "at least "
-        needed, least = copies * BYTES * weights * num_models, about or "about "
+        needed, least = copies * BYTES_PER_WEIGHT * weights * num_models, about or "about "
         if needed > available:
             raise UserError(
                 f"{num_models} models of {about}{weights:,} weights need {least}{needed / 1e9:,.1f} GB to be trained, "

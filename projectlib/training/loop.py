@@ -149,12 +149,12 @@ def fit(
                 check_finite({"train": engine.metrics()}, engine, epoch, stop)
                 recorder.save(snapshot(stop))
         metrics = engine.metrics()
-        recorder.trained(num_steps - resumed_at, time.perf_counter() - begin)
+        recorder.add_training_time(num_steps - resumed_at, time.perf_counter() - begin)
         scores = {"train": metrics, **evaluate(False)}
         check_finite(scores, engine, epoch, num_steps)
 
         recorder.end_epoch(epoch, scores, {"traces": engine.traces(), "arrays": probe(epoch)})
-        if recorder.due(epoch):
+        if recorder.checkpoint_due(epoch):
             recorder.save(snapshot(num_steps))
         resumed_at = 0
 
@@ -167,7 +167,7 @@ def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: 
     saved, own = checkpoint["engine"], engine.state_dict()
     own.pop("optimizer")  # has no state before the first step
     difference = layout_difference({name: saved.get(name) for name in own}, own)
-    rates = like(checkpoint["schedule"], schedule.state_dict())
+    rates = match_rates(checkpoint["schedule"], schedule.state_dict())
     difference = difference or layout_difference(rates, schedule.state_dict(), "schedule")
     epoch, step = checkpoint["epoch"], checkpoint["step"]
     try:
@@ -183,12 +183,12 @@ def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: 
     return (epoch + 1, 0) if step is None else (epoch, step)
 
 
-def like(saved: Any, own: Any) -> Any:
+def match_rates(saved: Any, own: Any) -> Any:
     """A schedule with rates as this device has them, tensors where a CUDA graph reads them; all else as saved."""
     if isinstance(saved, dict) and isinstance(own, dict):
-        return {name: like(value, own.get(name)) for name, value in saved.items()}
+        return {name: match_rates(value, own.get(name)) for name, value in saved.items()}
     if isinstance(saved, list) and isinstance(own, list) and len(saved) == len(own):
-        return [like(*pair) for pair in zip(saved, own, strict=True)]
+        return [match_rates(*pair) for pair in zip(saved, own, strict=True)]
     if isinstance(own, Tensor) and isinstance(saved, float):
         return torch.full_like(own, saved)
     return saved.item() if isinstance(own, float) and isinstance(saved, Tensor) and saved.numel() == 1 else saved

@@ -15,7 +15,7 @@ from projectlib.models import Network
 from projectlib.models.network import Parameters, State
 from projectlib.modulators import Memory, Sample
 from projectlib.rules import TrainingState
-from projectlib.training.spikes import fires, spike_trains
+from projectlib.training.spikes import has_spiking_layers, spike_trains
 
 SEED = 0  # all runs on a data set are looked at with the same samples
 WINDOW_SIZES = (2, 4, 8, 16, 32, 64)
@@ -97,7 +97,7 @@ class Probe:
             arrays = {"epoch": torch.tensor(epoch), "labels": labels}
             for index, z in enumerate(outputs[:-1]):
                 arrays[f"kernel_layer{index}"] = kernel_matrix(z, SIGMA)
-            if fires(network):
+            if has_spiking_layers(network):
                 first = [int((labels == label).nonzero()[0]) for label in labels.unique()]
                 trains = spike_trains(network, member, inputs[first])
                 arrays |= {f"spikes_layer{index}": train.to(torch.uint8) for index, train in enumerate(trains)}

@@ -10,7 +10,7 @@ from projectlib.models.network import Parameters
 NUM_SAMPLES = 256  # that spikes are counted over
 
 
-def fires(network: Network) -> bool:
+def has_spiking_layers(network: Network) -> bool:
     return any(isinstance(layer, SpikingLayer) for layer in network.layers)
 
 
@@ -25,7 +25,7 @@ def spike_trains(network: Network, parameters: Parameters, x: Tensor) -> list[Te
     return [torch.stack(of_layer) for of_layer in zip(*trains, strict=True)]
 
 
-def spikes_a_sample(ensemble: Ensemble, inputs: Tensor) -> Tensor:
+def spikes_per_sample(ensemble: Ensemble, inputs: Tensor) -> Tensor:
     """(num_models,) spikes of all neurons while a sample is presented, the mean over the first 256 of inputs."""
     x = inputs[:NUM_SAMPLES]
 

@@ -19,13 +19,13 @@ from projectlib.models import DynamicLayer
 from projectlib.models.make import make_model
 from projectlib.modulators import Memory
 from projectlib.rules import Rule, TrainingState
-from projectlib.runs.history import TRAIN_SET, scored
-from projectlib.training.allocation import TRAINED, MakeModel, within_memory
+from projectlib.runs.history import TRAIN_SET, row_split
+from projectlib.training.allocation import COPIES_IN_TRAINING, MakeModel, within_memory
 from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
 from projectlib.training.memory_monitor import MemoryMonitor
 from projectlib.training.metrics import HSICMonitor
 from projectlib.training.probes import Probe
-from projectlib.training.spikes import fires, spikes_a_sample
+from projectlib.training.spikes import has_spiking_layers, spikes_per_sample
 
 ALL_THREADS = torch.get_num_threads()  # before a job of a sweep changes it for the next
 
@@ -55,7 +55,9 @@ def load_dataset(config: DictConfig) -> Dataset:
     return prepare(build(config.data.source), config.data.limit, config.data.validation)
 
 
-def model_maker(config: DictConfig, sizes: dict[str, Any], device: torch.device, copies: int = TRAINED) -> MakeModel:
+def model_maker(
+    config: DictConfig, sizes: dict[str, Any], device: torch.device, copies: int = COPIES_IN_TRAINING
+) -> MakeModel:
     """``make_model`` of a generator.  Raises UserError, before it takes much memory, where the ensemble cannot fit."""
     return within_memory(lambda generator: make_model(config, sizes, generator), config.nmodels, device, copies)
 
@@ -120,12 +122,12 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
 
     def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
         scores = {
-            scored(name): evaluate(ensemble, split, config.data.test_batchsize)
+            row_split(name): evaluate(ensemble, split, config.data.test_batchsize)
             for name, split in dataset.splits.items()
             if name != "train" or before_training
         }
-        if fires(ensemble.network):
-            scores["test"]["spikes"] = spikes_a_sample(ensemble, dataset.test.inputs)
+        if has_spiking_layers(ensemble.network):
+            scores["test"]["spikes"] = spikes_per_sample(ensemble, dataset.test.inputs)
         if memory_monitor and not before_training:
             scores["memory"] = memory_monitor(trainer.state.rule[:-1])
         return scores

@@ -505,7 +505,7 @@ def serve(connection: Any, place: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (16 * 10**9, 16 * 10**9))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for module in (projectlib.training.allocation, projectlib.data.loaders):
-        module.memory_of = lambda device: MEMORY
+        module.total_memory = lambda device: MEMORY
     projectlib.plotting.save_run_figure = lambda folder: folder  # takes half of the time of a small run
     projectlib.runs.recorder.commit = lambda: {}
     omegaconf._utils.get_yaml_loader = lambda: Loader

@@ -11,7 +11,7 @@ import pytest
 from test_search import fake_train, make_config
 
 from projectlib.errors import UserError
-from projectlib.sweeps.search import work
+from projectlib.sweeps.search import run_worker
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -72,7 +72,7 @@ def test_a_hostile_study_is_refused(tmp_path, monkeypatch, name):
     HOSTILE[name](tmp_path / "study.db")
     began = time.process_time()
     with pytest.raises(UserError, match=r"search\.folder") as error:
-        work(make_config(tmp_path), None)
+        run_worker(make_config(tmp_path), None)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
     assert not Path("sprung").exists()
@@ -82,7 +82,7 @@ def test_a_hostile_study_is_refused(tmp_path, monkeypatch, name):
 def test_tables_of_somebody_else_beside_ours_are_left_alone(tmp_path):
     database("CREATE TABLE theirs (a)", "INSERT INTO theirs VALUES (1)")(tmp_path / "study.db")
     study("another")(tmp_path / "study.db")
-    work(make_config(tmp_path, trials=1), fake_train)
+    run_worker(make_config(tmp_path, trials=1), fake_train)
     with sqlite3.connect(tmp_path / "study.db") as connection:
         assert connection.execute("SELECT a FROM theirs").fetchall() == [(1,)]
 
@@ -101,7 +101,7 @@ SPOILT = {
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_spoilt_study_is_refused(tmp_path, name):
     config = make_config(tmp_path, trials=2)
-    work(config, fake_train)
+    run_worker(config, fake_train)
     database(SPOILT[name])(tmp_path / "study.db")
     with pytest.raises(UserError, match=r"study\.db cannot be used"):
-        work(config, fake_train)
+        run_worker(config, fake_train)

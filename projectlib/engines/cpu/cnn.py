@@ -12,7 +12,7 @@ from projectlib.data import Sampler
 from projectlib.engines.cpu.kernels import cnn as image_kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import EagerEngine
-from projectlib.hsic import OF_LABELS, modulation_weights
+from projectlib.hsic import LABEL_FORMS, modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
 from projectlib.models.network import Network, Parameters
 from projectlib.rules import BioHSIC, Rule, TrainingState
@@ -30,16 +30,16 @@ class ConvolutionEngine(EagerEngine):
     worth_compiling = 500  # updates, each of which it makes 5 ms shorter; compiling takes 2 to 3 s
 
     @staticmethod
-    def takes(network: Network, rule: Rule) -> bool:
+    def supports(network: Network, rule: Rule) -> bool:
         """Whether it covers such a network under such a rule."""
         return not rule.streams and is_convolutional(network)
 
     @staticmethod
-    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         """What else it does not cover in a task, in words; None where it covers it."""
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__} on convolutions"
-        if rule.form in OF_LABELS:
+        if rule.form in LABEL_FORMS:
             return f"the signal {rule.form} of a window"
         return None if own_kernel(rule.modulator) == "window" else f"the modulator {type(rule.modulator).__name__}"
 
@@ -79,7 +79,7 @@ class ConvolutionEngine(EagerEngine):
             gradients.append(gradient)
             outputs.append(h)
         gradient = {name: torch.empty_like(parameter) for name, parameter in parameters[-1].items()}
-        logits = learn_readout(readout, parameters[-1], h, y, gradient)
+        logits = write_readout_gradients(readout, parameters[-1], h, y, gradient)
         return [*gradients, gradient], self.measure([*outputs, logits], x, y)
 
     def update_convolution(
@@ -105,7 +105,7 @@ def is_convolutional(network: Network) -> bool:
     return is_one and type(network) is Network
 
 
-def learn_readout(
+def write_readout_gradients(
     layer: PooledReadout, parameters: dict[str, Tensor], h: Tensor, y: Tensor, gradients: dict[str, Tensor]
 ) -> Tensor:
     """Logits of the readout of h (N, H, W, C); writes its gradients under the mean cross-entropy."""

@@ -10,7 +10,7 @@ from projectlib.engines.cpu.cnn import is_convolutional
 from projectlib.engines.cpu.cnn_local import Buffers, LocalConvolutionEngine
 from projectlib.engines.cpu.kernels import cnn_stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
-from projectlib.engines.eager import put
+from projectlib.engines.eager import copy_tree_
 from projectlib.models.network import Network
 from projectlib.rules import LocalClassifier, Rule
 from projectlib.rules.local_classifier import Classifier
@@ -23,11 +23,11 @@ class ConvolutionClassifierEngine(LocalConvolutionEngine):
     rule: LocalClassifier
 
     @staticmethod
-    def takes(network: Network, rule: Rule) -> bool:
+    def supports(network: Network, rule: Rule) -> bool:
         return own_kernel(rule) == "local-classifier" and is_convolutional(network)
 
     @staticmethod
-    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         return None
 
     @staticmethod
@@ -41,4 +41,4 @@ class ConvolutionClassifierEngine(LocalConvolutionEngine):
     def supply(self, memory: Classifier, buffers: Buffers, x: Tensor, y: Tensor) -> None:
         xi, learnt = self.rule.supply(buffers.z, y, memory)
         buffers.xi.copy_(xi)
-        put(memory, learnt)
+        copy_tree_(memory, learnt)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from projectlib.engines.cpu.cnn import learn_readout
+from projectlib.engines.cpu.cnn import write_readout_gradients
 from projectlib.engines.cpu.convolution import Convolution, Direct, Winograd, convolution_of
 from projectlib.engines.cpu.kernels import cnn_stream as kernels
-from projectlib.engines.eager import EagerEngine, put
+from projectlib.engines.eager import EagerEngine, copy_tree_
 from projectlib.models.cnn import ConvLayer, PooledReadout, average
 from projectlib.models.network import Parameters
 from projectlib.rules import TrainingState
@@ -128,10 +128,10 @@ class LocalConvolutionEngine(EagerEngine):
         network, replay = self.ensemble.network, readout.memory
         if not replay:
             layer = cast(PooledReadout, network.layers[-1])
-            return learn_readout(layer, readout.weights, h, y, readout.gradients)
+            return write_readout_gradients(layer, readout.weights, h, y, readout.gradients)
         update = self.rule.update_readout(network.layer(-1), readout.weights, h, (), y, replay)
         gradients, logits, _, new_replay = update
-        put((replay, readout.gradients), (new_replay, gradients))
+        copy_tree_((replay, readout.gradients), (new_replay, gradients))
         return logits
 
     def buffers_of(self, index: int, h: Tensor, channels: int) -> Buffers:

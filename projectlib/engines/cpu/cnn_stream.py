@@ -15,14 +15,20 @@ from projectlib.engines.cpu.kernels import cnn_stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.kernels.memories import scratch_for
 from projectlib.engines.cpu.memories import MEMORIES
-from projectlib.engines.eager import put
+from projectlib.engines.eager import copy_tree_
 from projectlib.models.network import Network
 from projectlib.modulators import Memory, Sample
 from projectlib.modulators.memory import BLOCKS_HORIZON, Blocks
 from projectlib.rules import BioHSIC, Rule
 from projectlib.rules.rule import own_kernel
 
-OF_BLOCKS = "initial_state", "__call__", "averaged", "supply_blocks", "scaled"  # the parts of Memory that are done here
+COMPILED_METHODS = (
+    "initial_state",
+    "__call__",
+    "averaged",
+    "supply_blocks",
+    "scaled",
+)  # the parts of Memory that are done here
 NO_WEIGHTS = np.zeros((1, 1), np.float32)  # of a signal that follows from labels alone
 
 
@@ -35,15 +41,15 @@ class ConvolutionStreamEngine(LocalConvolutionEngine):
     rule: BioHSIC
 
     @staticmethod
-    def takes(network: Network, rule: Rule) -> bool:
+    def supports(network: Network, rule: Rule) -> bool:
         return rule.streams and is_convolutional(network)
 
     @staticmethod
-    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__} on convolutions"
         sees_blocks = isinstance(rule.modulator, Memory) and all(
-            getattr(type(rule.modulator), name) is getattr(Memory, name) for name in OF_BLOCKS
+            getattr(type(rule.modulator), name) is getattr(Memory, name) for name in COMPILED_METHODS
         )
         return None if sees_blocks else f"the modulator {type(rule.modulator).__name__} on convolutions"
 
@@ -72,7 +78,7 @@ class ConvolutionStreamEngine(LocalConvolutionEngine):
         after = memory
         for index, sample in enumerate(zip(*block, strict=True)):
             xi[index], after = self.rule.modulator.supply_blocks(Sample(*sample), after)
-        put(memory, after)
+        copy_tree_(memory, after)
 
     def supply_compiled(self, block: Sample, state: Blocks, xi: Tensor, work: kernels.Work) -> None:
         """Write the signals xi (A, d) of a block of images, whose z are means over blocks (A, d); update the state."""

@@ -17,7 +17,7 @@ from projectlib.engines.cpu.kernels import mlp as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
-from projectlib.hsic import OF_LABELS
+from projectlib.hsic import LABEL_FORMS
 from projectlib.models.leaky_integrator import LeakyIntegrator
 from projectlib.models.mlp import DenseLayer, Readout
 from projectlib.models.network import Network
@@ -47,18 +47,18 @@ class CpuEngine(EagerEngine):
     worth_compiling = 3300  # updates of one model: eager takes about 3 ms each, compiling 10 s
 
     @staticmethod
-    def takes(network: Network, rule: Rule) -> bool:
+    def supports(network: Network, rule: Rule) -> bool:
         """Whether it covers such a network under such a rule."""
         return not rule.streams and is_covered(network)
 
     @staticmethod
-    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         """What else it does not cover in a task, in words; None where it covers it."""
         if own_kernel(rule) not in RULES:
             return f"the rule {type(rule).__name__}"
         if rule.modulator and own_kernel(rule.modulator) != "window":
             return f"the modulator {type(rule.modulator).__name__}"
-        if reason := kernel_optimizer.lacks(optimizer):
+        if reason := kernel_optimizer.unsupported(optimizer):
             return reason
         return "augmented data" if sampler.augmentation is not None else None
 
@@ -90,7 +90,7 @@ class CpuEngine(EagerEngine):
         labels = self.source.labels.numpy()[indices]
         presentation, learning = self.presentation(window), self.learning()
         optimizers = kernel_optimizer.constants(self.optimizer, 0), kernel_optimizer.constants(self.optimizer, -1)
-        lags, modulation = self.shared_kernels(samples, labels, window)
+        lags, modulation = self.shared_by_members(samples, labels, window)
 
         def train_member(index: int) -> int:
             member = self.member(index)
@@ -98,7 +98,7 @@ class CpuEngine(EagerEngine):
             work = kernels.workspace(member, window, membranes)
             updates = kernels.train_windows(
                 member,
-                self.senders(index, member),
+                self.feedback_paths(index, member),
                 work,
                 samples,
                 labels,
@@ -118,14 +118,14 @@ class CpuEngine(EagerEngine):
         updates = list(self.threads.map(train_member, members))[-1]
         kernel_optimizer.set_count(self.optimizer, updates)
 
-    def shared_kernels(self, samples: np.ndarray, labels: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    def shared_by_members(self, samples: np.ndarray, labels: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
         """What all members share: kernels of each sample with those before it, and the windows' weights of xi."""
         source = self.rule if self.rule.modulator else self.monitor
         lags, modulation = np.zeros((0, window), np.float32), np.zeros((1, window), np.float32)
         if source is not None:
             sigma_x, sigma_y, _ = source.sigmas
             lags = hsic_kernels.lagged_kernel_values(samples, window, sigma_x)
-        if self.rule.modulator and self.rule.form in OF_LABELS:
+        if self.rule.modulator and self.rule.form in LABEL_FORMS:
             begins = np.arange(0, len(labels) - window + 1, self.sampler.stride)
             windows = labels[begins[:, None] + np.arange(window)]
             modulation = (windows == windows[:, -1:]).astype(np.float32)
@@ -158,20 +158,20 @@ class CpuEngine(EagerEngine):
         form = hsic_kernels.form_of(self.rule.form)
         return kernels.Learning(RULES[kernel], form, rate, log_hsic, float(gamma), float(sigma_y), float(sigma_z))
 
-    def senders(self, index: int, member: tuple[kernels.Layer, ...]) -> tuple[kernels.Sender, ...]:
+    def feedback_paths(self, index: int, member: tuple[kernels.Layer, ...]) -> tuple[kernels.FeedbackPath, ...]:
         """What sends one model's errors to its hidden layers, as views; the readout's is not read."""
         state, last = self.state.rule, member[-1]
         weights = [layer.weight for layer in member[1:]]
         kernel = own_kernel(self.rule)
         if kernel == "local-classifier":
             arrays = [[part[index].numpy() for part in tree_leaves(classifier)] for classifier in state[:-1]]
-            of_layers = [kernels.Sender(parts[2 if len(parts) > 2 else 0], *parts[:2]) for parts in arrays]
-            return *of_layers, kernels.Sender(last.weight, last.weight, last.bias)
+            of_layers = [kernels.FeedbackPath(parts[2 if len(parts) > 2 else 0], *parts[:2]) for parts in arrays]
+            return *of_layers, kernels.FeedbackPath(last.weight, last.weight, last.bias)
         if kernel == "feedback-alignment":
             weights = [matrices["affine.weight"][index].numpy() for matrices in state[1:]]
         elif kernel == "direct-feedback-alignment":
             weights = [matrix[index].numpy() for matrix in state[:-1]]
-        return tuple(kernels.Sender(feedback, last.weight, last.bias) for feedback in (*weights, last.weight))
+        return tuple(kernels.FeedbackPath(feedback, last.weight, last.bias) for feedback in (*weights, last.weight))
 
     def member(self, index: int) -> tuple[kernels.Layer, ...]:
         """One model's arrays, as views."""

@@ -9,7 +9,7 @@ KINDS = {SGD: kernels.SGD, Adam: kernels.ADAM, AdamW: kernels.ADAMW}
 PLAIN = {"momentum": 0, "dampening": 0, "nesterov": False, "amsgrad": False, "maximize": False}
 
 
-def lacks(optimizer: Optimizer) -> str | None:
+def unsupported(optimizer: Optimizer) -> str | None:
     """What the kernels do not cover in an optimizer, in words; None where they cover it."""
     group = optimizer.param_groups[0]
     if type(optimizer) is Adam and group.get("decoupled_weight_decay"):

@@ -27,13 +27,13 @@ class CpuReservoirEngine(ReservoirEngine):
     worth_compiling = 3000  # time steps, each of which it makes about a millisecond shorter; compiling takes 3 s
 
     @staticmethod
-    def lacks(ensemble: Ensemble, optimizer: Optimizer) -> str | None:
+    def unsupported(ensemble: Ensemble, optimizer: Optimizer) -> str | None:
         """What it does not cover, in words; None where it covers it."""
         recurrent = ensemble.parameters[0]["recurrent"][0]
         density = recurrent.count_nonzero().item() / recurrent.numel()
         if density > MOST_DENSE:
             return f"a reservoir of density {density:.2g}, which is more than {MOST_DENSE}"
-        return kernel_optimizer.lacks(optimizer)
+        return kernel_optimizer.unsupported(optimizer)
 
     @staticmethod
     def is_compiled(num_layers: int) -> bool:

@@ -19,7 +19,7 @@ from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.memories import MEMORIES
 from projectlib.engines.cpu.mlp import CpuEngine, are_alike, is_covered
 from projectlib.models import LeakyIntegrator, Network, SpikingLayer
-from projectlib.models.spiking import Spiking
+from projectlib.models.spiking import SpikingState
 from projectlib.modulators.remembered import Remembered
 from projectlib.rules import Rule
 from projectlib.rules.rule import own_kernel
@@ -32,23 +32,23 @@ class StreamEngine(CpuEngine):
     """
 
     @staticmethod
-    def takes(network: Network, rule: Rule) -> bool:
+    def supports(network: Network, rule: Rule) -> bool:
         return rule.streams and len(network.layers) > 1 and (is_spiking(network) or is_covered(network))
 
     @staticmethod
-    def lacks(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__}"
         if own_kernel(rule.modulator) not in MEMORIES:
             return f"the modulator {type(rule.modulator).__name__}"
-        if reason := kernel_optimizer.lacks(optimizer):
+        if reason := kernel_optimizer.unsupported(optimizer):
             return reason
         return "augmented data" if sampler.augmentation is not None else None
 
     @staticmethod
     def is_compiled(layers: Sequence[type], rule: Rule) -> bool:
         """Whether the cache has the loop for as many layers of such neurons with such a memory."""
-        cell = cell_kernels.Spiking if layers[0] is SpikingLayer else None
+        cell = cell_kernels.SpikingCells if layers[0] is SpikingLayer else None
         wanted = len(layers), MEMORIES[rule.modulator.kernel].remembered, cell
         return any(
             (len(member), memories[0].instance_class, getattr(hidden[0], "instance_class", None)) == wanted
@@ -121,7 +121,7 @@ class StreamEngine(CpuEngine):
         constants = first.rate, first.trace_rate, float(first.threshold)  # 1 and 1.0 are compiled once
         return cell_kernels.Neuron(*constants, first.refractory, float(first.slope))
 
-    def cells(self, index: int) -> tuple[np.ndarray | cell_kernels.Spiking, ...]:
+    def cells(self, index: int) -> tuple[np.ndarray | cell_kernels.SpikingCells, ...]:
         """Of every layer, membranes (out,) or spiking neurons; an MLP's are not read."""
         if not self.is_dynamic:
             return tuple(np.zeros(layer["affine.bias"].shape[1], np.float32) for layer in self.ensemble.parameters)
@@ -189,7 +189,7 @@ def is_spiking(network: Network) -> bool:
 
 def cells_of(u: Any) -> Any:
     """A layer's state, of arrays, as kernels have it."""
-    if not isinstance(u, Spiking):
+    if not isinstance(u, SpikingState):
         return u
     arrays: Any = u
-    return cell_kernels.Spiking(*arrays, slope=np.zeros_like(arrays.v))
+    return cell_kernels.SpikingCells(*arrays, derivative=np.zeros_like(arrays.v))

@@ -9,18 +9,20 @@ from numba.extending import overload
 from projectlib.engines.cpu.kernels.compiler import compiled
 
 
-class Spiking(NamedTuple):
-    """Neurons of ``projectlib.models.SpikingLayer``, (d,) each: its state, and the slope d trace / dI of the moment."""
+class SpikingCells(NamedTuple):
+    """Neurons of ``projectlib.models.SpikingLayer``, (d,) each: their state, and its derivative d trace / dI."""
 
     v: np.ndarray
     rest: np.ndarray
     spikes: np.ndarray
     trace: np.ndarray
-    slope: np.ndarray
+    derivative: np.ndarray
 
 
 class Neuron(NamedTuple):
-    """rate: dt / tau, 1 of an MLP, and of spiking neurons trace_rate: dt / tau_trace, and what else they have."""
+    """Constants of a neuron.  rate: dt / tau, 1 for an MLP.  The others, of spiking neurons only: trace_rate: dt /
+    tau_trace, threshold, refractory: time steps, slope: of the surrogate gradient.
+    """
 
     rate: float
     trace_rate: float = 0.0
@@ -32,7 +34,7 @@ class Neuron(NamedTuple):
 def integrate(cells, neuron, drive, bias, u):
     """Samples one after the other: u (N, d), of which ``LN(relu(u))`` is the activity, from a drive (N, d) and bias.
 
-    cells: membranes (d,), or ``Spiking`` neurons.
+    cells: membranes (d,), or ``SpikingCells``.
     """
     raise NotImplementedError("compiled kernels only")
 
@@ -40,7 +42,7 @@ def integrate(cells, neuron, drive, bias, u):
 def pull_back(cells, neuron, signal, u, z, scale):
     """Gradient with respect to z turned, in place, into that with respect to W h + b.  All (d,).
 
-    scale: the sample's inverse deviation and its share in the update.
+    scale: the sample's inverse deviation times its share of the update.
     """
     raise NotImplementedError("compiled kernels only")
 
@@ -67,8 +69,8 @@ def pull_back_of(cells, neuron, signal, u, z, scale) -> Callable:
 
 
 def is_spiking(cells) -> bool:
-    """Of a type of numba's."""
-    return getattr(cells, "instance_class", None) is Spiking
+    """Whether a numba type is that of spiking neurons."""
+    return getattr(cells, "instance_class", None) is SpikingCells
 
 
 # Membranes that do not fire, and MLPs ------------------------------------------------------------------------------
@@ -130,7 +132,7 @@ def fire(cells, neuron, drive, bias, u):
             fires = above >= 0
             spike = np.float32(1) if fires else np.float32(0)
             near = np.float32(1) + steepness * abs(above)
-            cells.slope[o] = trace_rate * rate / (threshold * near * near) if is_free else np.float32(0)
+            cells.derivative[o] = trace_rate * rate / (threshold * near * near) if is_free else np.float32(0)
             cells.trace[o] += trace_rate * (spike - cells.trace[o])
             cells.rest[o] = neuron.refractory if fires else max(cells.rest[o] - np.float32(1), np.float32(0))
             cells.spikes[o] = spike
@@ -142,4 +144,4 @@ def fire(cells, neuron, drive, bias, u):
 def pull_back_spiking(cells, neuron, signal, u, z, scale):
     pull_back_norm(signal, z, scale)
     for o in range(len(u)):
-        signal[o] *= cells.slope[o]
+        signal[o] *= cells.derivative[o]

@@ -25,10 +25,10 @@ def kernel_sources() -> bytes:
 
 log = logging.getLogger(__name__)
 
-STATE = hashlib.sha256(kernel_sources()).hexdigest()[:12]
+SOURCES_DIGEST = hashlib.sha256(kernel_sources()).hexdigest()[:12]
 
 
-class NamedForState:
+class VersionedLocator:
     """A locator of cache files that are named for the state of all kernels.
 
     By itself numba compiles again where the file of a function has changed, but not where that of one it calls has,
@@ -37,18 +37,18 @@ class NamedForState:
     """
 
     def get_disambiguator(self) -> str:
-        return f"{super().get_disambiguator()}-{STATE}"
+        return f"{super().get_disambiguator()}-{SOURCES_DIGEST}"
 
 
-class GivenFolderLocator(NamedForState, caching.UserProvidedCacheLocator):
+class GivenFolderLocator(VersionedLocator, caching.UserProvidedCacheLocator):
     """``NUMBA_CACHE_DIR``, where it is set."""
 
 
-class SourceFolderLocator(NamedForState, caching.InTreeCacheLocator):
+class SourceFolderLocator(VersionedLocator, caching.InTreeCacheLocator):
     """``__pycache__`` beside the source."""
 
 
-class UserFolderLocator(NamedForState, caching.UserWideCacheLocator):
+class UserFolderLocator(VersionedLocator, caching.UserWideCacheLocator):
     """The user's cache, where the source cannot be written to."""
 
 
@@ -71,7 +71,7 @@ def compiler(fastmath: set[str]) -> Callable:
         except RuntimeError as error:
             if "no locator available" not in str(error):  # numba has no class of its own for it
                 raise
-            say_that_nothing_is_cached()
+            warn_of_no_cache()
             return njit(**options)(function)
         finally:
             config.CACHE_LOCATOR_CLASSES = before
@@ -80,7 +80,7 @@ def compiler(fastmath: set[str]) -> Callable:
 
 
 @cache
-def say_that_nothing_is_cached() -> None:
+def warn_of_no_cache() -> None:
     """Once for all kernels of a process."""
     log.warning(
         "no folder for compiled kernels can be written: they are compiled anew in every process that uses them, which "

@@ -12,13 +12,13 @@ from projectlib.engines.cpu.kernels.vectors import LANES, LOG2_E, exp, exp2, loa
 
 LAGS = 4  # of a tile of pairs
 LOWEST = np.float32(-np.finfo(np.float32).max)
-OF_DATA, PARZEN, CONTRASTIVE = range(3)
+WEIGHTED, PARZEN, CONTRASTIVE = range(3)
 """What a signal is made of: weights that inputs and labels determine, or kernels of z and which labels are the same."""
 
 
 def form_of(signal: str | None) -> int:
     """Which of these a form of ``projectlib.hsic.modulation`` is."""
-    return {"parzen": PARZEN, "contrastive": CONTRASTIVE}.get(signal or "", OF_DATA)
+    return {"parzen": PARZEN, "contrastive": CONTRASTIVE}.get(signal or "", WEIGHTED)
 
 
 # Shared by all members: what depends on the samples alone ------------------------------------------------------
@@ -251,7 +251,7 @@ def modulate(z, weights, form, sigma, signal, places):
         for p in range(num):
             difference = z[f, num - 1] - z[f, p]
             distances[p] += difference * difference
-    if form == OF_DATA:
+    if form == WEIGHTED:
         for p in range(num):
             factor[p] = weights[p] * exp(-distances[p] / width) * (np.float32(4) / width)
     else:

@@ -12,7 +12,7 @@ import numpy as np
 from numba.extending import overload
 
 from projectlib.engines.cpu.kernels.compiler import compiled
-from projectlib.engines.cpu.kernels.hsic import OF_DATA, compare_labels
+from projectlib.engines.cpu.kernels.hsic import WEIGHTED, compare_labels
 from projectlib.engines.cpu.kernels.vectors import LOG2_E, exp, exp2
 
 SMALLEST_NORM = np.float32(1e-3)  # of class means, as in ``projectlib.modulators.class_means``
@@ -119,7 +119,7 @@ def remembered_signal(memory, settings, z, label, count, weights, signal, scratc
             distance += difference * difference
         distances[p] = distance
     spread_of_z = np.float32(settings.sigma**2 * width)
-    if settings.form == OF_DATA:
+    if settings.form == WEIGHTED:
         scale = np.float32(-LOG2_E / 2) / spread_of_z
         for p in range(size):
             factor[p] = exp2(scale * distances[p])

@@ -59,7 +59,7 @@ class Layer(NamedTuple):
     bias_square: np.ndarray
 
 
-class Sender(NamedTuple):
+class FeedbackPath(NamedTuple):
     """What sends an error to a hidden layer of d neurons; a rule that has less gets any arrays of the right rank.
 
     feedback (k, d): what it comes through, from the next layer's k neurons or from k classes.  weight (classes, d),
@@ -98,7 +98,7 @@ class Learning(NamedTuple):
     """rule: one of those above.  form: of BIOHSIC's signal (``kernels.hsic``).  sender_rate: of classifiers.
     log_hsic: whether HSIC is measured, with gamma, sigmas.
 
-    BACKPROP sends through whatever the senders have, be it the next layer's own weights or not.
+    BACKPROP sends through whatever the feedback_paths have, be it the next layer's own weights or not.
     """
 
     rule: int
@@ -342,7 +342,7 @@ def classify(sender, z, labels, classes, places, sender_rate, signal):
 
 
 @inlined
-def learn(member, senders, work, labels, learning, modulation, rate, optimizers, updates):
+def learn(member, feedback_paths, work, labels, learning, modulation, rate, optimizers, updates):
     """Turn the readout's signal into every layer's update.  modulation: (N,) weights of the window's xi."""
     rule, readout = learning.rule, len(member) - 1
     newest = work.h[0].shape[1] - 1
@@ -351,14 +351,14 @@ def learn(member, senders, work, labels, learning, modulation, rate, optimizers,
     for layer in range(readout - 1, lowest - 1, -1):
         z, signal = work.h[layer + 1], work.signal[layer]
         if rule == BACKPROP:
-            send_back(senders[layer].feedback, work.signal[layer + 1], work.scratch, signal)
+            send_back(feedback_paths[layer].feedback, work.signal[layer + 1], work.scratch, signal)
         elif rule == DIRECT:
-            send_back(senders[layer].feedback, work.signal[readout], work.scratch, signal)
+            send_back(feedback_paths[layer].feedback, work.signal[readout], work.scratch, signal)
             for o in range(signal.shape[0]):  # of the logits, and not of what drives them
                 for p in range(signal.shape[1]):
                     signal[o, p] /= rate
         elif rule == CLASSIFIER:
-            classify(senders[layer], z, labels, work.classes, work.places, learning.sender_rate, signal)
+            classify(feedback_paths[layer], z, labels, work.classes, work.places, learning.sender_rate, signal)
         else:
             modulate(z, modulation, learning.form, learning.sigma_z, signal, work.places)
         pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, first, work.places)
@@ -373,11 +373,11 @@ def learn(member, senders, work, labels, learning, modulation, rate, optimizers,
 @entry
 @compiled
 def train_windows(
-    member, senders, work, samples, labels, lags, modulation, presentation, learning, optimizers, updates, totals
+    member, feedback_paths, work, samples, labels, lags, modulation, presentation, learning, optimizers, updates, totals
 ):
     """Train a member through every window of the chunk, in order; returns the number of updates so far.
 
-    senders: of each layer, the readout's are not read.  optimizers: of the hidden layers and of the readout.
+    feedback_paths: of each layer, the readout's are not read.  optimizers: of the hidden layers and of the readout.
     """
     window, stride, num_timesteps, dt_over_tau = presentation
     rule, _, _, log_hsic, gamma, sigma_y, sigma_z = learning
@@ -411,7 +411,7 @@ def train_windows(
                     sums[3 + 3 * layer] += hsic_x / num_timesteps
                     sums[4 + 3 * layer] += hsic_y / num_timesteps
             weights = modulation[step] if rule == BIOHSIC else modulation[0]
-            learn(member, senders, work, window_labels, learning, weights, rate, optimizers, updates)
+            learn(member, feedback_paths, work, window_labels, learning, weights, rate, optimizers, updates)
     for i in range(len(totals)):
         totals[i] = sums[i]
     return updates

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 
-def memory_of(device: torch.device) -> float:
+def total_memory(device: torch.device) -> float:
     """Bytes that a device has in all, or that this process may have of it; infinite where nobody says."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
