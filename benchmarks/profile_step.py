@@ -53,9 +53,9 @@ def repeat_hsic(num, work, sigma):
 
 
 @compiled
-def repeat_learn(num, member, senders, work, labels, learning, weights, rate, optimizers):
+def repeat_learn(num, member, feedback_paths, work, labels, learning, weights, rate, optimizers):
     for _ in range(num):
-        kernels.learn(member, senders, work, labels, learning, weights, rate, optimizers, 1000)
+        kernels.learn(member, feedback_paths, work, labels, learning, weights, rate, optimizers, 1000)
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def profile(engine: CpuEngine) -> None:
     membranes = tuple(u[0].numpy() for u in engine.state.layers) if engine.is_dynamic else None
     member, work = engine.member(0), kernels.workspace(engine.member(0), window, membranes)
     work.h[0][:], work.rows[0][:] = samples[:window].T, samples[:window]
-    weights = engine.shared_kernels(samples, labels, window)[1][0]
+    weights = engine.shared_by_members(samples, labels, window)[1][0]
     rate, sigma = np.float32(presentation.rate), learning.sigma_z
     optimizers = tuple(kernel_optimizer.constants(engine.optimizer, index) for index in (0, -1))
 
@@ -90,7 +90,7 @@ def profile(engine: CpuEngine) -> None:
         "signals, gradients and optimizer": (
             repeat_learn,
             member,
-            engine.senders(0, member),
+            engine.feedback_paths(0, member),
             work,
             labels[:window],
             learning,
@@ -102,7 +102,8 @@ def profile(engine: CpuEngine) -> None:
     if learning.log_hsic:
         parts["HSIC of all layers, logged"] = (repeat_hsic, work, sigma)
     whole = clock(lambda repetitions: [engine.run(epoch, 0, num) for _ in range(repetitions)]) / (num * num_timesteps)
-    shared = clock(lambda n: [engine.shared_kernels(samples, labels, window) for _ in range(n)]) / (num * num_timesteps)
+    shared = clock(lambda n: [engine.shared_by_members(samples, labels, window) for _ in range(n)])
+    shared /= num * num_timesteps
     print(f"{1e6 * whole:8.2f} us  a time step in all")
     print(f"{1e6 * shared:8.2f} us  kernels of the inputs, shared by all models")
     for name, (repeat, *arguments) in parts.items():

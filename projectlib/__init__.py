@@ -12,7 +12,7 @@ def train(config_name, *overrides, config_dir=None):
 
 
 def load(run_folder, device="cpu", plugins=()):
-    """The config and the models of a finished run: see ``projectlib.runs.load.load``."""
+    """The config and the models of a run at its last checkpoint: see ``projectlib.runs.load.load``."""
     from projectlib.runs.load import load
 
     return load(run_folder, device, plugins)

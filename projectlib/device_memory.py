@@ -9,7 +9,7 @@ import torch
 
 
 def total_memory(device: torch.device) -> float:
-    """Bytes that a device has in all, or that this process may have of it; infinite where nobody says."""
+    """Bytes of memory of a device, or of this process's container where that has less; infinite if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     limits = [math.inf]

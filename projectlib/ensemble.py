@@ -1,4 +1,4 @@
-"""Many models at once: stacked parameters, one seed a member."""
+"""Many models at once: stacked parameters, one seed per member."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -20,8 +20,8 @@ STATE, NOISE = 1, 2  # what a member draws beside its weights, each from a strea
 class Ensemble:
     """Models of one architecture as one set of tensors.
 
-    network: the architecture; its own parameters are those of the first member and are never trained.
-    parameters: one dictionary a layer of tensors (num_models, ...).
+    network: the architecture; its own parameters are placeholders, of which only shape, type and device matter.
+    parameters: one dictionary per layer, of tensors (num_models, ...).
     seeds: of the members, in their order.
     """
 
@@ -62,12 +62,12 @@ class Ensemble:
             return over_members(lambda p: self.network.predict(p, x), self.parameters)
 
 
-def generator_of(seed: int, stream: int) -> torch.Generator:
-    """A generator for one of the things that a member draws, independent of that of its weights, which has its seed.
+def generator_of(seed: int, purpose: int) -> torch.Generator:
+    """The generator for one purpose of a member, independent of the one that draws its weights.
 
     torch's generator on a CPU keeps 32 bits of a seed, so that ``seed + 2**32`` would be the same one again.
     """
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, stream]).generate_state(1)[0]))
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0]))
 
 
 def build_ensemble(

@@ -22,5 +22,5 @@ def paused_collector() -> Iterator[None]:
 
 
 def skip_final_collection() -> None:
-    """Spare the end of this process the search through all that goes with it: a second or two, once torch is there."""
+    """Keep Python from collecting garbage at exit, which takes a second or two with torch."""
     atexit.register(gc.freeze)

@@ -104,7 +104,7 @@ def modulation(
     """The modulatory signal xi: what a layer's newest sample receives, one number per neuron.
 
     kx, ky: (N, N) kernel matrices of inputs and labels.  kz: (N, N) kernel matrix of z, of which only the last row is
-    read, so the (1, N) of ``kernel_row`` does too.  z: (N, ...) activations, N at least 2.  sigma: bandwidth of kz.
+    read, so ``kernel_row``'s (1, N) will do.  z: (N, ...) activations, N at least 2.  sigma: bandwidth of kz.
     form: of ``modulation_weights``, which give
 
         xi = 2 / (sigma^2 d (N-1)^2) sum_p c_p k(z_N, z_p) (z_N - z_p)
@@ -114,7 +114,7 @@ def modulation(
         xi = 1 / (sigma^2 d) sum_p c_p k(z_N, z_p) (z_N - z_p)
 
     or "contrastive", that of the supervised contrastive loss, by ``contrastive_weights`` in the place of c_p k.  These
-    two read neither kx nor kz: sums of kernels, which a small sigma makes 0, never stand below a fraction.
+    two read neither kx nor kz, and never divide by a sum of kernels, which a small sigma makes 0.
 
     Returns the shape of one z.  Raises ValueError for another form.
     """
@@ -167,13 +167,13 @@ def all_but_last(samples: Tensor) -> Tensor:
     return torch.arange(len(samples), device=samples.device) < len(samples) - 1
 
 
-def mask_exponents(exponents: Tensor, where: Tensor) -> Tensor:
-    """What a softmax or a logarithm of a sum of exponentials is to see of exponents; finite also where nothing is."""
-    return exponents.masked_fill(~where, torch.finfo(exponents.dtype).min)
+def mask_exponents(exponents: Tensor, keep: Tensor) -> Tensor:
+    """The exponents where ``keep`` holds, else the lowest float: nearly -inf to a softmax, finite if none is kept."""
+    return exponents.masked_fill(~keep, torch.finfo(exponents.dtype).min)
 
 
 def modulation_weights(kx: Tensor, ky: Tensor, gamma: float, form: str = "published") -> Tensor:
-    """What of the modulatory signal inputs and labels alone determine: (N,) weights c of the window's samples.
+    """The part of the modulatory signal that inputs and labels alone determine: weights c (N,), one per sample.
 
     kx, ky: (N, N) kernel matrices of inputs and labels.
 

@@ -76,6 +76,19 @@ def test_mnist_damaged(tmp_path, no_network, content):
         data.mnist(str(tmp_path))
 
 
+def test_what_a_stranger_s_folder_names_is_not_downloaded_to(tmp_path, monkeypatch):
+    def download(*arguments, **keywords):
+        raise AssertionError("downloaded")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", download)
+    with data.downloads(allowed=False), pytest.raises(UserError, match="not found"):
+        data.mnist(str(tmp_path))
+    with data.downloads(allowed=False):  # the usual place is this machine's own
+        monkeypatch.setenv("BIOHSIC_DATA", str(tmp_path))
+        with pytest.raises(UserError, match="downloaded"):
+            data.mnist(str(tmp_path))
+
+
 def test_mnist_labels_of_another_number(tmp_path, no_network):
     write_mnist(tmp_path)
     write_idx(tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte", np.zeros(11, np.uint8))

@@ -157,7 +157,7 @@ def test_a_state_that_is_not_a_number_stays_so():
 
 @pytest.mark.parametrize("is_compiled", [False, True])
 def test_auto_compiles_sparse_reservoirs_that_learn_for_long_or_are_compiled(is_compiled, monkeypatch):
-    monkeypatch.setattr(CpuReservoirEngine, "is_compiled", lambda num_layers: is_compiled)
+    monkeypatch.setattr(CpuReservoirEngine, "is_compiled", lambda: is_compiled)
 
     def choose(name, num_updates=10**5, optimizer=OPTIMIZERS["sgd"], **options):
         ensemble = make_ensemble(1, **options)

@@ -19,12 +19,14 @@ import torch
 from chaos import differences
 from conftest import ROOT, scripts_in_this_process, start
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 import projectlib
 from projectlib.errors import UserError
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint, write_checkpoint
 from projectlib.runs.files import locked, write_text
 from projectlib.runs.recorder import Recorder
+from projectlib.runs.resume import newest_unfinished
 
 TINY = ("data.limit=36", "training.nepochs=3", "engine=eager")
 XOR = ("train-biohsic", "data=xor", "nmodels=1", "data.batchsize=6", *TINY)
@@ -288,6 +290,35 @@ def test_auto_finds_the_newest_unfinished_run_of_the_same_config(script, tmp_pat
     ended = script(*XOR, "data.seed=1", "resume=auto")
     assert "starting a new one" in ended.output
     assert len([*(tmp_path / "outputs" / "train-biohsic").glob("*/*")]) == 4
+
+
+def test_auto_finds_a_run_of_another_length_only_where_one_is_asked_for(script, tmp_path, monkeypatch):
+    with stopped_at(70):
+        assert script(*XOR).code == 75
+    (folder,) = (tmp_path / "outputs" / "train-biohsic").glob("*/*")
+    monkeypatch.chdir(tmp_path)
+    same = [word for word in XOR[1:] if not word.startswith("training.nepochs=")]
+    found = {
+        length: newest_unfinished("train-biohsic", [*same, *length], None) for length in ((), ("training.nepochs=5",))
+    }
+    assert found == {(): None, ("training.nepochs=5",): folder.relative_to(tmp_path)}
+    with locked(folder):  # it is running
+        assert newest_unfinished("train-biohsic", [*same, "training.nepochs=5"], None) is None
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_again(script, run_folder):
+    shutil.rmtree(run_folder / "checkpoints")
+    before = (run_folder / "metrics.csv").read_bytes()
+    assert "holds a finished run" in script(*XOR, f"hydra.run.dir={run_folder}").error
+    assert (run_folder / "metrics.csv").read_bytes() == before
+
+
+def test_a_run_that_is_begun_again_has_the_settings_of_its_last_command(script, tmp_path):
+    folder = tmp_path / "run"
+    assert script(*XOR, "device=cuda:77", f"hydra.run.dir={folder}").code == 1
+    assert script(*XOR, "training.nepochs=2", f"hydra.run.dir={folder}").code == 0
+    assert OmegaConf.load(folder / ".hydra" / "config.yaml").training.nepochs == 2
+    assert "nothing to resume" in script("train-biohsic", f"resume={folder}").output
 
 
 def test_without_a_complete_checkpoint_a_run_starts_over_in_place(script, run_folder, tmp_path):

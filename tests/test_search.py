@@ -79,6 +79,25 @@ def test_a_search_beats_where_it_began_and_prunes(tmp_path):
     assert OmegaConf.load(tmp_path / "0000" / ".hydra" / "config.yaml").search is None
 
 
+def test_a_first_setting_outside_the_space_is_drawn(tmp_path):
+    """Of a key whose own value is no choice, or outside of its bounds; the others' own values come first."""
+    tried = []
+
+    def noting_train(config, folder, *arguments):
+        tried.append((config.optimizer.lr, config.hsic.sigmas[0], config.hsic.sigmas[1]))
+        return fake_train(config, folder, *arguments)
+
+    space = {
+        "optimizer.lr": {"low": 1e-2, "high": 1.0, "log": True},
+        "hsic.sigmas.0": {"choices": [1.0, 2.0]},
+        "hsic.sigmas.1": {"low": 0.1, "high": 9.0},
+    }
+    run_worker(make_config(tmp_path, space=space, trials=1), noting_train)
+    assert tried[0][0] >= 1e-2
+    assert tried[0][1] in (1.0, 2.0)
+    assert tried[0][2] == 1.0
+
+
 def test_workers_share_a_study_and_a_full_one_is_left_alone(tmp_path):
     run_worker(make_config(tmp_path, trials=3), fake_train)
     best = run_worker(make_config(tmp_path, trials=6, worker=1), fake_train)

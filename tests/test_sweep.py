@@ -125,6 +125,18 @@ def test_a_sweep_with_a_value_more_does_not_write_over_the_jobs_of_another(scrip
     assert [(row["seed"], row["status"], row["train_loss"]) for row in collect([tmp_path / "sweep"])][:1] == before
 
 
+def test_a_sweep_of_more_epochs_resumes_its_finished_jobs(script, tmp_path):
+    same = [word for word in TINY if not word.startswith("training.nepochs=")]
+    settings = ["--multirun", *same, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    for epochs in (1, 2):
+        assert script("train-biohsic", *settings, f"training.nepochs={epochs}", "seed=1").code == 0
+        (row,) = collect([tmp_path / "sweep"])
+        assert (row["training.nepochs"], row["status"]) == (epochs, "finished")
+    ended = script("train-biohsic", *settings, "training.nepochs=1", "seed=1")
+    assert ended.code == 1
+    assert "expected at least 2" in ended.error
+
+
 def test_jobs_share_an_absolute_path_of_checkpoints(command, tmp_path):
     settings = [*TINY, "training.nepochs=1", "data.limit=20", f"checkpointing.path={tmp_path}"]
     ended = command("train-biohsic", "--multirun", *settings, "seed=0,1")

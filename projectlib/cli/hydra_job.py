@@ -4,6 +4,7 @@ import logging
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,21 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.cli.interrupts import ignore_signals, signal_previous_listener
+from projectlib.config.compose import parse
 from projectlib.config.plugins import import_plugins, require_plugins
-from projectlib.config.settings import settled
+from projectlib.config.settings import select, settled
 from projectlib.config.validation import refuse_additions, refuse_ignored, validate
 from projectlib.errors import CLOSED, EXIT_RESUME, FULL, Interrupted, UserError, one_line, system_problem
 from projectlib.garbage import paused_collector
 from projectlib.runs.files import locked
-from projectlib.runs.folder import is_finished, missing_folders, read_summary, remove_unbegun, write_summary
+from projectlib.runs.folder import (
+    is_finished,
+    missing_folders,
+    read_config,
+    read_summary,
+    remove_unbegun,
+    write_summary,
+)
 from projectlib.runs.resume import keep_settings, resumed_config
 from projectlib.sweeps.jobs import finished_run, note_finished, objective, resume_in_place
 from projectlib.sweeps.launchers import limit_threads
@@ -41,7 +50,8 @@ class FailedJob(HydraException):
 class Job:
     """A composed config, trained or scored in the run folder that Hydra made.
 
-    What the person overrides is here and not in the config, which a file may fill: it travels to a launcher's workers.
+    The user's overrides are kept here and not in the config, which a file may fill; they travel to a launcher's
+    workers.
 
     plugins: modules that the config may name.  folders: where they are looked for.
     resumed: the overrides that a run is resumed with; None for a new one.
@@ -89,6 +99,7 @@ class Job:
                 return sweep_job(config, folder, hydra.job)
         with paused_collector():  # seconds of imports, for a config that is sound
             from projectlib.cli.job import evaluate_run, train
+            from projectlib.data import downloads
 
         if config.evaluate is not None:
             return evaluate_run(config, folder)
@@ -98,7 +109,8 @@ class Job:
             best = run_worker(config, train)
             write_summary(folder, {"status": "searched", "study": config.search.folder})
             return best
-        return train(config, folder)
+        with downloads(allowed=self.resumed is None or names(self.resumed, "data.root")):
+            return train(config, folder)
 
 
 @dataclass(frozen=True)
@@ -121,8 +133,13 @@ class CommandLineJob(Job):
             sys.exit(1)
 
 
+def names(overrides: Sequence[str], key: str) -> bool:
+    """Whether overrides set a key."""
+    return any(override.key_or_group == key for override in parse([*overrides]))
+
+
 def with_new_folders(job: Job, config: DictConfig) -> Job:
-    """A job that knows which folders Hydra is about to make for it; none, where only Hydra can tell their names."""
+    """``job`` with the folders that Hydra is about to make for it; unchanged if only Hydra can resolve their names."""
     with suppress(OmegaConfBaseException):
         return replace(job, made=missing_folders(str(config.hydra.run.dir)))
     return job
@@ -136,7 +153,7 @@ def explanation(error: Exception) -> str:
 
 
 def unforeseen(error: Exception) -> str:
-    """One line for an error that is nobody's known mistake; its traceback goes to the log's file, or to one made."""
+    """One line for an unexpected error; its traceback goes to the log file, or to a temporary one."""
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
     with (
         open(files[0].baseFilename, "a", encoding="utf-8", errors="backslashreplace")
@@ -152,7 +169,8 @@ def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None
 
     job: Hydra's, with the config's name and the job's number.
     """
-    finished = folder if is_finished(folder) else None  # with these settings: it would have been refused
+    length = select(read_config(folder), "training.nepochs")  # all else is as asked: it would have been refused
+    finished = folder if is_finished(folder) and length == config.training.nepochs else None
     if finished is None and config.sweep.skip_finished:
         finished = finished_run(job.name, config)
     if finished is not None:

@@ -11,7 +11,7 @@ SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name)
 
 
 class Interrupts:
-    """Listens for SIGTERM, SIGUSR1, SIGHUP and Ctrl-C while it is entered as a context.
+    """Listens for SIGTERM, SIGUSR1, SIGUSR2, SIGHUP and Ctrl-C while it is entered as a context.
 
     Outside the main thread signals cannot be listened to; a run there goes on until it is killed.
     """

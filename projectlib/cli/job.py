@@ -18,7 +18,7 @@ from projectlib.errors import UserError, system_problem
 from projectlib.garbage import paused_collector
 from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint, restored_threads
 from projectlib.runs.files import locked, remove_partial_files
-from projectlib.runs.folder import HYDRA_FOLDER, checkpoint_folder, write_settings, write_summary
+from projectlib.runs.folder import HYDRA_FOLDER, checkpoint_folder, is_finished, write_settings, write_summary
 from projectlib.runs.history import History, format_mean, row_split
 from projectlib.runs.load import load
 from projectlib.runs.loggers import Logger
@@ -48,6 +48,10 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
                 f"{checkpoints} holds the checkpoints of a run; expected none before a new one: resume it with "
                 f"resume={folder}, or choose another hydra.run.dir or checkpointing.path"
             )
+        if not config.resume and is_finished(folder):
+            raise UserError(
+                f"{folder} holds a finished run without its checkpoints; expected another hydra.run.dir for a new run"
+            )
         recorder = Recorder(folder, settings, checkpoints, interrupts, checkpoint)
         device = resolve_device(config.device, job_number)
         engine = checkpoint["engine_name"] if checkpoint and checkpoint["device"] == device.type else config.engine
@@ -60,8 +64,8 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
             torch.set_num_threads(restored_threads(checkpoint))
         logger = build(config.logger, folder=str(folder), settings=settings)
         recorder.attach([logger, *loggers], task.numbers_kept, sizes=task.sizes, device=device.type)
-        if config.resume:  # the folder has the settings that it was resumed with from now on
-            write_settings(folder, config=OmegaConf.merge(config, {"resume": None}))
+        # the settings that the folder has from now on: it may have been resumed, or begun again, with others
+        write_settings(folder, config=OmegaConf.merge(config, {"resume": None}))
         log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
         with recorder:
             fit(

@@ -25,7 +25,7 @@ from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, unforeseen,
 from projectlib.config.compose import CONFIGS, CheckedLoader, HelpLoader, check_choices, make_loader, parse
 from projectlib.config.experiments import with_size
 from projectlib.config.messages import MISTAKES, explained
-from projectlib.errors import UserError, one_line, system_problem
+from projectlib.errors import EXIT_RESUME, UserError, one_line, system_problem
 from projectlib.garbage import skip_final_collection
 from projectlib.runs.folder import is_finished, refuse_links
 from projectlib.runs.resume import check_unchanged, extends, newest_unfinished, resumed_overrides, split_resume
@@ -60,6 +60,9 @@ def launch(config_name: str, arguments: list[str] | None = None) -> None:
     except OSError as error:
         sys.exit(f"error: {system_problem(error, 'cannot write what is printed')}")
     except KeyboardInterrupt:
+        if options.multirun:
+            print("stopped: the same command with the same hydra.sweep.dir resumes its jobs", file=sys.stderr)
+            sys.exit(EXIT_RESUME)
         scores = any(word.startswith("evaluate=") for word in options.overrides)
         sys.exit("stopped before all was scored" if scores else "stopped before training began")
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Text that becomes values, looked at before it does: nesting crashes parsers, aliases multiply."""
+"""Checks of text before it is parsed: deep nesting crashes parsers, and aliases multiply."""
 
 import re
 from collections import Counter
@@ -29,9 +29,9 @@ class Loader(LOADER):
 
 
 def read_text(path: Path) -> str:
-    """What a file says; other than a plain ``open`` it waits for no pipe.
+    """The text of a file; unlike a plain ``open``, it does not wait for a pipe.
 
-    Raises FileNotFoundError, OSError also for one that is larger than any that somebody writes, and ValueError.
+    Raises FileNotFoundError, OSError also for what is no file or larger than ``LARGEST_TEXT``, and ValueError.
     """
     if path.exists() and not path.is_file():
         raise OSError("it is no file")
@@ -83,7 +83,7 @@ def check_yaml(text: str, aliases: bool = True) -> None:
 
 
 def override_problem(text: str) -> str | None:
-    """Why ``key=value`` is not even parsed, which takes milliseconds a letter and crashes when it nests, in words."""
+    """Why an override must not reach Hydra's parser, which is slow on long text and crashes on nesting; else None."""
     if len(text) > LETTERS:
         return f"... has {len(text):,} letters; expected at most {LETTERS:,}: put what is longer into a config file"
     if max(accumulate((letter in "[{(") - (letter in "]})") for letter in text), default=0) > DEPTH:

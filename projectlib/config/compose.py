@@ -1,4 +1,4 @@
-"""Composition: ``configs/`` and the folders that a person adds, into one config whose Hydra part runs no code."""
+"""Composition: ``configs/`` and the folders that a user adds, into one config whose Hydra part runs no code."""
 
 import re
 from pathlib import Path
@@ -28,10 +28,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(path for path in (PACKAGE.parent / "configs", PACKAGE / "configs") if (path / "common.yaml").is_file())
 """``configs/`` of the checkout, or what an installation brings of it."""
 
-RESERVOIR_ONLY = {"model": "reservoir", "rule": "delta"}  # and of nothing else
+# A reservoir has these choices and no others, and nothing else has them
+RESERVOIR_ONLY = {"model": "reservoir", "rule": "delta"}
 
 
-class FileConfigSource(file_config_source.FileConfigSource):  # Hydra's name for it: by that it knows that it has one
+# Hydra's registry takes a second file:// reader only by the same name
+class FileConfigSource(file_config_source.FileConfigSource):
     """Hydra's reader of config files, faster, and it refuses one that stands for more than fits the memory."""
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -80,7 +82,7 @@ class CheckedLoader(ConfigLoaderImpl):
 
 
 class HelpLoader(CheckedLoader):
-    """Lists what can be chosen with a script: of the groups that it has, what refers to no setting that it lacks."""
+    """Lists for --help what suits a script: its groups, and the choices whose references its config can resolve."""
 
     def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
         self.config: Any = super().load_configuration(*args, **keywords)
@@ -112,7 +114,7 @@ class HelpLoader(CheckedLoader):
 
 
 def make_loader(config_dir: str | Path | None = None) -> CheckedLoader:
-    """What finds and composes configs.  config_dir: a folder beside ours; raises UserError where it is none."""
+    """Finds and composes configs.  config_dir: a folder that is searched after ours; raises UserError if it is none."""
     version.setbase("1.3")
     setup_globals()
     path = create_config_search_path(str(CONFIGS))

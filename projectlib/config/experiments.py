@@ -43,7 +43,7 @@ def experiment_names() -> list[str]:
 
 
 def read_experiment(name: str, config_dir: str | Path | None = None) -> Experiment:
-    """The experiment of that name in ``config_dir``, or else in ``configs/``.
+    """The experiment of that name in ``configs/``, or else in ``config_dir``.
 
     Raises UserError where there is none, and for overrides in its file that a file may not make.
     """
@@ -76,7 +76,7 @@ def read_file(name: str, loader: CheckedLoader) -> dict[str, Any]:
 
 
 def with_size(overrides: list[str], config_dir: str | Path | None = None) -> list[str]:
-    """Overrides with what ``size=quick`` says of their experiment written out, before the person's own.
+    """Overrides with what ``size=quick`` says of their experiment written out, before the user's own.
 
     Without ``size=quick`` they stay as they are.  Raises UserError for another size, and where nothing is quick.
     """

@@ -1,6 +1,7 @@
-"""Hydra's own part of a config: a file of somebody else has it run no code and write nothing outside the run's folder.
+"""Checks of Hydra's own settings: a config file can neither run code nor write outside the run's folder.
 
-What the person overrides on the command line is the person's own.
+Overrides on the command line are the user's own: what they say of paths, of the environment, of a scheduler and of a
+sweep is not restricted.
 """
 
 import os
@@ -28,7 +29,7 @@ NAME = re.compile(r"[\w-][\w.-]*")
 
 
 def check_hydra(hydra: DictConfig, overrides: list[str]) -> None:
-    """Raises UserError where a file has Hydra do what only a person may.
+    """Raises UserError where a config file makes Hydra do what only the user may.
 
     hydra: composed, and changed so that Hydra builds nothing below its plugins.  overrides: of the command line.
     """
@@ -53,7 +54,7 @@ def check_search_path(places: Any) -> None:
 
 
 def check_places(hydra: DictConfig, raw: dict[str, Any]) -> None:
-    """A name is part of paths."""
+    """Raises UserError unless the job's name is a plain name and output_subdir the usual one: both form paths."""
     name, subdir = raw["job"]["name"], raw["output_subdir"]
     is_name = name == "${hydra.job.config_name}" or NAME.fullmatch(str(name)) is not None
     for key, value, is_usual, expected in (
@@ -64,7 +65,10 @@ def check_places(hydra: DictConfig, raw: dict[str, Any]) -> None:
 
 
 def check_environment(hydra: DictConfig, raw: dict[str, Any]) -> None:
-    """PATH says which programs are run.  As it is written: what is resolved may be another value the next time."""
+    """Raises UserError where a config file changes the environment: PATH decides which programs run.
+
+    Values count as they are written: what is resolved may be another value the next time.
+    """
     values = raw["job"]["env_set"]
     require(isinstance(values, dict), "hydra.job.env_set", values, "names and values, written out")
     for name, value in values.items():
@@ -74,7 +78,7 @@ def check_environment(hydra: DictConfig, raw: dict[str, Any]) -> None:
 
 
 def check_logging(raw: dict[str, Any]) -> None:
-    """A way of logging may name code, and files anywhere: only Hydra's own are taken."""
+    """Raises UserError unless logging is set up as Hydra ships it: other setups may name code, and files anywhere."""
     for part in ("job_logging", "hydra_logging"):
         known = ways_of_logging(part)
         if raw[part] not in known.values():
@@ -89,7 +93,7 @@ def ways_of_logging(part: str) -> dict[str, Any]:
 
 
 def check_plugin(hydra: DictConfig, part: str, base: type) -> None:
-    """Hydra builds ``_target_`` and what is below it: it has to be an installed plugin, as that describes itself."""
+    """Raises UserError unless a part is an installed plugin; keeps Hydra from building what is below it."""
     kind: Any = OmegaConf.get_type(hydra, part)  # the plugin's dataclass, which refuses settings that it does not have
     raw: Any = plain(hydra)[part]
     name = raw.get("_target_") if isinstance(raw, dict) else None
@@ -102,7 +106,7 @@ def check_plugin(hydra: DictConfig, part: str, base: type) -> None:
 
 
 def check_scheduler(hydra: DictConfig) -> None:
-    """A scheduler runs commands, and what is text to it becomes lines of a script."""
+    """Raises UserError where a config file gives a scheduler commands, line breaks or late references."""
     written, resolved = flatten(plain(hydra.launcher)), flatten(plain(hydra.launcher, resolve=True))
     for key, value in resolved.items():
         runs = is_among(key, COMMANDS) and bool(value) and USUAL.get(key) != value
@@ -113,7 +117,7 @@ def check_scheduler(hydra: DictConfig) -> None:
 
 
 def check_sweep(hydra: DictConfig, params: Any) -> None:
-    """What a sweep goes through counts as overridden in its jobs."""
+    """Raises UserError where a config file sweeps over Hydra's own settings: its jobs take them for overridden."""
     require(params is None or isinstance(params, dict), "hydra.sweeper.params", params, "keys and values")
     for key in params or {}:
         if re.match(r"[+~\s]*hydra", str(key)) and not is_overridden(hydra, "hydra.sweeper.params"):
@@ -126,6 +130,6 @@ def is_hydra(override: Override) -> bool:
 
 
 def is_overridden(hydra: DictConfig, key: str) -> bool:
-    """Whether the person set a key of Hydra's, or one above it, on the command line."""
+    """Whether the user set a key of Hydra's, or one above it, on the command line."""
     named = tuple(line.lstrip("+~").split("=")[0] for line in plain(hydra.overrides)["hydra"])
     return is_among(key, named)

@@ -11,7 +11,7 @@ from projectlib.config.settings import flatten, plain
 from projectlib.errors import UserError
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)
-"""In what was typed, or in a config: ``explained``."""
+"""Mistakes in what was typed or in a config, which ``explained`` puts on one line."""
 
 QUOTES = "; values with blanks or signs need quotes within quotes: \"key='a value'\""
 
@@ -30,7 +30,7 @@ def unknown_key(name: str, config_name: str) -> str:
     """That a key does not exist, and those that it may have been."""
     try:
         config = compose(config_name, ["data=mnist"])
-    except Exception:  # a config of the person's own may need more than a data set; the advice can do without it
+    except Exception:  # a config of the user's own may need more than a data set; the advice can do without it
         config = compose("train-biohsic", ["data=mnist"])
     settings = [key for key in flatten(plain(config)) if not key.startswith("hydra.")]
     if name in settings:

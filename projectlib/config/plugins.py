@@ -1,6 +1,6 @@
-"""The code that a config may name: what the project has, and modules of a person's own (plugins).
+"""The code that a config may name: what the project has, and modules of the user's own (plugins).
 
-A config file alone runs nothing.  A plugin is a module that the person named on the command line
+A config file alone runs nothing.  A plugin is a module that the user named on the command line
 (``plugins=[my_rules]``), in ``projectlib.train`` or ``projectlib.load``, or installed under the entry point
 ``biohsic.plugins``; what a config file says under ``plugins`` is never imported.
 """
@@ -40,7 +40,7 @@ TARGETS = {
 """What the project has: all that a config may name without a plugin."""
 
 PLUGINS: set[str] = set()
-"""The modules that the person named in this process."""
+"""The modules that this process imported as plugins."""
 
 ADVICE = "a name of the project, or of a plugin: name its module in plugins=[...] if it is code that you trust"
 
@@ -68,15 +68,15 @@ def import_plugins(names: Iterable[str], folders: Sequence[str | Path] = ()) -> 
 
 @cache
 def installed_plugins() -> set[str]:
-    """The modules of the entry points ``biohsic.plugins``, imported when a name of none else is asked for."""
-    from importlib.metadata import entry_points  # as slow to import as a twentieth of --help
+    """The modules of the entry points ``biohsic.plugins``, imported the first time that a plugin is looked for."""
+    from importlib.metadata import entry_points  # its import takes a twentieth of the time of --help
 
     import_plugins(names := {point.module for point in entry_points(group="biohsic.plugins")})
     return names
 
 
 def require_plugins(names: Sequence[str], origin: str) -> None:
-    """Raises UserError where ``origin`` was made with plugins that the person did not name here."""
+    """Raises UserError where ``origin`` was made with plugins that the user did not name here."""
     if missing := [name for name in names if name not in PLUGINS | installed_plugins()]:
         listed = f"plugins=[{','.join(names)}]"
         raise UserError(

@@ -12,7 +12,7 @@ from projectlib.errors import UserError, one_line
 class Setting(NamedTuple):
     """What a setting, with all below it, is to a run.
 
-    affects: its numbers, their rounding only (``machine``: how or from where it is computed), or nothing.
+    affects: its numbers, their rounding only (how it is computed, or where data is), or nothing.
     resumable: it may change when a run is resumed.  is_extent: it says how much of a result there is, not which.
     """
 
@@ -42,10 +42,10 @@ SETTINGS = {
     "search": Setting("nothing"),
     "size": Setting("nothing", resumable=True),  # these two are names for settings that are checked themselves
     "figure": Setting("nothing", resumable=True),
-    "engine": Setting("machine"),
-    "data.root": Setting("machine", resumable=True),  # another machine has the data elsewhere
-    "data.source.root": Setting("machine", resumable=True),
-    "data.test_batchsize": Setting("machine"),
+    "engine": Setting("rounding"),
+    "data.root": Setting("rounding", resumable=True),  # another machine has the data elsewhere
+    "data.source.root": Setting("rounding", resumable=True),
+    "data.test_batchsize": Setting("rounding"),
 }
 """All that are not plain settings of the numbers: a key that is not here is ``Setting()``."""
 
@@ -54,7 +54,7 @@ SAME_RESULT = tuple(key for key, setting in SETTINGS.items() if setting.affects 
 EXTENT = tuple(key for key, setting in SETTINGS.items() if setting.is_extent)
 RESUMABLE = tuple(key for key, setting in SETTINGS.items() if setting.resumable)
 RESUMABLE_UNNAMED = tuple(key for key in RESUMABLE if not key.endswith(".root"))
-"""Where the person does not name the run that is resumed, data of another place is other data."""
+"""Where the user does not name the run to resume, data at another place counts as other data."""
 
 HELD = "\ue000{"  # hides a "${" that may call a resolver from OmegaConf: of Unicode's private use, in nobody's settings
 

@@ -9,6 +9,10 @@ from projectlib.config.settings import flatten, is_among, plain, select
 from projectlib.errors import UserError
 from projectlib.values import COUNT, WHOLE, Check, is_count, is_number, require
 
+SINGLE_SAMPLE_RULES = ("direct-feedback-alignment", "feedback-alignment", "local-classifier")
+MEMORIES = ("remembered", "covariance", "delta", "class-means")
+MISSING = object()
+
 SECTIONS = ("training", "checkpointing", "sweep", "data", "hsic")
 BUILT = ("data.source", "model", "rule", "optimizer", "lr_schedule", "logger")
 REQUIRED = {
@@ -98,7 +102,7 @@ def refuse_additions(config: DictConfig, hydra: DictConfig) -> None:
 
 
 def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
-    """Raises UserError for a setting of the objective, or of windows, that the person made and that nothing reads.
+    """Raises UserError for an override of hsic.*, data.batchsize or training.log_hsic that nothing reads.
 
     hydra: Hydra's settings of the job.
     """
@@ -125,8 +129,3 @@ def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
         else:
             continue
         raise UserError(f"{line} has no effect with {reason}")
-
-
-SINGLE_SAMPLE_RULES = ("direct-feedback-alignment", "feedback-alignment", "local-classifier")
-MEMORIES = ("remembered", "covariance", "delta", "class-means")
-MISSING = object()

@@ -6,7 +6,7 @@ A data set of one's own is a function that returns a ``Dataset``, named by ``dat
 
 from projectlib.data.augmentation import Augmentation
 from projectlib.data.dataset import Dataset, Split, prepare
-from projectlib.data.loaders import cifar10, digits, fashion_mnist, folder, linear, mnist, mnist_5000, xor
+from projectlib.data.loaders import cifar10, digits, downloads, fashion_mnist, folder, linear, mnist, mnist_5000, xor
 from projectlib.data.windows import Epoch, Sampler, gather
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Split",
     "cifar10",
     "digits",
+    "downloads",
     "fashion_mnist",
     "folder",
     "gather",

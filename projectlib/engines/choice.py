@@ -22,10 +22,10 @@ from projectlib.rules import Rule
 
 CONVOLUTIONS = (ConvolutionStreamEngine, ConvolutionClassifierEngine, ConvolutionEngine)
 COMPILED = {"cpu": (CpuEngine, StreamEngine, *CONVOLUTIONS), "cuda": (GraphEngine,)}
-"""By device, in the order in which they are asked whether they take a network's layers.
+"""By device, in the order in which they are asked whether they support a network.
 
-What ``auto`` weighs is theirs: from how many updates on one is ``worth_compiling``, and whether it ``is_compiled``
-already for such layers: an earlier run may have left its code in a cache.
+For ``auto`` each says from how many updates on it is ``worth_compiling``, and whether it ``is_compiled`` already for
+such layers: an earlier run may have left its code in a cache.
 """
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def choose_engine(
 ) -> Callable[..., EagerEngine]:
     """The engine of a network for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does.
 
-    required: whether a captured graph that does not do eager's steps ends the run, instead of going on in eager.
+    required: raise UserError, rather than go on in eager, where a captured graph fails or differs from eager's steps.
     """
     device = device_type(ensemble)
     layers = [type(layer) for layer in ensemble.network.layers]
@@ -65,8 +65,7 @@ def choose_reservoir_engine(
     """The engine of a reservoir for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does."""
     device, compiled = device_type(ensemble), CpuReservoirEngine
     reason = compiled.unsupported(ensemble, optimizer) if device == "cpu" else f"a reservoir on the device {device}"
-    is_compiled = partial(compiled.is_compiled, ensemble.num_layers)
-    return choose(name, ReservoirEngine, compiled, reason, num_updates, ensemble.num_models, is_compiled)
+    return choose(name, ReservoirEngine, compiled, reason, num_updates, ensemble.num_models, compiled.is_compiled)
 
 
 def choose(
@@ -78,7 +77,7 @@ def choose(
     num_models: int,
     is_compiled: Callable[[], bool] | None,
 ) -> type:
-    """``auto`` compiles what can be compiled and is compiled already, or long enough to be worth it.
+    """``auto`` takes ``compiled`` if it covers the task, and is cached already or the run is long enough.
 
     Ten models take eager about twice as long as one, and compilation is the same for all.
     reason: what ``compiled`` does not cover, if anything.  Raises UserError where ``compiled`` is asked for and there

@@ -1,9 +1,10 @@
-"""The GPU engine: the whole step as one captured CUDA graph, replayed without a word to the host.
+"""The GPU engine: the whole step as one captured CUDA graph, replayed without synchronising with the host.
 
 Before it trains it proves itself on the machine that it runs on: its replays must do what eager's steps do.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
@@ -21,7 +22,7 @@ from projectlib.errors import UserError
 from projectlib.models import Network
 from projectlib.rules import Rule
 
-UNROLLED = 16  # steps in one graph, for models that take one time step a window
+UNROLLED = 16  # steps in one graph, for models that take one time step per window
 WARM_UP_RUNS = 3  # before a capture, so that libraries have allocated and chosen what they need
 
 TOLERANCE = 1e-2  # of the change that the compared steps make: another order of sums was seen to make 1e-4 of it, and a
@@ -35,7 +36,7 @@ Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 class Replays(NamedTuple):
-    """Of the captured graphs of one step and of several."""
+    """Functions that replay the captured graph of one step, and that of ``unrolled`` steps."""
 
     one: Callable[[], None]
     many: Callable[[], None]
@@ -76,7 +77,7 @@ class GraphEngine(EagerEngine):
 
     @staticmethod
     def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
-        """What it does not cover, in words: a first step that is unlike the others."""
+        """What of a task it does not support, in words; None if it supports it."""
         return "momentum with dampening" if optimizer.param_groups[0].get("dampening") else None
 
     @staticmethod
@@ -117,7 +118,7 @@ class GraphEngine(EagerEngine):
         try:
             self.replays = self.record()
             self.put_back(before)
-            failure = self.difference(before, self.replays)
+            failure = self.difference(self.replays)
         except Exception as error:  # whatever torch.compile, a compiler that it calls or the driver may raise
             failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         self.put_back(before)
@@ -138,15 +139,25 @@ class GraphEngine(EagerEngine):
         self.position.zero_()
         return Replays(one, self.capture(self.many_steps) if self.unrolled > 1 else one)
 
-    def difference(self, before: dict[str, Tensor], replays: Replays) -> str | None:
+    def steps_to_fill(self) -> int:
+        """Steps after which what is remembered is complete: until then there is no signal to compare."""
+        remembered = self.rule.modulator.num_samples if self.rule.modulator else 0
+        return math.ceil(remembered / (self.sampler.size * self.ensemble.network.num_timesteps))
+
+    def take_eager_steps(self, first: int, count: int) -> None:
+        """Eager's steps from the ``first`` of an epoch on, which begins again where it ends."""
+        for step in range(first, first + count):
+            self.present(*self.window(self.whole_steps, self.epoch, step % self.whole_steps.steps))
+        self.position.fill_((first + count) % self.whole_steps.steps)
+
+    def difference(self, replays: Replays) -> str | None:
         """Where each replay, once, leaves other numbers than eager's steps from the same state; None if nowhere."""
-        num_steps, steps_in_epoch = self.unrolled + 1, self.whole_steps.steps
-        for step in range(num_steps):
-            self.present(*self.window(self.whole_steps, self.epoch, step % steps_in_epoch))
-        self.position.fill_(num_steps % steps_in_epoch)
+        num_steps, first = self.unrolled + 1, self.steps_to_fill()
+        self.take_eager_steps(0, first)
+        before = self.snapshot()
+        self.take_eager_steps(first, num_steps)
         expected = self.snapshot()
         self.put_back(before)
-        self.position.zero_()
         replays.many()
         replays.one()
         departures = {
@@ -195,7 +206,7 @@ class GraphEngine(EagerEngine):
         return {keystr(path): leaf for path, leaf in leaves if torch.is_tensor(leaf)}
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Copies of what is ``changing``."""
+        """Copies of the ``mutable_tensors``."""
         return {name: tensor.clone() for name, tensor in self.mutable_tensors().items()}
 
     def put_back(self, saved: dict[str, Tensor]) -> None:
@@ -205,7 +216,7 @@ class GraphEngine(EagerEngine):
 
 
 def departure(got: Tensor, expected: Tensor, before: Tensor) -> float:
-    """``|got - expected|`` over what of it float32 explains after a change from ``before``; all of one shape.
+    """``|got - expected|`` relative to what float32 explains after a change from ``before``; all of one shape.
 
     NaN equals NaN, and infinity infinity: that a run diverges is not this engine's to report.
     """

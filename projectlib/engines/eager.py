@@ -30,8 +30,8 @@ class EagerEngine:
     All members see the same windows.  ``totals`` (num_models, metrics) sums the training metrics over the steps
     of the epoch so far; they come from the forward pass that training does anyway, before its update.
 
-    Another engine is a subclass that does the same steps faster, and says which tasks it ``takes``, what it ``lacks``
-    for them, and from how many updates on it is ``worth_compiling``.
+    Another engine is a subclass that does the same steps faster, and says which networks and rules it
+    ``supports``, what of a task is ``unsupported``, and from how many updates on it is ``worth_compiling``.
     """
 
     name = "eager"
@@ -169,7 +169,7 @@ class EagerEngine:
 
 
 def copy_tree_(old: Any, new: Any) -> None:
-    """Write the tensors of a pytree into those of another, which may be among them, in the same or in other places."""
+    """Copy the tensors of pytree ``new`` into those of ``old``, in place; the two may share memory."""
     places, parts = tree_leaves(old), tree_leaves(new)
     storages = {place.untyped_storage().data_ptr() for place in places}
     moved = [

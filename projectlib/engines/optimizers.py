@@ -12,9 +12,8 @@ from torch.optim import Optimizer
 def load_optimizer(optimizer: Optimizer, saved: dict) -> None:
     """``optimizer.load_state_dict`` of a state that may have been saved on another kind of device.
 
-    Of the saved options only the learning rates are taken, which a schedule has changed; all others are settings of
-    the run.  Raises ValueError for a state of another optimizer: kernels look at no
-    shape and no type.
+    Only the learning rates are taken from the saved options, as a schedule changes them; the others are settings of the
+    run.  Raises ValueError for another optimizer's state, as kernels check neither shapes nor types.
     """
     if problem := state_problem(optimizer, saved):
         raise ValueError(f"its optimizer {problem}")
@@ -27,7 +26,7 @@ def load_optimizer(optimizer: Optimizer, saved: dict) -> None:
 
 
 def state_problem(optimizer: Optimizer, saved: dict) -> str | None:
-    """What of a saved state could not be that of this optimizer, in words.
+    """Why a saved state cannot be this optimizer's, in words; None if it can.
 
     No parameter has a state yet, or each has all of it: moments of its own shape and type, and counts of steps.
     """
@@ -53,7 +52,7 @@ def state_problem(optimizer: Optimizer, saved: dict) -> str | None:
 
 
 def state_difference(saved: dict, fresh: dict) -> str | None:
-    """What a parameter's saved state has that its first state could not have become, in words."""
+    """How a parameter's saved state differs in layout from a fresh one, in words; None if it does not."""
     if not isinstance(saved, dict) or saved.keys() != fresh.keys():
         return f"{[*saved] if isinstance(saved, dict) else type(saved).__name__}, expected {[*fresh]}"
     for name, expected in fresh.items():

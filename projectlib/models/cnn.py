@@ -63,7 +63,7 @@ def cnn(input_shape: Sequence[int], num_classes: int, features: Sequence[int], g
     """Convolutional layers of ``features`` channels each and a readout, with average pooling by 2 after each layer.
 
     input_shape: (C, H, W) of one image.  generator: draws the weights, first layer first.
-    Raises UserError where the input is no image or too small to be halved once a layer.
+    Raises UserError where the input is no image or too small to be halved once per layer.
     """
     if len(input_shape) != 3:
         raise UserError(

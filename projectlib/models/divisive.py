@@ -48,8 +48,8 @@ def divisive_mlp(
 ) -> Network:
     """Hidden layers of ``features`` neurons each, in as many ``groups``, and a readout.
 
-    power, smoothing: p and delta.  generator: draws the weights.  Raises UserError for values that are none of these
-    and for layers that cannot be cut into equal groups.
+    power, smoothing: p and delta.  generator: draws the weights.  Raises UserError for invalid values, and for
+    layers that cannot be cut into equal groups.
     """
     widths = [math.prod(input_shape), *check_features(features)]
     require(is_count(groups), "model.groups", groups, "a whole number of at least 1")

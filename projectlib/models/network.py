@@ -13,15 +13,15 @@ from projectlib.values import is_count, require
 
 EPSILON = 1e-6  # of every layer norm
 
-Parameters = list[dict[str, Tensor]]  # one dictionary of tensors a layer
-State = tuple[Any, ...]  # one state a layer, a pytree of tensors; () for a layer without one
+Parameters = list[dict[str, Tensor]]  # one dictionary of tensors per layer
+State = tuple[Any, ...]  # one state per layer, a pytree of tensors; () for a layer without one
 
 
 class DynamicLayer(nn.Module, ABC):
     """A layer with a state u: ``forward(h, u) -> (z, u)``.
 
-    u is a pytree: a tensor, or tensors in a tuple, named tuple, list or dictionary, each with one row a place in the
-    window.
+    u is a pytree: a tensor, or tensors in a tuple, named tuple, list or dictionary, each with one row per sample
+    of the window.
     """
 
     @abstractmethod
@@ -52,14 +52,14 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> State:
-        """The state of every layer, for windows or batches of batch_size samples; at rest without a generator."""
+        """The state of every layer for windows or batches of batch_size samples; at rest without a generator."""
         return tuple(
             layer.initial_state(batch_size, generator) if isinstance(layer, DynamicLayer) else ()
             for layer in self.layers
         )
 
     def split_parameters(self) -> Parameters:
-        """The network's own parameters as plain tensors, one dictionary a layer."""
+        """The network's own parameters as plain tensors, one dictionary per layer."""
         return [{name: p.detach() for name, p in layer.named_parameters()} for layer in self.layers]
 
     def layer(self, index: int) -> Callable:
@@ -72,7 +72,7 @@ class Network(nn.Module):
     def run(self, parameters: Parameters, state: State, x: Tensor) -> tuple[list[Tensor], State]:
         """All layers in turn, one time step.
 
-        parameters: one dictionary a layer.  state: of every layer.  x: (N, ...).
+        parameters: one dictionary per layer.  state: of every layer.  x: (N, ...).
         Returns every layer's output, (N, ...) each, the logits (N, num_classes) last, and the new state.
         """
         outputs, new_state = [], []

@@ -20,8 +20,8 @@ class Reservoir(nn.Module):
     recurrent_strength: lambda, the spectral radius of lambda W_r as n grows.  density: the probability that a
     recurrent weight is not zero; W_r is normal of sd 1/sqrt(density n).  time_constant, time_step: tau and dt in
     seconds.  noise: sd of the normal noise on r and o.  generator: draws the weights; W_i and W_f are uniform in
-    [-1, 1], W_o starts at zero.  Raises UserError for values that are none, a
-    density outside (0, 1] or 0 < dt <= tau violated.
+    [-1, 1], W_o starts at zero.  Raises UserError for invalid values, and unless 0 < density <= 1 and
+    0 < dt <= tau.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from projectlib.values import is_number, require
 
 
 class SpikingState(NamedTuple):
-    """Of a layer's neurons at a time step, (N, num_out) each.
+    """State of a layer's neurons at one time step, (N, num_out) each.
 
     v: membrane potentials, after the reset.  rest: time steps of the refractory period that are left.  spikes: 1 where
     a neuron fired.  trace: of its spikes.
@@ -93,7 +93,7 @@ def spiking_mlp(
 
     time_constant, trace_time_constant, time_step: tau, tau_trace and dt in seconds, 0 < dt <= both.  threshold: theta,
     above 0.  refractory: seconds, rounded to time steps.  slope: of the fast sigmoid, at least 0.  num_timesteps: how
-    long a sample is presented.  generator: draws the weights.  Raises UserError for values that are none of these.
+    long a sample is presented.  generator: draws the weights.  Raises UserError for invalid values.
     """
     rate = membrane_rate(time_constant, time_step)
     trace_rate = membrane_rate(trace_time_constant, time_step, "model.trace_time_constant")

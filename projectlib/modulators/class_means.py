@@ -11,7 +11,7 @@ SMALLEST_NORM = 1e-3  # added to a direction's length, so that a mean which is n
 
 
 class ClassMeansModulator(Memory):
-    """Running means m_c of a layer's activations, one a class, compared with the newest z by a softmax::
+    """Running means m_c of a layer's activations, one per class, compared with the newest z by a softmax::
 
         m^_c = (m_c - mean_c m) / (|m_c - mean_c m| + 1e-3)
         xi   = sum_c (softmax_c(z . m^_c / (sqrt(d) tau)) - [c = y]) m^_c
@@ -20,8 +20,7 @@ class ClassMeansModulator(Memory):
     xi is, up to a factor, the gradient of the cross-entropy of that softmax.  Classes that have not been seen, whose
     mean is zero, take no part, and give no signal.
 
-    rate: r, a number in (0, 1].  temperature: tau.  grid: of ``Memory``.  Raises UserError for values that are
-    none of these.
+    rate: r, a number in (0, 1].  temperature: tau.  grid: of ``Memory``.  Raises UserError for invalid values.
     """
 
     kernel = "class-means"

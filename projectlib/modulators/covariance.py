@@ -28,7 +28,7 @@ class CovarianceModulator(Memory):
     xi is, up to a factor, the gradient of ``w HSIC(Z, Z) / 2 - HSIC(Y, Z)`` with linear kernels at the newest sample
     (the objective of Pogodin and Latham 2020).  A class that has not been seen gives no signal.
 
-    horizon: T in samples.  weight: w.  grid: of ``Memory``.  Raises UserError for values that are none of these.
+    horizon: T in samples.  weight: w.  grid: of ``Memory``.  Raises UserError for invalid values.
     """
 
     kernel = "covariance"

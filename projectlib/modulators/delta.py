@@ -31,7 +31,7 @@ class DeltaModulator(Memory):
 
     learning_rate: eta, below 2, from where on Q overshoots: ``|z~|^2`` is about 1.  (Of images it is 1 in the mean
     only, and Q overshoots from about 0.1 on.)  horizon: T of the running means, in samples.  grid: of ``Memory``.
-    Raises UserError for values that are none of these.
+    Raises UserError for invalid values.
     """
 
     kernel = "delta"

@@ -27,11 +27,10 @@ class Memory(Modulator):
     """Supplies xi (d,) from what it remembers of a layer's activations z (d,), of which it runs no sample again.
 
     A subclass says what is remembered before the first sample (``empty``), and reads and then writes it (``supply``).
-    What the signal stands for, ``objective``, and what it has learnt of each class, ``of_classes``, are for those who
-    look on.
+    For monitoring only, it also has ``objective``, which its signal descends, and ``of_classes``, what it learnt.
 
-    Of images z (H, W, C) a memory sees X, the means over grid x grid blocks, d = grid^2 C numbers.  They are brought to
-    a mean of 0 and a mean square of 1, which layer norm leaves a vector with but not the mean of many::
+    Of images z (H, W, C) a memory sees X, the means over grid x grid blocks, d = grid^2 C numbers.  They are
+    normalised to mean 0 and mean square 1, which layer norm gives the numbers of a place but not means over places::
 
         s  <- s + r (|X - mu|^2 - s)
         z   = sqrt(d) (X - mu) / sqrt(s)
@@ -40,11 +39,10 @@ class Memory(Modulator):
     with T = 1000 samples.  mu is 0 before the first, so that s, which begins with |X|^2, is not 0.  xi of a block is
     that of each of its places.
 
-    num_samples: how many samples it keeps as they were.  compares_inputs: whether their inputs are among what it keeps.
+    compares_inputs: whether inputs are among what it keeps of samples.
     grid: blocks along each side.  Raises UserError unless it is a whole number of at least 1.
     """
 
-    num_samples: int = 0
     compares_inputs: bool = False
 
     def __init__(self, grid: int = 2):

@@ -26,13 +26,15 @@ class Modulator(ABC):
     needs_window: whether it is told the signal that is computed from a window of samples.  Without it the newest sample
         is run alone.
     applies_window_signal: whether that is what it supplies.
-    transports: what has to reach the layer for it, in words, as of a rule.
+    transports: what has to reach the layer for it, in words, as for a rule.
+    num_samples: how many samples it keeps as they were, until which it has nothing to say.
     kernel: the name of compiled code that does the same; not inherited.
     """
 
     needs_window: bool = False
     applies_window_signal: bool = False
     transports: str = "labels"
+    num_samples: int = 0
     kernel: str | None = None
 
     def initial_state(self, sample: Sample, generator: torch.Generator) -> Any:

@@ -39,13 +39,13 @@ class Remembered(NamedTuple):
 class RememberedModulator(Memory):
     """The signal of a window of N = ``size`` samples (``hsic.modulation``), none of which is run again.
 
-    What stands for an older sample is the z of when it was the newest, so a layer has a window where its memory has
-    room, not where its input comes from.  There is no signal before the memory is full.
+    An older sample is represented by the z that it had when it was the newest: the window is kept in the layer's
+    memory, and no input is run again.  There is no signal before the memory is full.
 
     size: N, samples in the memory with the newest.  signal: "published", "exact", or "parzen" or "contrastive", which
     need no x.  sigma: bandwidth of z for these two, of the contrastive one the root of its temperature.  gamma, sigmas:
     weight of the label term and bandwidths of x, y and z for the others.  grid: of ``Memory``.  Raises UserError for
-    values that are none of these.
+    invalid values.
     """
 
     kernel = "remembered"
@@ -85,10 +85,11 @@ class RememberedModulator(Memory):
         memory = Remembered(*ring, count=memory.count + 1)
         oldest_first = (memory.count + places) % self.size
         x, y, z = (part[oldest_first] for part in ring)
-        ky, kx, kz = kernel_matrix(y, self.sigmas[1]), None, None
         if self.compares_inputs:
-            kx, kz = kernel_matrix(x, self.sigmas[0]), kernel_row(z, self.sigmas[2])
-        xi = modulation(kx, ky, kz, z, self.gamma, self.sigmas[2], self.signal)
+            kx, ky = kernel_matrix(x, self.sigmas[0]), kernel_matrix(y, self.sigmas[1])
+            xi = modulation(kx, ky, kernel_row(z, self.sigmas[2]), z, self.gamma, self.sigmas[2], self.signal)
+        else:
+            xi = modulation(None, y @ y.T, None, z, self.gamma, self.sigmas[2], self.signal)
         return torch.where(memory.count >= self.size, xi, 0).reshape(sample.z.shape), memory
 
     def objective(self, samples: Sample) -> Tensor:

@@ -28,7 +28,7 @@ class ReservoirModulator(Modulator):
     One time step for each of the network's.  The readout starts at zero; the other weights stay as they are drawn,
     the same for all models and for layers of one width.
 
-    nhidden, recurrent_strength, density, time_constant, time_step: as of ``models.Reservoir``, in seconds.
+    nhidden, recurrent_strength, density, time_constant, time_step: as in ``models.Reservoir``, in seconds.
     learning_rate: eta; its product with nhidden has to stay below 2, where the readout would overshoot.
     seed: of the weights.
     """

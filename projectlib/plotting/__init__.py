@@ -1,4 +1,4 @@
-"""Figures from run folders: one function a figure, each of run folders (or globs of them) and matplotlib's Axes.
+"""Figures from run folders: one function per figure, each of run folders (or globs of them) and matplotlib's Axes.
 
 ``None`` instead of run folders is the newest finished run that suits.  Where a run is missing, empty or damaged, or
 is not what a figure draws, a UserError says so.

@@ -91,7 +91,7 @@ def hsic(folders: Folders | None, ax: Axes) -> None:
 
 
 def num_measured_layers(run: Run) -> int:
-    """Of how many layers HSIC was logged."""
+    """The number of layers whose HSIC was logged."""
     return sum(name.startswith("hsic_layer") for name in run.history.metrics) if run.has_metrics else 0
 
 

@@ -11,13 +11,14 @@ from torch.nn.functional import one_hot
 
 from projectlib.data import Dataset, Split
 from projectlib.ensemble import Ensemble
+from projectlib.errors import UserError
 from projectlib.plotting.markdown import grid
-from projectlib.plotting.page import network_runs, new_figure, save
+from projectlib.plotting.page import network_runs, new_figure, save, use_panels
 from projectlib.plotting.style import conditions, figure_title, kind, kind_of, legend, names_and_looks, styled
 from projectlib.runs.load import load
 from projectlib.runs.run import Folders, Run
 from projectlib.training.probes import settle
-from projectlib.training.tasks import load_dataset
+from projectlib.training.tasks import load_data_of_run
 
 NUM_TRAINING = 10_000  # samples that a probe is fitted to
 RIDGE = 1e-3  # relative to the mean square of an activation
@@ -42,19 +43,20 @@ class Probed(NamedTuple):
 
 
 def linear_probes(folders: Folders | None, axes: np.ndarray) -> list[Probed]:
-    """Test accuracy of a linear probe of every hidden layer, mean and sd over models; a panel a depth.
+    """Test accuracy of a linear probe of every hidden layer, mean and sd over models; a panel per depth.
 
     Frozen layers, far below all that learn, would press these together: they are drawn only where nothing else is.
     """
     probed = [Probed(run, 100 * probe_run(run)) for run in sorted(network_runs(folders), key=kind)]
     learning = [one for one in probed if kind(one.run) != "frozen"] or probed
-    depths, axes = sorted({one.depth for one in learning}), np.atleast_1d(axes)
-    for ax, depth in zip(axes, depths, strict=False):
+    depths = sorted({one.depth for one in learning})
+    axes = use_panels(axes, len(depths), "depths")
+    for ax, depth in zip(axes, depths, strict=True):
         draw_depth(ax, [one for one in learning if one.depth == depth])
         ax.set(title=f"{depth} hidden layers", xlabel="hidden layer")
         ax.locator_params("x", integer=True)
     axes[0].set_ylabel("accuracy of a linear probe (%)")
-    legend(axes[min(len(depths), len(axes)) - 1])
+    legend(axes[-1])
     figure_title(axes[0].figure, f"What each layer tells of the class, {conditions([one.run for one in probed])}")
     return probed
 
@@ -74,6 +76,8 @@ def section(folders: Folders, folder: Path) -> str:
     save(figure, folder, "depth", types=["png"])
     depths = sorted({one.depth for one in probed})
     rows = []
+    if len({(kind(one.run), one.depth) for one in probed}) < len(probed):
+        raise UserError("several runs have the same rule and depth; expected one each: name those to show")
     for name in dict.fromkeys(kind(one.run) for one in probed):
         of_kind = {one.depth: one.accuracy.mean(0) for one in probed if kind(one.run) == name}
         shown = [f"{of_kind[d][0]:.1f}, {of_kind[d][-1]:.1f}" if d in of_kind else "-" for d in depths]
@@ -86,7 +90,7 @@ def section(folders: Folders, folder: Path) -> str:
 def probe_run(run: Run) -> np.ndarray:
     """(num_models, hidden layers) test accuracy of ridge regressions from a layer's activities to one-hot labels."""
     trained = load(run.folder)
-    dataset = load_dataset(trained.config)
+    dataset = load_data_of_run(trained.config, run.folder)
     return np.array([probe_member(trained.ensemble, index, dataset) for index in range(trained.ensemble.num_models)])
 
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator
 
 from projectlib.errors import UserError
 from projectlib.plotting.curves import DASHED
-from projectlib.plotting.page import network_runs
+from projectlib.plotting.page import network_runs, use_panels
 from projectlib.plotting.signals import logged
 from projectlib.plotting.style import DIVERGING, conditions, figure_title, kind, kind_of, legend, names_and_looks
 from projectlib.runs.history import mean_and_sd
@@ -30,9 +30,8 @@ def accuracy_by_numbers_kept(folders: Folders | None, ax: Axes) -> None:
         points = sorted((kept(run), *last_accuracy(run)) for run in of_kind)
         numbers, means, sds = (np.array(column) for column in zip(*points, strict=True))
         if not numbers.any():
-            ax.axhline(
-                means.mean(), color=look.color, linewidth=0.9, linestyle=DASHED, label=f"{title} (keeps nothing)"
-            )
+            for mean in means:
+                ax.axhline(mean, color=look.color, linewidth=0.9, linestyle=DASHED, label=f"{title} (keeps nothing)")
             continue
         ax.errorbar(numbers, means, sds, **look._asdict(), capsize=2, elinewidth=0.8, label=title)
     ax.set_xscale("log")
@@ -58,20 +57,18 @@ def last_accuracy(run: Run) -> tuple[float, float]:
 
 
 def of_classes(folders: Folders | None, axes: np.ndarray) -> None:
-    """What the memory of the last hidden layer has learnt of each class, one panel a run; first model.
+    """What the memory of the last hidden layer has learnt of each class, one panel per run; first model.
 
     Rows are classes, columns neurons, sorted by the class that each stands for; each row relative to its largest value.
     """
     runs = network_runs(folders)
-    axes = np.atleast_1d(axes)
-    for ax in axes[len(runs) :]:
-        ax.axis("off")
-    for ax, run, (name, _) in zip(axes, runs, names_and_looks(runs), strict=False):
+    axes = use_panels(axes, len(runs), "runs")
+    for ax, run, (name, _) in zip(axes, runs, names_and_looks(runs), strict=True):
         _, learnt = logged(run, "of_classes")
         rows = learnt[-1] / np.maximum(np.abs(learnt[-1]).max(1, keepdims=True), np.finfo(np.float32).tiny)
         image = ax.imshow(rows[:, np.argsort(rows.argmax(0))], cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
         ax.set(xticks=[], yticks=range(len(rows)), xlabel=f"{rows.shape[1]} neurons")
         ax.set_title(name)
     axes[0].set_ylabel("class")
-    figure_title(axes[0].figure, f"What memories have learnt of each class, {conditions(runs)}")
+    figure_title(axes[0].figure, f"What the memories of one model have learnt of each class, {conditions(runs)}")
     axes[0].figure.colorbar(image, ax=axes, label="relative to the largest of the class", shrink=0.8, aspect=30)

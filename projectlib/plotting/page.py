@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -61,6 +62,19 @@ def new_figure(
         figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         FigureCanvasAgg(figure)
         return figure, figure.subplots(rows, columns, **options)
+
+
+def use_panels(axes: Any, num: int, what: str) -> np.ndarray:
+    """The first ``num`` panels (of each row), the others emptied.  Raises UserError where there are fewer.
+
+    what: what has a panel each, in words.
+    """
+    axes = np.atleast_1d(axes)
+    if num > axes.shape[-1]:
+        raise UserError(f"{num} {what} to draw; expected at most {axes.shape[-1]}, as many as panels: name fewer runs")
+    for ax in axes[..., num:].flat:
+        ax.axis("off")
+    return axes[..., :num]
 
 
 def select_runs(folders: Folders | None, suits: Callable[[Run], bool], what: str) -> list[Run]:

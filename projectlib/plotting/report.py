@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jinja2 import Environment
-from matplotlib.axes import Axes
 from scipy import stats
 
 from projectlib.errors import UserError
@@ -66,7 +65,7 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def paired_interval(values: dict[int, float], reference: dict[int, float], level: float = LEVEL) -> Interval:
+def paired_interval(values: dict[int, float], reference: dict[int, float]) -> Interval:
     """Student's t interval of values - reference over the seeds that both have.  values, reference: by seed."""
     shared = sorted(values.keys() & reference.keys())
     differences = np.array([values[seed] - reference[seed] for seed in shared])
@@ -75,7 +74,7 @@ def paired_interval(values: dict[int, float], reference: dict[int, float], level
     mean = float(differences.mean())
     if len(shared) < 2:
         return Interval(1, mean, None, None)
-    half = float(stats.t.ppf((1 + level) / 2, len(shared) - 1) * differences.std(ddof=1) / np.sqrt(len(shared)))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(shared) - 1) * differences.std(ddof=1) / np.sqrt(len(shared)))
     return Interval(len(shared), mean, mean - half, mean + half)
 
 
@@ -118,7 +117,7 @@ def report(runs: Sequence[Run]) -> str:
 
 
 def named(labelled: Sequence[tuple[str, Run]]) -> list[Compared]:
-    """Runs with what tells them apart: of script and overrides what not all have, the rarest first, or else folders."""
+    """Runs with names that tell them apart: words of script and overrides not in all, rarest first, else the folder."""
     words = [[run.script, *run.overrides] for _, run in labelled]
     have = Counter(word for own in words for word in {*own})
     names = (" ".join(sorted((w for w in own if have[w] < len(words)), key=lambda w: have[w])) for own in words)
@@ -159,7 +158,17 @@ def letters(count: int) -> list[str]:
 
 
 RUN_HEADS = (
-    *("run", "script", "overridden", "status", "epochs", "models", "seconds", "steps/s", "device", "folder", "error"),
+    "run",
+    "script",
+    "overridden",
+    "status",
+    "epochs",
+    "models",
+    "seconds",
+    "steps/s",
+    "device",
+    "folder",
+    "error",
 )
 
 
@@ -227,7 +236,7 @@ def verdict(interval: Interval) -> tuple[str, str]:
 
 @styled()
 def picture(runs: Sequence[Compared], metric: Metric) -> str:
-    """A metric over epochs, as the address of an image that holds it."""
+    """A metric over epochs, drawn as SVG: the data URI of the image."""
     columns = 1 + len(runs) // 16  # of the legend
     figure, ax = new_figure(width=2.8 + 2.6 * columns)
     for index, one in enumerate(runs):
@@ -236,7 +245,11 @@ def picture(runs: Sequence[Compared], metric: Metric) -> str:
             limits = PERCENT if metric.name == "accuracy" else (0, np.inf)
             title = one.title if len(one.title) <= LABEL else f"{one.title[: LABEL - 1]}…"
             band(ax, epochs, metric.scale * values, title, look(index), limits)
-    finish(ax, metric, columns)
+    ax.set_title(metric.title)
+    if metric.name == "accuracy":
+        leave_out_epoch_0(ax)
+    whole_epochs(ax)
+    legend(ax, ncols=columns)
     file = io.BytesIO()
     figure.savefig(file, format="svg")
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -246,14 +259,6 @@ def look(index: int) -> Look:
     """A look for any number of runs: the markers go round again, shifted, with the colours."""
     base, other = SEQUENCE[index % len(SEQUENCE)], SEQUENCE[(index + index // len(SEQUENCE)) % len(SEQUENCE)]
     return Look(base.color, base.linestyle, other.marker)
-
-
-def finish(ax: Axes, metric: Metric, columns: int) -> None:
-    ax.set_title(metric.title)
-    if metric.name == "accuracy":
-        leave_out_epoch_0(ax)
-    whole_epochs(ax)
-    legend(ax, ncols=columns)
 
 
 PAGE = """<!doctype html>
@@ -294,7 +299,7 @@ PAGE = """<!doctype html>
 
 
 def opened(words: Sequence[str]) -> list[Run]:
-    """The runs that arguments name, with a note of those that hold none.  Raises UserError where all of them do."""
+    """The runs that arguments name; notes each that names none.  Raises UserError if no argument names a run."""
     found, empty = [], []
     for word in words:
         try:

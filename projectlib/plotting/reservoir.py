@@ -76,7 +76,7 @@ def error_over_time(folders: Folders | None, ax: Axes) -> None:
     ends = times.reshape(percent.shape)[:, -1]
     middles = ends - dt * windows / 2
     ax.plot(middles, percent.mean(1), color=BLACK, marker="o", linestyle="--", label="mean of an epoch")
-    ax.set_title(f"Error of the output while it learns\n{conditions([run])}")
+    ax.set_title(f"Error of the output of one model while it learns\n{conditions([run])}")
     ax.set(xlabel="simulation time (s)", ylabel="error (% of the target's variance)", yscale="log")
     ax.yaxis.set_major_formatter("{x:g}")
     legend(ax)

@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 
 from projectlib.errors import UserError
 from projectlib.plotting.curves import evenly_spaced
-from projectlib.plotting.page import network_run, network_runs
+from projectlib.plotting.page import network_run, network_runs, use_panels
 from projectlib.plotting.style import (
     DIVERGING,
     SEQUENCE,
@@ -44,7 +44,7 @@ def logged(run: Run, *names: str) -> list[np.ndarray]:
 def three_factors(folders: Folders | None, axes: np.ndarray) -> None:
     """Weight change of the last hidden layer, with its input above and its signal beside it.
 
-    One panel an epoch, from the first to the last that was logged; all at one window.  Each quantity is drawn
+    One panel per epoch, from the first to the last that was logged; all at one window.  Each quantity is drawn
     relative to its largest value in that epoch, which the title gives for the weight change.
     """
     run = network_run(folders)
@@ -62,7 +62,7 @@ def three_factors(folders: Folders | None, axes: np.ndarray) -> None:
         above.set_title(f"epoch {epochs[index]}\nlargest change {np.abs(changes[index]).max():.1e}")
         above.set_ylabel("input", rotation=0, ha="right", va="center")
         ax.set_xlabel("weight change")
-    figure_title(axes[0].figure, f"Three factors of the last hidden layer, {conditions([run])}")
+    figure_title(axes[0].figure, f"Three factors of the last hidden layer of one model, {conditions([run])}")
     axes[0].figure.colorbar(image, ax=axes, label="relative to the largest", shrink=0.8)
 
 
@@ -146,10 +146,8 @@ def kernel_matrices(folders: Folders | None, axes: np.ndarray) -> None:
     axes: (2, runs).  First model of each run; lines part the classes.
     """
     runs = network_runs(folders)
-    axes = np.reshape(axes, (2, -1))
-    for ax in axes[:, len(runs) :].flat:
-        ax.axis("off")
-    for column, run, (name, _) in zip(axes.T, runs, names_and_looks(runs), strict=False):
+    axes = use_panels(np.reshape(axes, (2, -1)), len(runs), "runs")
+    for column, run, (name, _) in zip(axes.T, runs, names_and_looks(runs), strict=True):
         layers = [name for name in run.arrays() if name.startswith("kernel_layer")]
         last = max(layers, key=lambda name: int(name.removeprefix("kernel_layer")), default="kernel_layer0")
         epochs, kernels, labels = logged(run, last, "labels")
@@ -158,7 +156,7 @@ def kernel_matrices(folders: Folders | None, axes: np.ndarray) -> None:
             ax.set_title(f"{name}\nepoch {epochs[index]}")
     for ax in axes[:, 0]:
         ax.set_ylabel("samples by class")
-    figure_title(axes[0, 0].figure, f"Kernel matrices of the last hidden layer, {conditions(runs)}")
+    figure_title(axes[0, 0].figure, f"Kernel matrices of the last hidden layer of one model, {conditions(runs)}")
     axes[0, 0].figure.colorbar(image, ax=axes, label="kernel of the last hidden layer", shrink=0.8, aspect=30)
 
 

@@ -16,10 +16,10 @@ MAX_NEURONS = 12  # drawn of one layer
 
 def points(folders: Folders | None, ax: Axes) -> None:
     """The training points of a data set in the plane, by class."""
-    from projectlib.training.tasks import load_dataset  # imports torch, which the other figures do without
+    from projectlib.training.tasks import load_data_of_run  # imports torch, which the other figures do without
 
     run = network_run(folders)
-    train = load_dataset(run.config).train
+    train = load_data_of_run(run.config, run.folder).train
     if train.inputs.shape[1:] != (2,):
         raise UserError(
             f"data of {run.folder} has samples of shape {tuple(train.inputs.shape[1:])}; expected points (2,)"
@@ -34,10 +34,10 @@ def points(folders: Folders | None, ax: Axes) -> None:
 
 def network(folders: Folders | None, ax: Axes) -> None:
     """A drawing of a network: its layers, and what each of them learns from."""
-    from projectlib.training.tasks import load_dataset
+    from projectlib.training.tasks import load_data_of_run
 
     run = network_run(folders)
-    dataset = load_dataset(run.config)
+    dataset = load_data_of_run(run.config, run.folder)
     features = run.get("model.features", [])
     widths = [int(np.prod(dataset.input_shape)), *features, dataset.num_classes]
     signal = "own signal" if kind(run) in KINDS and KINDS[kind(run)].has_signal else ""

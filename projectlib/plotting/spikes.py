@@ -11,9 +11,9 @@ from projectlib.runs.run import Folders, Run
 
 
 def raster(folders: Folders | None, axes: np.ndarray) -> None:
-    """Spikes of the first model after the last epoch that was logged, one panel a layer.
+    """Spikes of the first model after the last epoch that was logged, one panel per layer.
 
-    The samples, one a class, are presented one after the other, each from rest; neurons are sorted by the class for
+    The samples, one per class, are presented one after the other, each from rest; neurons are sorted by the class for
     which they fire most.
     """
     run, axes = network_run(folders), np.atleast_1d(axes)
@@ -42,5 +42,5 @@ def draw_layer(ax: Axes, train: np.ndarray, milliseconds: float) -> None:
 
 
 def time_step_ms(run: Run) -> float:
-    """Of a run, in milliseconds."""
+    """A run's time step in milliseconds."""
     return 1000 * float(run.get("training.time_step"))

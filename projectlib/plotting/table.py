@@ -1,4 +1,4 @@
-"""One table of all rules on one footing, written from run folders: a row a rule, a column a data set.
+"""One table of all rules on one footing, written from run folders: a row per rule, a column per data set.
 
     python -m projectlib.plotting.table               docs/table.md and docs/table.png from outputs/ and multirun/
     python -m projectlib.plotting.table --size quick --into build
@@ -17,6 +17,7 @@ from matplotlib.ticker import LogLocator
 
 from projectlib.config.messages import MISTAKES, explained
 from projectlib.config.plugins import build
+from projectlib.config.settings import EXTENT
 from projectlib.config.validation import MEMORIES
 from projectlib.errors import UserError
 from projectlib.plotting import depth
@@ -48,7 +49,9 @@ ROWS = {
 }
 """Titles of the runs of those experiments, in the order of the table."""
 
-MARKERS = "oXs^Dv*Pd<>hxpH8+"  # one a row; of one colour (every sixth) far from alike
+LOGGED = tuple(key for key in EXTENT if key.startswith("training.log"))
+
+MARKERS = "oXs^Dv*Pd<>hxpH8+"  # one per row; of one colour (every sixth) far from alike
 
 INTRODUCTION = """# One table
 
@@ -75,7 +78,7 @@ and without compilation, on cores that most runs shared with others: they tell r
 
 
 def table(results: Results) -> pd.DataFrame:
-    """A row a run: column, rule (keys of ``COLUMNS`` and ``ROWS``), accuracy, sd (%), models, epochs, seconds, kept,
+    """A row per run: column, rule (keys of ``COLUMNS`` and ``ROWS``), accuracy, sd (%), models, epochs, seconds, kept,
     device, transports and command.  Raises UserError where there is no run at all.
     """
     found = [
@@ -83,7 +86,7 @@ def table(results: Results) -> pd.DataFrame:
         for column in COLUMNS
         for planned in plan(f"table/{column}", results.size, results.settings)
         for run in results.newest(planned)
-        if run.is_finished and planned.has_settings(run)  # and no other network's: the row has the plan's command
+        if run.is_finished and planned.has_settings(run, free=LOGGED)  # what the command in its row would make
     ]
     if not found:
         raise UserError(f"no finished run of a table in {results.roots}; expected some: make table")
@@ -150,7 +153,7 @@ def extent(rows: pd.DataFrame) -> str:
 
 
 def accuracy_by_time(rows: pd.DataFrame, ax: Axes) -> None:
-    """Test accuracy of the first column against the seconds that a model takes to train, one marker a rule."""
+    """Test accuracy of the first column against the seconds that a model takes to train, one marker per rule."""
     first: pd.DataFrame = rows.loc[rows.column == rows.column.iloc[0]]
     for one in first.to_dict("records"):
         place = [*ROWS].index(one["rule"])

@@ -13,7 +13,7 @@ from projectlib.rules.rule import Rule, TrainingState, Update
 class Backprop(Rule):
     """Mean cross-entropy of a plain batch, through all layers; a layer's old state counts as constant.
 
-    accumulate: samples whose mean gradient makes one update, as of ``Rule.make_blocks``.
+    accumulate: samples whose mean gradient makes one update, see ``Rule.make_blocks``.
     """
 
     transports = "errors, through the transposed weights"

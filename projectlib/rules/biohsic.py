@@ -37,7 +37,7 @@ class BioHSIC(LocalRule):
     gamma: weight of the label term.  sigmas: bandwidths of x, y and z.  form: of ``hsic.modulation``, the signal
     computed from the window.  modulator: who supplies the signal that is applied; the window's own unless it is given.
     accumulate: A, of a stream.  readout_window: samples, the newest among them, that the readout of a stream learns
-    from, as they were when they were the newest.  Raises UserError for values that are none.
+    from, as they were when they were the newest.  Raises UserError for invalid values.
     """
 
     smallest_window = 2
@@ -75,7 +75,8 @@ class BioHSIC(LocalRule):
     def prepare(self, x: Tensor, y: Tensor) -> WindowContext | None:
         if self.streams:
             return None
-        kx, ky = kernel_matrix(x, self.sigmas[0]), kernel_matrix(y, self.sigmas[1])
+        kx = kernel_matrix(x, self.sigmas[0])
+        ky = y @ y.T if self.form in LABEL_FORMS else kernel_matrix(y, self.sigmas[1])
         return WindowContext(kx, ky, x[-1], y[-1])
 
     def signal(self, z: Tensor, context: WindowContext) -> Tensor:

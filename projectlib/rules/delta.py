@@ -9,7 +9,7 @@ from projectlib.models.reservoir import readout_gradient
 class Delta:
     """``dW_o = -eta (o - xi) r``: the gradient of ``|o - xi|^2 / 2`` with o constant in all but W_o.
 
-    gamma, sigma, form: of the signal xi, one bandwidth for x, y and z.  Raises UserError where they are none.
+    gamma, sigma, form: of the signal xi, one bandwidth for x, y and z.  Raises UserError for invalid values.
     """
 
     task = "reservoir"

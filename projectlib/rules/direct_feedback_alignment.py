@@ -19,8 +19,8 @@ class DirectFeedbackAlignment(LocalRule):
     No transpose is used and no error crosses layers; the error itself travels, from the readout to each layer.  Of a
     convolution, B reaches what the next layer reads: its map averaged over 2 x 2 places.
 
-    scale: sd of an entry of B times sqrt(num_classes).  accumulate: samples run with the same weights, whose mean
-    gradient makes one update.  Raises UserError for values that are none of these.
+    scale: entries of B have sd scale / sqrt(num_classes).  accumulate: samples run with the same weights, whose mean
+    gradient makes one update.  Raises UserError for invalid values.
     """
 
     sliding = False

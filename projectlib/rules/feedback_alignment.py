@@ -24,7 +24,7 @@ class FeedbackAlignment(Rule):
     pooling).  Of convolutions B is a kernel.  B is drawn as W is, once for each model, and kept.
 
     scale: of B, in units of W's own.  accumulate: samples run with the same weights, whose mean gradient makes
-    one update.  Raises UserError for values that are none of these, and for a layer with weights of other maps.
+    one update.  Raises UserError for invalid values, and for a layer whose weights belong to other maps.
     """
 
     transports = "errors, through fixed random weights"

@@ -8,7 +8,7 @@ from projectlib.rules.local import Hidden, HiddenUpdate, LocalRule
 class Frozen(LocalRule):
     """Hidden layers keep their random weights, only the readout learns: dW = 0.
 
-    accumulate: samples that make one update, as of ``Rule.make_blocks``; windows that slide where it is 1.
+    accumulate: samples that make one update, see ``Rule.make_blocks``; windows that slide where it is 1.
     """
 
     trains_hidden = False

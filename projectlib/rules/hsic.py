@@ -11,8 +11,8 @@ from projectlib.rules.batch import BatchRule
 class HSIC(BatchRule):
     """Hidden layers descend ``HSIC(X, Z) - gamma HSIC(Y, Z)`` with respect to all activations of a plain batch.
 
-    gamma: weight of the label term.  sigmas: bandwidths of x, y and z.  accumulate: samples in a batch, as of
-    ``Rule.make_blocks``.  Raises UserError where they are none.
+    gamma: weight of the label term.  sigmas: bandwidths of x, y and z.  accumulate: samples in a batch, see
+    ``Rule.make_blocks``.  Raises UserError for invalid values.
     """
 
     transports = "labels and the input"

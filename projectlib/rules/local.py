@@ -69,7 +69,7 @@ class LocalRule(Rule):
         return ()
 
     def readout_state(self, h: Tensor, u: Any, y: Tensor) -> Any:
-        """What the rule remembers of the readout, a pytree.  h, u, y: zeros of what it receives, as of ``Hidden``."""
+        """What the rule remembers of the readout, a pytree.  h, u, y: zeros of what it receives, as in ``Hidden``."""
         return ()
 
     @abstractmethod

@@ -36,8 +36,7 @@ class LocalClassifier(LocalRule):
     does: the map averaged over 2 x 2 places.
 
     learning_rate: q, of the means over a block.  feedback: "transpose" or "random".  accumulate: samples of a block,
-    run with the same weights, whose mean gradient makes one update.  Raises UserError for values that are none of
-    these.
+    run with the same weights, whose mean gradient makes one update.  Raises UserError for invalid values.
     """
 
     sliding = False

@@ -1,4 +1,4 @@
-"""Plausible HSIC: the kernelized bottleneck whose third factor is one number a pair of samples."""
+"""Plausible HSIC: the kernelized bottleneck whose third factor is one number per pair of samples."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class PHSIC(BatchRule):
 
     gamma: weight of the label term.  groups: how many a layer has, at least 3, as the cosine of two centred numbers
     is 1 or -1; each of the same size, at least 2; None for none.  power: p.  smoothing: delta.  accumulate: samples in
-    a batch, as of ``Rule.make_blocks``.  Raises UserError for values that are none of these.
+    a batch, see ``Rule.make_blocks``.  Raises UserError for invalid values.
     """
 
     def __init__(

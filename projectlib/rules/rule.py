@@ -24,7 +24,7 @@ class TrainingState(NamedTuple):
 class Update(NamedTuple):
     """What a rule makes of one window or batch (or of one time step of it).
 
-    gradients: one dictionary a layer, as the parameters; empty for a layer that is left alone.
+    gradients: one dictionary per layer, as the parameters; empty for a layer that is left alone.
     state: after the time step.  outputs: (N, ...) of every layer before the update, the logits (N, num_classes) last.
     """
 
@@ -104,6 +104,6 @@ class Rule(ABC):
         """The gradients of one model; ``context`` is what ``prepare`` returned."""
 
 
-def own_kernel(method: Any) -> str | None:
+def own_kernel(rule_or_modulator: Any) -> str | None:
     """The compiled code that a rule or modulator's own class, and not one that it inherits from, says does the same."""
-    return vars(type(method)).get("kernel")
+    return vars(type(rule_or_modulator)).get("kernel")

@@ -15,7 +15,7 @@ class SimilarityMatching(BatchRule):
 
     with one-hot labels Y.  Of images Z are the standard deviations of each channel over its places.
 
-    accumulate: samples in a batch, as of ``Rule.make_blocks``.
+    accumulate: samples in a batch, see ``Rule.make_blocks``.
     """
 
     def __init__(self, accumulate: int = 1):

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from projectlib.errors import UserError
 
 LOCK, OWNER = ".lock", ".owner"
-PATIENCE = 0.5  # seconds for which a lock may be held by one who only looks whether it is
+PATIENCE = 0.5  # seconds to wait: ``is_locked`` in another process holds the lock for a moment
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -9,7 +9,7 @@
     figures/        its learning curve
     .lock, .owner   held while it is written (``projectlib.runs.files``)
 
-Who only looks at settings and summaries waits for neither torch nor pandas.
+Importing this, and reading settings and summaries, needs neither torch nor pandas.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def write_summary(folder: Path, summary: dict[str, Any], trained: bool = False) -> None:
-    """Say how a run ended.  trained: beyond what was there; else a finished run's summary is kept."""
+    """Write summary.json.  A finished run's is kept unless ``trained``: the run went on training."""
     if trained or not is_finished(folder):
         write_text(Path(folder) / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
@@ -154,7 +154,7 @@ def missing_folders(folder: str) -> tuple[Path, ...]:
 
 
 def remove_unbegun(made: Sequence[Path]) -> bool:
-    """Remove the folders that were made for a run, the innermost first, if the run left what it has before it begins.
+    """Remove the folders made for a run, the innermost first, if they hold only files that exist before it begins.
 
     Returns False, with all of it in place, where no folder was made, or where there is more.
     """

@@ -71,7 +71,7 @@ class History:
         return nested(statistics.loc[statistics.index.get_level_values("epoch") == self.last_epoch])
 
     def best(self) -> Statistics:
-        """Where the mean over models is best, by split and metric, and in which ``epoch``: the first of equals."""
+        """The best mean over models by split and metric, with its ``epoch``, the earliest among equals."""
         statistics = self.statistics()
         score = (statistics["mean"] * statistics.index.get_level_values("metric").map(DIRECTION)).dropna()
         best = statistics.loc[score.groupby(["split", "metric"], sort=False).idxmax()]
@@ -96,7 +96,7 @@ class History:
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table that was read from a file.  Raises ValueError where it is none of metrics."""
+    """The rows of a table that was read from a file.  Raises ValueError where it is not a table of metrics."""
     if [*frame.columns[:3]] != [*KEYS] or not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"its columns are {', '.join(map(str, frame.columns))}")
     if frame.empty:
@@ -123,7 +123,7 @@ def nested(statistics: pd.DataFrame) -> Statistics:
 
 
 def row_split(split: str) -> str:
-    """The name of a split's row where it is scored, as it is before training."""
+    """The split name under which scores are recorded: ``train_set`` for the training samples."""
     return TRAIN_SET if split == "train" else split
 
 

@@ -1,4 +1,4 @@
-"""A finished run, loaded for use."""
+"""A run loaded for use, as it was at its last checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class TrainedRun:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """metrics.csv: one row an epoch, split and model.  Raises UserError where it cannot be read."""
+        """metrics.csv: one row per epoch, split and model.  Raises UserError where it cannot be read."""
         return History.read(self.folder / METRICS).frame
 
     def predict(self, x: Any) -> Tensor:

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class Logger:
-    """What a recorder tells of a run.  What a logger does not define it is not interested in."""
+    """Receives a run's metrics from the recorder; methods that a subclass does not define do nothing."""
 
     def step(self, global_step: int, metrics: dict[str, float]) -> None:
         """After ``global_step`` steps of training: the running means of the epoch so far, and over models."""
@@ -23,7 +23,7 @@ class Logger:
 
 
 class PrintLogger(Logger):
-    """Writes step metrics as lines of the log; those of epochs every run prints."""
+    """Writes step metrics to the log; epoch metrics are logged by every run."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
         """folder: the run folder.  settings: the whole config as plain values."""

@@ -95,7 +95,7 @@ class Recorder:
             self.exit_stack.callback(logger.close)
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
-        """Show progress in steps: a bar, or a line a minute where the output is not a terminal."""
+        """Show progress in steps: a bar, or a line per minute where the output is not a terminal."""
         self.num_epochs, self.total = num_epochs, total
         self.begun = self.last_progress = (time.monotonic(), done)
         bar = tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True)
@@ -159,7 +159,7 @@ class Recorder:
         return due or self.interrupts.requested
 
     def log_progress(self, num_steps: int) -> None:
-        """Log the progress, a line a minute."""
+        """Log the progress, a line per minute."""
         (began, first), (logged, done), now = self.begun, self.last_progress, time.monotonic()
         done += num_steps
         is_due = now - logged > LOG_EVERY
@@ -199,7 +199,12 @@ class Recorder:
 
     def close(self, status: str, error: str | None = None) -> None:
         """End the run: close what is open and write summary.json."""
-        self.exit_stack.close()
+        try:
+            self.exit_stack.close()  # loggers, which may fail
+        finally:
+            self.write_summary(status, error)
+
+    def write_summary(self, status: str, error: str | None) -> None:
         training = self.seconds["training"]
         summary = {
             "status": status,

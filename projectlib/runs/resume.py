@@ -27,6 +27,8 @@ from projectlib.errors import UserError
 from projectlib.runs.folder import HYDRA_FOLDER, checkpoint_folder, read_config, write_settings
 from projectlib.runs.run import Run, find_runs
 
+STOPPED = ("failed", "interrupted")  # what resume=auto looks for
+
 
 def split_resume(overrides: list[str]) -> tuple[str | None, list[str]]:
     """What ``resume=`` names among overrides, as it was written, and the other overrides."""
@@ -36,7 +38,7 @@ def split_resume(overrides: list[str]) -> tuple[str | None, list[str]]:
 
 
 def resumed_overrides(folder: Path, overrides: list[str]) -> list[str]:
-    """Overrides with which Hydra makes the job that resumes a run: the choices of the person, and a data set.
+    """What Hydra composes a resumed job from: overrides of groups, top keys, sweeps and Hydra itself, and a data set.
 
     Nothing of the folder is among them: its settings take the place of what is composed (``resumed_config``).
     """
@@ -50,7 +52,10 @@ def resumed_overrides(folder: Path, overrides: list[str]) -> list[str]:
 
 
 def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> DictConfig:
-    """The folder's own settings with those that are overridden to resume it; composed: from the person's choices."""
+    """The folder's saved settings, with those overrides that a resumed run may have.
+
+    composed: what Hydra composed; it holds the overridden groups.
+    """
     saved = read_config(folder)
     refuse_resolvers(saved, f"{folder}/.hydra/config.yaml")
     refuse_new_place(saved, folder, overrides)
@@ -67,7 +72,7 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
 
 
 def refuse_new_place(config: DictConfig, folder: Path, overrides: list[str]) -> None:
-    """Raises UserError where a folder, and not the person, would have checkpoints written where none are yet."""
+    """Raises UserError where a folder, and not the user, would have checkpoints written where none are yet."""
     path, named = select(config, "checkpointing.path"), {override.key_or_group for override in parse(overrides)}
     is_elsewhere = isinstance(path, str) and Path(path).is_absolute() and "checkpointing.path" not in named
     if is_elsewhere and not (place := checkpoint_folder(folder, path)).is_dir():
@@ -78,7 +83,7 @@ def refuse_new_place(config: DictConfig, folder: Path, overrides: list[str]) -> 
 
 
 def set_setting(config: DictConfig, key: str, value: Any, folder: Path, merge: bool = True) -> None:
-    """Change a setting of a folder's.  Raises UserError where the folder has a list in place of settings."""
+    """Set one key of a run's config.  Raises UserError where the config has a list in place of a table."""
     try:
         OmegaConf.update(config, key, value, merge=merge)
     except ValueError as error:
@@ -141,11 +146,13 @@ def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -
 
 
 def newest_unfinished(config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path | None:
-    """The newest folder under outputs/<config>/ of the same composed config whose run has not finished."""
+    """The newest folder under outputs/<config>/ of the same composed config whose training was stopped."""
     config = settled(without_hydra(compose(config_name, overrides, config_dir)))
+    asks_length = any(override.key_or_group == "training.nepochs" for override in parse(overrides))
+    free = tuple(key for key in RESUMABLE_UNNAMED if key != "training.nepochs" or asks_length)
     for run in reversed([*find_runs(Path("outputs", config_name))]):
         try:
-            if not run.is_finished and not differences(config, run.config, run.folder, RESUMABLE_UNNAMED):
+            if run.status[0] in STOPPED and not differences(config, run.config, run.folder, free):
                 return run.folder
         except UserError as error:
             print(f"resume=auto leaves {run.folder} alone: {error}", file=sys.stderr)

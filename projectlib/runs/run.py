@@ -1,6 +1,6 @@
 """Runs as objects, what is asked of them, and the search for them.
 
-Who only looks at settings and summaries waits for neither torch nor pandas.
+Importing this, and reading settings and summaries, needs neither torch nor pandas.
 """
 
 import glob
@@ -127,7 +127,7 @@ class Run:
         return errors[-1] if errors else ""
 
     def trained(self) -> "Run":
-        """The run that was trained: itself, or of a job that a sweep skipped, the finished run of an earlier one."""
+        """This run, or for a job that a sweep skipped the finished run that it stands for."""
         if self.summary.get("status") != "skipped":
             return self
         run = Run(Path(self.summary.get("finished_in", self.folder)))
@@ -173,6 +173,9 @@ class Run:
         try:
             if path.exists() and not path.is_file():
                 raise OSError("it is no file")
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise OSError("it is compressed, as no run writes it: it may stand for more than memory holds")
             with np.load(path, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except FileNotFoundError:
@@ -236,7 +239,7 @@ def open_runs(folders: Folders) -> list[Run]:
 
 
 def all_runs(roots: Sequence[str | Path]) -> list[Run]:
-    """Every run below folders of runs that can be told what it is, newest first; a folder may be missing."""
+    """Every run below these folders whose script and settings can be read, newest first; a folder may be missing."""
     runs = (run for root in roots for run in find_runs(root) if is_readable(run))
     return sorted(runs, key=lambda run: run.started, reverse=True)
 

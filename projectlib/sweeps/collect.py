@@ -1,4 +1,4 @@
-"""Gather the runs of any number of sweeps: one tidy CSV, one row a run, and a table over seeds.
+"""Gather the runs of any number of sweeps: one tidy CSV, one row per run, and a table over seeds.
 
     python -m projectlib.sweeps.collect multirun/train-biohsic/2026-11-24 [more folders] [-o runs.csv]
 

@@ -4,7 +4,7 @@
     python -m projectlib.sweeps.experiments mnist xor --size quick          some, as make figures has them
     python -m projectlib.sweeps.experiments mnist --draw nmodels=5          with settings of one's own; then the figures
 
-What a signal cut is resumed.
+Interrupted runs are resumed.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class PlannedRun:
 
     @property
     def words(self) -> list[str]:
-        """What makes it, but for the interpreter."""
+        """Its command line, without the interpreter."""
         return [f"{self.script}.py", *(["--multirun"] if self.swept else []), *self.overrides]
 
     @property
@@ -100,7 +100,7 @@ class PlannedRun:
         return all(found.get(key) == value for key, value in self.distinctive.items())
 
     def has_settings(self, run: Run, free: Sequence[str] = EXTENT) -> bool:
-        """Whether a run agrees wherever both have a setting, but for the free, the machine's and the swept ones.
+        """Whether a run agrees wherever both have a setting, but for the free, the swept and ``SAME_RESULT``.
 
         A setting that one of them lacks came with a later version, which keeps what was there before as its default.
         """
@@ -200,7 +200,7 @@ def is_complete(planned: PlannedRun, runs: Sequence[Run]) -> bool:
 
 
 def missing_command(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
-    """The command line that makes what is missing: a run or a sweep that was cut is resumed."""
+    """The command line that makes what is missing; an interrupted run or sweep is resumed."""
     cut = next((run for run in runs if planned.matches_fully(run)), None)
     if cut is None:
         return planned.words

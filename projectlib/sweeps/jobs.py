@@ -24,7 +24,7 @@ def with_effect(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_digest(config: DictConfig) -> str:
-    """The same for two configs only if their runs give the same numbers (with the same code)."""
+    """A digest of all settings that change results: equal only for runs that give the same numbers with one code."""
     settings = flatten(plain(config, resolve=True))
     text = json.dumps(with_effect(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Search for settings: Optuna proposes, a run each says what they are worth, and bad ones end early.
+"""Search for settings: Optuna proposes them, one run per trial measures them, and bad runs end early.
 
 A worker is a job like any other, on any launcher; workers share one study in a SQLite file.  Each trial is a run
 folder of its own, so that one whose worker was killed is resumed from its checkpoint by another.
@@ -7,6 +7,7 @@ folder of its own, so that one whose worker was killed is resumed from its check
 import hashlib
 import json
 import logging
+import math
 import re
 import sqlite3
 import stat
@@ -77,7 +78,9 @@ def run_worker(config: DictConfig, train: Train) -> float | None:
     for key in space:
         if OmegaConf.select(base, key, default=MISSING) is MISSING:
             raise UserError(f"search.space has {key!r}; expected settings of this script")
-    study = open_study(search, folder, {"settings": settings_digest(base), "objective": base.objective, "space": space})
+    about = {"settings": settings_digest(base), "objective": base.objective, "space": space}
+    own = {key: select(base, key) for key in space}
+    study = open_study(search, folder, about, {key: value for key, value in own.items() if fits(value, space[key])})
 
     def run_trial(trial: Trial) -> Any:
         trial_folder = folder_of(study.get_trials(deepcopy=False)[trial.number], folder)
@@ -94,17 +97,16 @@ def run_worker(config: DictConfig, train: Train) -> float | None:
             raise
 
     if len(study.get_trials(deepcopy=False, states=DONE)) < search.trials:
-        given = {key: value for key in space if (value := OmegaConf.select(base, key)) is not None}
-        study.enqueue_trial(given, skip_if_exists=True)
         study.optimize(run_trial, callbacks=[MaxTrialsCallback(search.trials, DONE)])
     return conclude(study, folder, base)
 
 
-def open_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study:
+def open_study(search: DictConfig, folder: Path, about: dict[str, Any], first: dict[str, Any]) -> Study:
     """The study in ``folder``, made by the first worker to come.
 
     about: what its trials have in common; its sampler is seeded with that, so that two searches do not begin with the
-    same points.  Raises UserError where the study's own is another, or is none.
+    same points.  first: values of the first trial, which draws what is not among them.  Raises UserError where the
+    study's own settings are others, or it is none.
     """
     path, text = folder / "study.db", json.dumps(about, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +129,7 @@ def open_study(search: DictConfig, folder: Path, about: dict[str, Any]) -> Study
                     "that it was begun with"
                 )
             study.set_user_attr("about", text)
+            study.enqueue_trial(first, skip_if_exists=True)
         check_trials(study.trials, about["space"])
     except UserError:
         raise
@@ -161,7 +164,7 @@ def check_database(path: Path) -> None:
 
 
 def check_trials(trials: list[FrozenTrial], space: dict[str, Any]) -> None:
-    """Raises ValueError where a finished trial is none of this search's: its values would be taken for the best."""
+    """Raises ValueError where a finished trial does not belong to this search: its value may be taken for the best."""
     for trial in trials:
         if trial.state in DONE and not trial.params.keys() <= space.keys():
             raise ValueError(f"trial {trial.number} has {', '.join(trial.params)}")
@@ -177,8 +180,17 @@ def folder_of(trial: FrozenTrial, folder: Path) -> Path:
     return folder / f"{trial.number if first is None else first:04d}"
 
 
+def fits(value: Any, bounds: dict[str, Any]) -> bool:
+    """Whether a setting lies in the bounds of its key."""
+    if not isinstance(bounds, dict):
+        return False
+    if "choices" in bounds:
+        return value in bounds["choices"]
+    return is_number(value) and bounds.get("low", math.inf) <= value <= bounds.get("high", -math.inf)
+
+
 def suggest(trial: Trial, key: str, bounds: dict[str, Any]) -> Any:
-    """The trial's value for one key of the space.  Raises UserError for bounds that are none."""
+    """The trial's value for one key of the space.  Raises UserError for invalid bounds."""
     try:
         if "choices" in bounds:
             return trial.suggest_categorical(key, bounds["choices"])

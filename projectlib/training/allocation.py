@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from projectlib.device_memory import total_memory
 from projectlib.errors import UserError
 
-COPIES_IN_TRAINING = 4  # copies of a weight: itself, its gradient and the two moments of Adam
+COPIES_IN_TRAINING = 4  # per weight: itself, its gradient and Adam's two moments
 BYTES_PER_WEIGHT = 4  # of a float32
 
 MakeModel = Callable[[torch.Generator], Any]  # a Network or a Reservoir
@@ -22,7 +22,7 @@ class TooLarge(Exception):
 
 
 class AllocationLimit(TorchDispatchMode):
-    """Within it a tensor of more than ``limit`` elements raises TooLarge before it is allocated."""
+    """While it is active, allocating a tensor of more than ``limit`` elements raises TooLarge instead."""
 
     def __init__(self, limit: float):
         super().__init__()

@@ -63,12 +63,12 @@ class Engine(Protocol):
         ...
 
     def load_state_dict(self, saved: dict) -> None:
-        """Go on from there."""
+        """Restore a ``state_dict``, in place."""
         ...
 
 
 Evaluator = Callable[[bool], dict[str, dict[str, Tensor]]]
-"""``evaluate(before_training) -> {split: {name: (num_models,)}}``; the training split is scored before it only."""
+"""``evaluate(before_training) -> {split: {name: (num_models,)}}``; the training split only before training."""
 
 ProbeFunction = Callable[[int], dict[str, Tensor]]
 """``probe(epoch) -> {name: array}``: small arrays to be kept of an epoch, nothing at most of them."""
@@ -100,12 +100,12 @@ def fit(
 ) -> None:
     """Train for ``num_epochs`` epochs, from the start or from a checkpoint.
 
-    evaluate: scores the models before training and after each epoch.  schedule: steps once an epoch, or as often as it
+    evaluate: scores the models before training and after each epoch.  schedule: steps once per epoch, or as often as it
     has ``parts``, at the same steps of an epoch however it is cut into chunks.
     generator: draws the order of the data, all of an epoch at its start.  recorder: the run folder.
     log_interval: steps of the run between two step logs.  probe: looks at the models before training and after each
     epoch.  checkpoint: as ``load_checkpoint`` returned it.
-    Raises UserError, with nothing of that epoch recorded, when a loss is not finite.
+    Raises Diverged when any metric is not finite, before that epoch is recorded.
     """
     first, resumed_at = 1, 0
     if checkpoint:
@@ -113,7 +113,7 @@ def fit(
     with paused_collector():
         recorder.seconds["compile"] += engine.compile()
     if not checkpoint:
-        scores = evaluate(True)  # of a reservoir by the engine, compiled
+        scores = evaluate(True)  # after compile: a reservoir's engine scores with its compiled code
         check_finite(scores, engine, 0, 0)
         recorder.end_epoch(0, scores, {"traces": engine.traces(), "arrays": probe(0)})
     num_steps, parts = engine.sampler.steps, getattr(schedule, "parts", 1)
@@ -165,7 +165,7 @@ def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: 
     Raises UserError for a checkpoint that is not of these models.
     """
     saved, own = checkpoint["engine"], engine.state_dict()
-    own.pop("optimizer")  # has no state before the first step
+    own.pop("optimizer")  # empty before the first step; ``load_optimizer`` checks it
     difference = layout_difference({name: saved.get(name) for name in own}, own)
     rates = match_rates(checkpoint["schedule"], schedule.state_dict())
     difference = difference or layout_difference(rates, schedule.state_dict(), "schedule")
@@ -184,7 +184,7 @@ def restore(checkpoint: dict, engine: Engine, schedule: LRScheduler, generator: 
 
 
 def match_rates(saved: Any, own: Any) -> Any:
-    """A schedule with rates as this device has them, tensors where a CUDA graph reads them; all else as saved."""
+    """A saved schedule whose rates are tensors where this device's are (a CUDA graph reads them), else floats."""
     if isinstance(saved, dict) and isinstance(own, dict):
         return {name: match_rates(value, own.get(name)) for name, value in saved.items()}
     if isinstance(saved, list) and isinstance(own, list) and len(saved) == len(own):
@@ -197,8 +197,8 @@ def match_rates(saved: Any, own: Any) -> Any:
 def chunks(start: int, stop: int, log_interval: int, before: int = 0, parts: int = 1) -> Iterator[tuple[int, int]]:
     """Cut [start, stop) into ranges of about ``CHUNK_SECONDS`` that end at every multiple of log_interval.
 
-    stop: the steps of an epoch, of which the ranges end at every ``parts``-th, too.  before: steps of the run before
-    this epoch, which log_interval counts too.
+    stop: the steps of an epoch; ranges also end where each of its ``parts`` equal parts ends.  before: steps of the run
+    before this epoch, as log_interval counts from the start of the run.
     """
     size = 8
     while start < stop:

@@ -64,11 +64,11 @@ class Probe:
 
             epoch           ()
             labels          (n,)       of the n samples of the kernel matrices, sorted
-            kernel_layer0   (n, n)     of the first member's activations, one matrix a layer
+            kernel_layer0   (n, n)     of the first member's activations, one matrix per layer
 
         of a network that fires, of its first member and the first of the samples of each class:
 
-            spikes_layer0   (time steps, num_classes, d)   1 for a spike, from rest; one a spiking layer
+            spikes_layer0   (time steps, num_classes, d)   1 for a spike, from rest; one per spiking layer
 
         of a rule whose signal comes from the window:
 

@@ -9,11 +9,11 @@ from projectlib.values import is_count, require
 
 
 class SmoothCosine(LambdaLR):
-    """Half a cosine over a run, in steps of which an epoch has ``parts``, k = 0, 1, ...::
+    """Half a cosine over a run, updated ``parts`` times per epoch; the rate after k updates is::
 
         lr_k = lr (1 + cos(pi k / (num_epochs parts))) / 2
 
-    A schedule that steps once an epoch ends a short run with a rate that is far from 0.
+    A schedule that is updated once per epoch ends a short run with a rate far from 0.
 
     num_epochs: of the run.  parts: what ``fit`` cuts an epoch into.  Raises UserError unless both are at least 1.
     """

@@ -15,7 +15,7 @@ def has_spiking_layers(network: Network) -> bool:
 
 
 def spike_trains(network: Network, parameters: Parameters, x: Tensor) -> list[Tensor]:
-    """Of each spiking layer, (time steps, N, neurons), 1 for a spike: x (N, ...) presented from rest."""
+    """Spike trains of each spiking layer for x (N, ...) from rest: (time steps, N, neurons), 1 for a spike."""
     state, trains = network.initial_state(len(x)), []
     for _ in range(network.num_timesteps):
         _, state = network.run(parameters, state, x)

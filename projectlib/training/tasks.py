@@ -1,6 +1,7 @@
 """From a config to what ``fit`` runs: the data, the models, the rule, the optimizer and the engine."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_leaves
 
 from projectlib.config.plugins import build
-from projectlib.data import Dataset, Sampler, Split, prepare
+from projectlib.config.settings import refuse_resolvers
+from projectlib.data import Dataset, Sampler, Split, downloads, prepare
 from projectlib.engines import choose_engine, choose_reservoir_engine
 from projectlib.engines.eager_reservoir import ReservoirEngine, ReservoirSamples
 from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
@@ -50,6 +52,16 @@ def build_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     return TASKS[config.task](config, device, engine)
 
 
+def load_data_of_run(config: DictConfig, folder: Path) -> Dataset:
+    """The data that a run folder's config names: neither this machine's environment is read for it, nor downloads made.
+
+    Raises UserError where it asks for a resolver, or the data is not there.
+    """
+    refuse_resolvers(config, f"{folder}/.hydra/config.yaml")
+    with downloads(allowed=False):
+        return load_dataset(config)
+
+
 def load_dataset(config: DictConfig) -> Dataset:
     """The data set of a config, on the CPU."""
     return prepare(build(config.data.source), config.data.limit, config.data.validation)
@@ -76,7 +88,7 @@ def make_rule(config: DictConfig) -> Any:
 
 
 def seeds(config: DictConfig) -> range:
-    """One seed a member: seed, seed + 1, ..."""
+    """One seed per member: seed, seed + 1, ..."""
     return range(config.seed, config.seed + config.nmodels)
 
 
@@ -117,7 +129,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
     compares = not rule.streams and sampler.size > 1  # single samples have no windows to measure it in
     logs_hsic = config.training.log_hsic and compares
     monitor = HSICMonitor(objective.gamma, objective.sigmas) if logs_hsic else None
-    required = config.engine == "compiled"  # and not where a checkpoint names the engine that auto chose
+    required = config.engine == "compiled"  # not where a checkpoint named the engine: ``auto`` may have chosen it
     engine_class = choose_engine(engine, ensemble, rule, optimizer, sampler, config.training.nepochs, required)
 
     def score(before_training: bool) -> dict[str, dict[str, Tensor]]:
@@ -220,7 +232,7 @@ def use_threads(ensemble: Ensemble) -> None:
 
 
 def check_stream(config: DictConfig, rule: Rule) -> None:
-    """Raises UserError where what only a stream of samples, or a block of them, has is asked of another rule."""
+    """Raises UserError for optimizer.accumulate or readout.window above 1 with a rule that ignores it."""
     asked = {
         "optimizer.accumulate": (config.optimizer.accumulate, rule.window or 1),
         "readout.window": (config.readout.window, rule.num_replayed + 1),
@@ -234,13 +246,14 @@ def check_stream(config: DictConfig, rule: Rule) -> None:
 
 
 def numbers_kept(rule: Rule, state: TrainingState, ensemble: Ensemble, example: Tensor, window: int) -> int:
-    """What a model remembers between samples: its rule's state, and x, y and z of a window that it compares."""
+    """How many numbers a model keeps between samples: its rule's state, and x, y and z of a window to compare."""
     remembered = sum(leaf[0].numel() for leaf in tree_leaves(state.rule) if leaf.is_floating_point())
     if rule.smallest_window == 1:
         return remembered
     with torch.no_grad():
         outputs, _ = ensemble.network.run(ensemble.member(0), ensemble.network.initial_state(1), example)
-    sample = example.numel() + sum(output.numel() for output in outputs)  # of the readout as many as labels
+    # the logits stand for the labels: as many numbers
+    sample = example.numel() + sum(output.numel() for output in outputs)
     return remembered + window * sample
 
 

@@ -1,5 +1,6 @@
 """Checkpoints of a stranger: each is refused in one line, or falls back to the one before; none reaches a kernel."""
 
+import errno
 import math
 import zipfile
 
@@ -11,6 +12,7 @@ from projectlib.errors import UserError
 from projectlib.runs.checkpoint import (
     FORMAT,
     TornCheckpoint,
+    checkpoint_files,
     digest,
     load_checkpoint,
     restored_threads,
@@ -198,6 +200,23 @@ def test_small_files_that_stand_for_much_are_refused(tmp_path, value):
     torch.save({"format": FORMAT, "digest": "", "engine": value()}, path)
     with pytest.raises(UserError, match="is refused"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("error", [PermissionError("not yours"), OSError(errno.EIO, "a disk"), MemoryError()])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_torn(script, run_folder, monkeypatch, error):
+    """A whole file that a system refuses for now must neither be passed over nor deleted."""
+    unfinish(run_folder)
+    before = {path: path.read_bytes() for path in checkpoint_files(run_folder / "checkpoints")}
+
+    def refuse(*arguments, **keywords):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", refuse)
+        ended = script("train-biohsic", f"resume={run_folder}")
+    assert ended.code == 1
+    assert "cannot be read" in ended.error
+    assert {path: path.read_bytes() for path in checkpoint_files(run_folder / "checkpoints")} == before
 
 
 def test_compressed_checkpoints_are_refused(run_folder):

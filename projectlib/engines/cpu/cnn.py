@@ -36,7 +36,7 @@ class ConvolutionEngine(EagerEngine):
 
     @staticmethod
     def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
-        """What else it does not cover in a task, in words; None where it covers it."""
+        """What of a task it does not support, in words; None if it supports it."""
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__} on convolutions"
         if rule.form in LABEL_FORMS:
@@ -49,7 +49,7 @@ class ConvolutionEngine(EagerEngine):
         return bool(cached_signatures(image_kernels.activate_window))
 
     def warm_up(self) -> None:
-        self.buffers: dict[int, tuple[Tensor, Tensor]] = {}  # z and signal of each layer, whose pages stay with us
+        self.buffers: dict[int, tuple[Tensor, Tensor]] = {}  # z and signal of each layer, reused: no page faults
         a = torch.zeros(2, 1, 1).numpy()
         image_kernels.activate_window(a, a.copy(), a[0].copy(), a[:, 0, 0], 1.0)
 
@@ -72,7 +72,7 @@ class ConvolutionEngine(EagerEngine):
     ) -> tuple[Parameters, Tensor]:
         """One model's gradients and metrics.  images: x with its channels last.  weights: (N,) of the signal."""
         gradients, outputs, h = [], [], images
-        layers: list[Any] = [*self.ensemble.network.layers]  # of the classes that it ``takes``
+        layers: list[Any] = [*self.ensemble.network.layers]  # of the classes that it ``supports``
         *hidden, readout = layers
         for index, layer in enumerate(hidden):
             gradient, h = self.update_convolution(index, average(h, layer.pool), parameters[index], weights)
@@ -108,7 +108,7 @@ def is_convolutional(network: Network) -> bool:
 def write_readout_gradients(
     layer: PooledReadout, parameters: dict[str, Tensor], h: Tensor, y: Tensor, gradients: dict[str, Tensor]
 ) -> Tensor:
-    """Logits of the readout of h (N, H, W, C); writes its gradients under the mean cross-entropy."""
+    """Write the readout's gradients under the mean cross-entropy of h (N, H, W, C); returns its logits."""
     h = layer.flatten(h)
     logits = torch.addmm(parameters["affine.bias"], h, parameters["affine.weight"].T)
     error = (logits.softmax(1) - y) / len(y)

@@ -19,7 +19,7 @@ from projectlib.rules.local import Hidden, LocalRule
 
 
 class Buffers(NamedTuple):
-    """What a step writes about A images in a hidden layer; kept, so that their pages are.
+    """What a step writes about A images in a hidden layer; reused from step to step, which saves page faults.
 
     a, z, signal: (A, H, W, channels), the signal that with respect to a.  inverse_deviation: (A, H, W).
     means: (A, rows, columns, channels), z averaged over blocks.  xi: the same of the blocks that signals are for.
@@ -52,7 +52,7 @@ class Member(NamedTuple):
 
 
 class LocalConvolutionEngine(EagerEngine):
-    """Eager's steps of a rule whose hidden layers receive xi, one number a channel and block of places, of each image.
+    """Eager's steps of a rule whose hidden layers receive xi of each image: a number per channel and block of places.
 
     Members follow one another; their gradients are written where they stay.  The optimizer is torch's own, and what is
     remembered is changed in the state's own tensors, so that eager can go on from here.  A subclass says how many

@@ -28,14 +28,14 @@ COMPILED_METHODS = (
     "averaged",
     "supply_blocks",
     "scaled",
-)  # the parts of Memory that are done here
+)  # methods of Memory that this engine replaces
 NO_WEIGHTS = np.zeros((1, 1), np.float32)  # of a signal that follows from labels alone
 
 
 class ConvolutionStreamEngine(LocalConvolutionEngine):
     """Eager's steps of BioHSIC with a memory: each image is run once, each layer's memory read and written once.
 
-    Memories without a kernel, or whose signal needs inputs, are eager's.
+    Memories without a kernel, or whose signal needs inputs, run eager's code between compiled convolutions.
     """
 
     rule: BioHSIC

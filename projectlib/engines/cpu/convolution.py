@@ -12,7 +12,7 @@ FEW_TILES, FEW_CHANNELS = 64, 32  # below either, transforms cost more than the 
 
 
 class Convolution(Protocol):
-    """Of images (N, H, W, C), with padding 1, into ``channels`` numbers a place."""
+    """Of images (N, H, W, C), with padding 1, into ``channels`` numbers per place."""
 
     def outputs(self, h: Tensor, weight: Tensor, bias: Tensor, a: Tensor) -> None:
         """Write a (N, H, W, channels) of h (N, H, W, C)."""
@@ -24,7 +24,7 @@ class Convolution(Protocol):
 
 
 def convolution_of(h: Tensor, channels: int) -> Convolution:
-    """The faster of the two for images like h (N, H, W, C); it keeps what it writes, so that its pages are."""
+    """The faster of the two for images like h (N, H, W, C); it reuses its buffers, which saves page faults."""
     num, height, width, num_in = h.shape
     tiles = num * -(-height // 2) * -(-width // 2)
     is_wide = tiles >= FEW_TILES and min(num_in, channels) >= FEW_CHANNELS

@@ -53,7 +53,7 @@ class CpuEngine(EagerEngine):
 
     @staticmethod
     def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
-        """What else it does not cover in a task, in words; None where it covers it."""
+        """What of a task it does not support, in words; None if it supports it."""
         if own_kernel(rule) not in RULES:
             return f"the rule {type(rule).__name__}"
         if rule.modulator and own_kernel(rule.modulator) != "window":
@@ -119,7 +119,9 @@ class CpuEngine(EagerEngine):
         kernel_optimizer.set_count(self.optimizer, updates)
 
     def shared_by_members(self, samples: np.ndarray, labels: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """What all members share: kernels of each sample with those before it, and the windows' weights of xi."""
+        """Shared by members: kernel values of each sample with those before it, and per window the weights of xi or,
+        for a form in ``LABEL_FORMS``, which samples have the newest's label.
+        """
         source = self.rule if self.rule.modulator else self.monitor
         lags, modulation = np.zeros((0, window), np.float32), np.zeros((1, window), np.float32)
         if source is not None:
@@ -153,7 +155,7 @@ class CpuEngine(EagerEngine):
         gamma, (_, sigma_y, sigma_z) = source.gamma or 0.0, source.sigmas or (1.0, 1.0, 1.0)
         log_hsic = self.monitor is not None
         kernel = own_kernel(self.rule)
-        assert kernel in RULES  # or ``lacks`` would have said so
+        assert kernel in RULES  # or it would be ``unsupported``
         rate = float(getattr(self.rule, "learning_rate", 0))
         form = hsic_kernels.form_of(self.rule.form)
         return kernels.Learning(RULES[kernel], form, rate, log_hsic, float(gamma), float(sigma_y), float(sigma_z))

@@ -10,7 +10,7 @@ PLAIN = {"momentum": 0, "dampening": 0, "nesterov": False, "amsgrad": False, "ma
 
 
 def unsupported(optimizer: Optimizer) -> str | None:
-    """What the kernels do not cover in an optimizer, in words; None where they cover it."""
+    """What of an optimizer the kernels do not support, in words; None if they support it."""
     group = optimizer.param_groups[0]
     if type(optimizer) is Adam and group.get("decoupled_weight_decay"):
         return "Adam with decoupled weight decay (optimizer=adamw)"
@@ -22,7 +22,7 @@ def unsupported(optimizer: Optimizer) -> str | None:
 
 
 def constants(optimizer: Optimizer, index: int = 0) -> kernels.Optimizer:
-    """Of a group of parameters: the only one, or that of the hidden layers and, last, of the readout."""
+    """A parameter group's settings.  index: 0 for the hidden layers (or the only group), -1 for the readout."""
     group = optimizer.param_groups[index]
     beta1, beta2 = group.get("betas", (0.0, 0.0))
     values = (group["lr"], beta1, beta2, group.get("eps", 0.0), group["weight_decay"])

@@ -28,7 +28,7 @@ class CpuReservoirEngine(ReservoirEngine):
 
     @staticmethod
     def unsupported(ensemble: Ensemble, optimizer: Optimizer) -> str | None:
-        """What it does not cover, in words; None where it covers it."""
+        """What of a task it does not support, in words; None if it supports it."""
         recurrent = ensemble.parameters[0]["recurrent"][0]
         density = recurrent.count_nonzero().item() / recurrent.numel()
         if density > MOST_DENSE:
@@ -36,7 +36,7 @@ class CpuReservoirEngine(ReservoirEngine):
         return kernel_optimizer.unsupported(optimizer)
 
     @staticmethod
-    def is_compiled(num_layers: int) -> bool:
+    def is_compiled() -> bool:
         """Whether the cache has the time steps."""
         return bool(cached_signatures(reservoir_kernels.run))
 
@@ -66,7 +66,7 @@ class CpuReservoirEngine(ReservoirEngine):
 
     def load_state_dict(self, saved: dict) -> None:
         super().load_state_dict(saved)
-        self.__dict__.pop("weights", None)  # packed from others
+        self.__dict__.pop("weights", None)  # packed from the old weights
 
     def run_timesteps(
         self, u: Tensor, readout: Tensor, current: Tensor, noise: Tensor, target: Tensor | None = None

@@ -122,13 +122,13 @@ class StreamEngine(CpuEngine):
         return cell_kernels.Neuron(*constants, first.refractory, float(first.slope))
 
     def cells(self, index: int) -> tuple[np.ndarray | cell_kernels.SpikingCells, ...]:
-        """Of every layer, membranes (out,) or spiking neurons; an MLP's are not read."""
+        """Membranes (out,) or spiking neurons of every layer; zeros, which are not read, for an MLP."""
         if not self.is_dynamic:
             return tuple(np.zeros(layer["affine.bias"].shape[1], np.float32) for layer in self.ensemble.parameters)
         return tuple(cells_of(tree_map(lambda places: places[index, 0].numpy(), u)) for u in self.state.layers)
 
     def replay(self, index: int) -> kernels.Replay:
-        """A copy of one member's."""
+        """A copy of one member's replay."""
         num, replay = self.rule.num_replayed, self.state.rule[-1]
         width = self.ensemble.parameters[-1]["affine.weight"].shape[2]
         h, u = np.zeros((num, width), np.float32), np.zeros((num, self.num_classes), np.float32)
@@ -140,7 +140,7 @@ class StreamEngine(CpuEngine):
         return kernels.Replay(h, u, replay.y[index].argmax(1).numpy())
 
     def keep_replay(self, after: kernels.Replay, index: int, count: int) -> None:
-        """Put a member's replay back after so many samples in all; places that none has filled have no label."""
+        """Copy a member's replay back into the state.  count: samples so far; rows not filled yet have no label."""
         replay = self.state.rule[-1]
         if not replay:
             return

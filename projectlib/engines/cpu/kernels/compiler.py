@@ -10,26 +10,21 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from numba import config, njit
 from numba.core import caching
 
-
-def kernel_sources() -> bytes:
-    """All that kernels are made of."""
-    folder = Path(__file__).parent
-    return b"".join(path.read_bytes() for path in sorted(folder.glob("[!.]*.py")))
-
-
 log = logging.getLogger(__name__)
 
-SOURCES_DIGEST = hashlib.sha256(kernel_sources()).hexdigest()[:12]
+KERNEL_FILES = sorted(Path(__file__).parent.glob("[!.]*.py"))
+SOURCES_DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in KERNEL_FILES)).hexdigest()[:12]
 
 
 class VersionedLocator:
-    """A locator of cache files that are named for the state of all kernels.
+    """Names cache files after a digest of all kernel sources.
 
     By itself numba compiles again where the file of a function has changed, but not where that of one it calls has,
     and cannot read what was cached for a type that is no longer there. Files of earlier states stay, until
@@ -131,7 +126,8 @@ def compile_in_child(kernel: Callable, signature: tuple) -> None:
             kernel.compile(signature)
         finally:
             os._exit(0)
-    os.waitpid(child, 0)
+    with suppress(ChildProcessError):  # where SIGCHLD is ignored nobody is to wait for it
+        os.waitpid(child, 0)
 
 
 # All of fastmath but "nnan" and "ninf": a diverged run must show as NaN or inf in the results.

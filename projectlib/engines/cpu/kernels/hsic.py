@@ -62,7 +62,7 @@ def label_kernel_value(sigma, num_classes):
 @entry
 @compiled
 def scaled_modulation_weights(lags, labels, num_classes, window, stride, gamma, sigma_y, exact):
-    """What of the modulatory signal the data alone determine: (steps, N) weights c, with
+    """The part of the modulatory signal that the data alone determine: (steps, N) weights c, with
 
         xi = 2 / (sigma_z^2 d) sum_p c_p k_z(z_N, z_p) (z_N - z_p)
 
@@ -225,6 +225,8 @@ def compare_labels(distances, same, newest, form, width, weights):
         for p in range(num):
             if same[p] > 0:
                 log_k[p] = exp2(log_k[p] - nearest_same)
+        for p in range(num):
+            if same[p] > 0:
                 total_same += log_k[p]
     share, share_same = np.float32(1) / (total * width), np.float32(1) / (total_same * width)
     for p in range(num):

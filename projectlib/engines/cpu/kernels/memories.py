@@ -158,9 +158,9 @@ def covariance_signal(memory, settings, z, label, count, weights, signal, scratc
     for i in range(width):
         entry, step = np.float32(0), rate * near[i]
         for j in range(width):
-            old = memory.zz[i, j]
-            entry += old * near[j]
-            memory.zz[i, j] = keep * old + step * near[j]
+            entry += memory.zz[i, j] * near[j]
+        for j in range(width):
+            memory.zz[i, j] = keep * memory.zz[i, j] + step * near[j]
         signal[i] = weight * entry
     for c in range(classes):
         error, step = target[c], rate * target[c]

@@ -60,7 +60,7 @@ class Layer(NamedTuple):
 
 
 class FeedbackPath(NamedTuple):
-    """What sends an error to a hidden layer of d neurons; a rule that has less gets any arrays of the right rank.
+    """How an error reaches a hidden layer of d neurons; fields that a rule does not use are any arrays of that rank.
 
     feedback (k, d): what it comes through, from the next layer's k neurons or from k classes.  weight (classes, d),
     bias (classes,): of the layer's own classifier, updated in place at ``Learning.sender_rate``.

@@ -35,7 +35,7 @@ class Replay(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """How samples are shown: ``time_steps`` each, ``accumulate`` of them an update."""
+    """How samples are shown: ``time_steps`` each, ``accumulate`` of them per update."""
 
     time_steps: int
     accumulate: int
