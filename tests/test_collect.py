@@ -44,7 +44,7 @@ def make_run(folder, summary=None, **changes):
 
 def finished(mean, sd=None):
     metrics = {"test": {"loss": {"mean": 1.0, "sd": sd}, "accuracy": {"mean": mean, "sd": sd}}}
-    best = {"test": {"accuracy": {"mean": mean + 0.01, "sd": sd, "epoch": 1}}}
+    best = {split: {"accuracy": {"mean": mean + 0.01, "sd": sd, "epoch": 1}} for split in ("test", "validation")}
     return {"status": "finished", "metrics": metrics, "best": best, "wall_seconds": 12.5}
 
 
@@ -68,7 +68,8 @@ def test_only_settings_that_vary_are_columns(tmp_path):
     settings = header[header.index("status") + 1 : header.index("test_loss")]
     assert settings == ["hsic.gamma", "seed", "nmodels"]
     assert [row[header.index("hsic.gamma")] for row in rows] == ["2", "5"]
-    assert [row[header.index("best_test_accuracy")] for row in rows] == ["0.91", "0.81"]
+    assert [row[header.index("best_validation_accuracy")] for row in rows] == ["0.91", "0.81"]
+    assert "best_test_accuracy" not in header
 
 
 def test_table_groups_over_seeds(tmp_path):
@@ -196,6 +197,6 @@ def test_a_wide_table_goes_on_below_and_begins_with_the_result(tmp_path, capsys)
     make_run(tmp_path / "2", {"status": "searched", "study": "study"})
     main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["test_accuracy", "best_test_accuracy", "runs"]
+    assert lines[0].split()[:3] == ["test_accuracy", "best_validation_accuracy", "runs"]
     assert max(map(len, lines)) <= 120
     assert lines[-1] == "3 runs: 2 finished, 1 searched"

@@ -17,7 +17,7 @@ from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
 from projectlib.models import LeakyIntegrator, Network, cnn, lif_mlp, linear, mlp
 from projectlib.models.mlp import Readout
-from projectlib.modulators import ReservoirModulator
+from projectlib.modulators import RememberedModulator, ReservoirModulator
 from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen
 from projectlib.training.metrics import HSICMonitor
 
@@ -303,6 +303,22 @@ def test_a_graph_that_does_not_do_eagers_steps_is_not_used(case, caplog):
     assert "\n" not in record.message
     assert engine.name == "eager"
     assert_same(trained, train(make_engine(EagerEngine, model), (0, 7)), **EXACT)
+
+
+def test_a_graph_is_compared_when_its_memory_is_full(monkeypatch):
+    """Before, there is no signal: hidden layers would stay as they are, in eager and in any graph."""
+    monkeypatch.setitem(RULES, "remembered", BioHSIC(modulator=RememberedModulator(40)))
+    engine = make_engine(GraphEngine, rule="remembered", log_hsic=False, window=1, backend=None)
+    assert engine.steps_to_fill() == 40
+    before = engine.ensemble.parameters[0]["affine.bias"].clone()
+    engine.take_eager_steps(0, 39)  # of epochs of 31
+    assert engine.position == 8
+    engine.capture = replay_by_calling
+    engine.compile()
+    assert engine.name == "compiled"
+    torch.testing.assert_close(engine.ensemble.parameters[0]["affine.bias"], before, **EXACT)  # without weight decay
+    engine.take_eager_steps(39, 2)
+    assert not torch.equal(engine.ensemble.parameters[0]["affine.bias"], before)
 
 
 def test_one_step_left_out_of_all_is_noticed():

@@ -22,6 +22,7 @@ from projectlib.modulators.delta import DeltaModulator, Predictor
 from projectlib.modulators.modulator import Sample
 from projectlib.modulators.remembered import RememberedModulator
 from projectlib.modulators.running import Means
+from projectlib.rules import BioHSIC
 
 GAMMA, SIGMAS, SIGMA = 3.0, (0.6, 0.4, 0.9), 0.5
 CLASSES = 4
@@ -198,6 +199,16 @@ def test_class_means_descend_their_softmax():
     torch.testing.assert_close(xi, scale * newest_gradient(objective, samples.z), **EXACT)
     expected = [0.7 * m + 0.3 * samples.z[-1] if c == label else m for c, m in enumerate(means)]
     torch.testing.assert_close(after, torch.stack(expected), **EXACT)
+
+
+def test_equal_labels_are_told_apart_under_any_bandwidth():
+    """A kernel of labels as wide as a million is 1 in float32 for all of them."""
+    samples = Sample(*(part.float() for part in random_samples(12)))
+    signals = [run(RememberedModulator(5, "parzen", SIGMA, GAMMA, (0.6, s, 0.9)), samples)[0] for s in (0.4, 1e6)]
+    torch.testing.assert_close(*signals, rtol=0, atol=0)
+    rules = [BioHSIC(GAMMA, (0.6, s, SIGMA), "parzen") for s in (0.4, 1e6)]
+    signals = [rule.signal(samples.z, rule.prepare(samples.x, samples.y)) for rule in rules]
+    torch.testing.assert_close(*signals, rtol=0, atol=0)
 
 
 # What is remembered ----------------------------------------------------------------------------------------------

@@ -218,6 +218,19 @@ def test_damaged_arrays_are_told_in_one_line(damaged, content):
             draw(path.parent)
 
 
+def test_compressed_arrays_may_stand_for_more_than_memory_and_are_not_read(damaged):
+    folder = damaged("mnist")
+    np.savez_compressed(folder / "arrays.npz", signal=np.zeros((1000, 1000)))
+    with pytest.raises(UserError, match=r"arrays.npz is damaged: it is compressed"):
+        plotting.signals.three_factors(folder, new_figure(1, 3)[1])
+
+
+def test_more_runs_than_panels_are_refused(tiny_results):
+    runs = [run_of(tiny_results, "mnist"), run_of(tiny_results, "mnist", "backprop")]
+    with pytest.raises(UserError, match="2 runs to draw; expected at most 1"):
+        plotting.memories.of_classes(runs, new_figure(1, 1)[1])
+
+
 def test_what_a_figure_does_not_draw_is_refused(tiny_results, tmp_path):
     _, ax = new_figure()
     with pytest.raises(UserError, match="expected a run of a network"):

@@ -55,12 +55,13 @@ def row_of(run: Run) -> Row:
     metrics = run.summary.get("metrics")
     if metrics is None:
         metrics = run.history.summary() if run.has_metrics else {}
+    best = run.summary.get("best", {})  # without the test set's own: an epoch that it chose is no result
     return {
         **own,
         "folder": str(run.folder),
         "status": status,
         **metric_columns(metrics),
-        **metric_columns(run.summary.get("best", {}), "best_"),
+        **metric_columns({split: value for split, value in best.items() if split != "test"}, "best_"),
         **{key: run.summary.get(key) for key in MEASURED},
         "error": error,
     }
