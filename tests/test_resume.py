@@ -491,7 +491,8 @@ def test_a_signal_is_answered_with_a_checkpoint(script, tmp_path, number):
     assert step is None or step >= 20  # None: on a busy machine the steps that were begun can be the epoch's last
 
 
-def test_a_second_signal_stops_at_once(script, tmp_path):
+def test_a_second_signal_stops_at_once(script, tmp_path, monkeypatch):
+    monkeypatch.setattr("projectlib.cli.interrupts.TOGETHER", 0)
     with stopped_at(20, times=2):
         ended = script(*XOR, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 128 + signal.SIGTERM

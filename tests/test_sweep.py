@@ -2,9 +2,11 @@
 
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
+from conftest import start
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -14,8 +16,10 @@ from projectlib.cli.interrupts import signal_previous_listener
 from projectlib.cli.job import train
 from projectlib.config.compose import CONFIGS
 from projectlib.errors import EXIT_RESUME, Interrupted
+from projectlib.runs.checkpoint import checkpoint_files
 from projectlib.runs.folder import write_settings
 from projectlib.runs.loggers import PrintLogger
+from projectlib.runs.run import Run
 from projectlib.sweeps import launchers
 from projectlib.sweeps.collect import collect
 from projectlib.sweeps.jobs import finished_run, note_finished, objective, settings_digest
@@ -220,6 +224,22 @@ def test_a_failed_job_stops_no_other_and_a_second_sweep_does_only_what_is_left(c
     issued_again = script(*sweep_of, "hsic.gamma=2", f"hydra.sweep.dir={sweep}")
     assert f"skipped: finished in {sweep / '0'}" in issued_again.output
     assert (sweep / "0" / "summary.json").read_bytes() == before
+
+
+def test_a_signal_stops_joblib_s_jobs_after_a_checkpoint_and_the_sweep_with_them(tmp_path):
+    """Of three jobs on two workers, as a scheduler sends it: to the process that waits, which passes it on."""
+    long = ["training.nepochs=100000", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    sweep = start("train-biohsic", "--multirun", *launcher, *TINY, *long, "seed=1,2,3", cwd=tmp_path)
+    begun = [tmp_path / "sweep" / job / "checkpoints" for job in ("0", "1")]
+    while not all(checkpoint_files(folder) for folder in begun) and sweep.poll() is None:
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGTERM)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 75, output
+    assert [Run(folder.parent).status[0] for folder in begun] == ["interrupted"] * 2
+    assert not (tmp_path / "sweep" / "2" / "checkpoints").exists()
+    assert "resumes its jobs" in output
 
 
 def test_a_signal_after_a_job_s_last_checkpoint_stops_the_sweep(script, tmp_path, monkeypatch):

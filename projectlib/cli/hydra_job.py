@@ -34,12 +34,14 @@ from projectlib.runs.folder import (
 )
 from projectlib.runs.resume import keep_settings, resumed_config
 from projectlib.sweeps.jobs import finished_run, note_finished, objective, resume_in_place
-from projectlib.sweeps.launchers import limit_threads
+from projectlib.sweeps.launchers import is_joblib, limit_threads
 
 KNOWN = (UserError, OmegaConfBaseException)
 """Mistakes in the input, which their message explains."""
 
 log = logging.getLogger(__name__)
+
+STOPPED: list[str] = []  # the signal that stopped a job of this worker
 
 
 class FailedJob(HydraException):
@@ -115,9 +117,14 @@ class Job:
 
 @dataclass(frozen=True)
 class CommandLineJob(Job):
-    """A job that ends as a command does: with one line in the log, and an exit code."""
+    """A job that ends as a command does: with one line in the log, and an exit code.
+
+    A worker of joblib's may not exit, which would end the others at once: it begins no more jobs.
+    """
 
     def __call__(self, config: DictConfig) -> float | None:
+        if STOPPED:
+            return None
         try:
             return super().__call__(config)
         except Interrupted as error:
@@ -125,6 +132,9 @@ class CommandLineJob(Job):
             log.warning("stopped by %s after a checkpoint; resume it with resume=%s", error, folder)
             signal_previous_listener(str(error))
             ignore_signals()
+            if HydraConfig.get().mode == RunMode.MULTIRUN and is_joblib(HydraConfig.get().launcher):
+                STOPPED.append(str(error))
+                return None
             sys.exit(EXIT_RESUME)
         except Exception as error:
             log.error("%s", explanation(error))

@@ -1,13 +1,20 @@
 """Signals that ask a run to stop: the first one after a checkpoint, the second one at once."""
 
+import multiprocessing
+import os
 import signal
 import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 from projectlib.errors import Interrupted
 
 NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGHUP")  # SIGUSR2: submitit, before a time limit
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has two of them
+
+
+TOGETHER = 0.2  # seconds within which two signals are one: a group's, which is also passed on
 
 
 class Interrupts:
@@ -18,7 +25,7 @@ class Interrupts:
 
     def __init__(self):
         self.requested = self.answered = False
-        self.signal_name = ""
+        self.signal_name, self.requested_at = "", 0.0
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -34,14 +41,26 @@ class Interrupts:
     def on_signal(self, number: int, frame) -> None:
         if self.answered:  # the run is ending: one signal more, of a scheduler and its wrapper perhaps, changes nothing
             return
-        if self.requested:
+        if self.requested and time.monotonic() - self.requested_at > TOGETHER:
             raise SystemExit(128 + number)
-        self.requested, self.signal_name = True, signal.Signals(number).name
+        if not self.requested:
+            self.requested, self.signal_name, self.requested_at = True, signal.Signals(number).name, time.monotonic()
 
     def raise_if_requested(self) -> None:
         if self.requested:
             self.answered = True
             raise Interrupted(self.signal_name)
+
+
+class SweepInterrupts(Interrupts):
+    """Of a process that waits for joblib's workers: their jobs end after a checkpoint, and the sweep with them."""
+
+    def on_signal(self, number: int, frame) -> None:
+        super().on_signal(number, frame)
+        if number != signal.SIGINT:  # which a terminal sends to all
+            for worker in multiprocessing.active_children():
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid or 0, number)
 
 
 def is_under_nohup(number: signal.Signals) -> bool:

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext, RunMode
 
 from projectlib.cli.hydra_job import CommandLineJob, FailedJob, Job, unforeseen, with_new_folders
+from projectlib.cli.interrupts import SweepInterrupts
 from projectlib.config.compose import CONFIGS, CheckedLoader, HelpLoader, check_choices, make_loader, parse
 from projectlib.config.experiments import with_size
 from projectlib.config.messages import MISTAKES, explained
@@ -29,7 +31,7 @@ from projectlib.errors import EXIT_RESUME, UserError, one_line, system_problem
 from projectlib.garbage import skip_final_collection
 from projectlib.runs.folder import is_finished, refuse_links
 from projectlib.runs.resume import check_unchanged, extends, newest_unfinished, resumed_overrides, split_resume
-from projectlib.sweeps.launchers import set_launcher_defaults
+from projectlib.sweeps.launchers import is_joblib, set_launcher_defaults
 
 
 def launch(config_name: str, arguments: list[str] | None = None) -> None:
@@ -106,11 +108,15 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         run_job(with_new_folders(job, config), config, "hydra.run.dir", None, context)
         return
     sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=job, config=config)
+    sweep = config.hydra.sweep.dir
     try:
-        sweeper.sweep(list(config.hydra.overrides.task))
+        with SweepInterrupts() if is_joblib(config.hydra.launcher) else nullcontext() as interrupts:
+            sweeper.sweep(list(config.hydra.overrides.task))
     finally:
-        if Path(sweep := config.hydra.sweep.dir).is_dir():
+        if Path(sweep).is_dir():
             print(f"what the jobs have reached: python -m projectlib.sweeps.collect {shlex.quote(sweep)}")
+    if interrupts is not None and interrupts.requested:
+        raise KeyboardInterrupt
 
 
 def plan(

@@ -70,10 +70,12 @@ the paper's window, unsearched.
 Supervised contrastive has the settings of the remembered window, random feedback those of local classifiers.
 CIFAR-10 is of JPEG images ([images](images.md)).
 
-*Transported* is what has to reach a hidden layer besides its own input and activity. *Numbers kept* are those of
-memories, windows and replay, for a model; membranes are not counted. Seconds are those of all models, with evaluation
-and without compilation, on cores that most runs shared with others: they tell rules apart by their order of magnitude
-([speed](speed.md) has times of idle cores). A dash: not run.
+*Transported* is what has to reach a hidden layer besides its own input and activity. What a small matrix beside it
+sends back along its own weights (the delta memory, class means, local classifiers without random feedback) is not
+counted. *Numbers kept* are those of a model's memories, windows, replay, classifiers and feedback, not its membranes,
+its optimizer's moments or the gradients that an update of several samples sums ([glossary](glossary.md)). Seconds are
+those of all models, with evaluation and without compilation, on cores that most runs shared with others: they tell
+rules apart by their order of magnitude ([speed](speed.md) has times of idle cores). A dash: not run.
 """
 
 

@@ -35,6 +35,11 @@ def limit_threads(launcher: DictConfig) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
+def is_joblib(launcher: DictConfig) -> bool:
+    """Whether a launcher's jobs run in joblib's workers, which one process waits for."""
+    return str(launcher.get("_target_", "")).endswith(".JoblibLauncher")
+
+
 def job_device(num_devices: int, job_number: int) -> str:
     """The device of one job among several: its own GPU of those it can see, the CPU where there is none.
 
