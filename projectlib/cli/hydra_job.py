@@ -111,7 +111,7 @@ class Job:
             best = run_worker(config, train)
             write_summary(folder, {"status": "searched", "study": config.search.folder})
             return best
-        with downloads(allowed=self.resumed is None or names(self.resumed, "data.root")):
+        with downloads(allowed=self.resumed is None or sets(self.resumed, "data.root", "data.source.root")):
             return train(config, folder)
 
 
@@ -143,9 +143,9 @@ class CommandLineJob(Job):
             sys.exit(1)
 
 
-def names(overrides: Sequence[str], key: str) -> bool:
-    """Whether overrides set a key."""
-    return any(override.key_or_group == key for override in parse([*overrides]))
+def sets(overrides: Sequence[str], *keys: str) -> bool:
+    """Whether overrides set one of the keys."""
+    return any(override.key_or_group in keys for override in parse([*overrides]))
 
 
 def with_new_folders(job: Job, config: DictConfig) -> Job:

@@ -25,9 +25,10 @@ RIDGE = 1e-3  # relative to the mean square of an activation
 
 INTRODUCTION = """## Depth
 
-Does a later layer add anything? Test accuracy (%) of a linear probe, ridge regression on 10,000 training images, of the
-first and of the last hidden layer of MLPs of 256 neurons a layer ({conditions});
-`python -m projectlib.sweeps.experiments table/depth` makes the runs. The frozen control is in the table alone.
+Does a later layer add anything? Test accuracy (%) of a linear probe (ridge regression on 10,000 training images) that
+reads the first or the last hidden layer of MLPs with 256 neurons per layer ({conditions});
+`python -m projectlib.sweeps.experiments table/depth` makes the runs. The frozen control is only in the table, not in
+the figure.
 """
 
 

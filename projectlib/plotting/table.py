@@ -55,27 +55,26 @@ MARKERS = "oXs^Dv*Pd<>hxpH8+"  # one per row; of one colour (every sixth) far fr
 
 INTRODUCTION = """# One table
 
-Written by `make table` from run folders: no number of a run is typed by hand. Within a column all rules have the same
-network, data, epochs and seeds. On MNIST, Fashion-MNIST and digits an update is made of 32 samples; with the window
-rules of every window (6 samples, or 2), with back-propagation one sample at a time of every sample. On XOR (windows of
-64) it is made at every time step, on CIFAR-10 of every image, by back-propagation of 16. Test accuracy after the last
-epoch, mean ± sd over models.
+`make table` writes this page from run folders; no number is typed by hand. Within a column all rules have the same
+network, data, epochs and seeds. On MNIST, Fashion-MNIST and digits one update uses 32 samples, except for the window
+rules (one update per window of 6 or 2) and back-propagation one sample at a time. On XOR (windows of 64) there is an
+update at every time step, on CIFAR-10 one per image (back-propagation: one per 16 images). Test accuracy after the
+last epoch, mean ± sd over models.
 
 Settings were chosen on a validation split of MNIST, 16 trials a rule (the paper's window keeps the published ones):
 [memories](memories.md) and [baselines](baselines.md) have the commands, and say what they found. Where the memories'
 searches began, their betas, horizons and scale of inputs come from prototypes that were tuned on test images. The same
 settings serve Fashion-MNIST and digits. On XOR, learnt by leaky integrators, the memories have settings from 24 trials
 each, on a validation split (delta had none), and a cosine decay; the frozen control and back-propagation have those of
-the paper's window, unsearched.
-Supervised contrastive has the settings of the remembered window, random feedback those of local classifiers.
-CIFAR-10 is of JPEG images ([images](images.md)).
+the paper's window, unsearched. Supervised contrastive has the settings of the remembered window, random feedback those
+of local classifiers. CIFAR-10 is of JPEG images ([images](images.md)).
 
-*Transported* is what has to reach a hidden layer besides its own input and activity. What a small matrix beside it
-sends back along its own weights (the delta memory, class means, local classifiers without random feedback) is not
-counted. *Numbers kept* are those of a model's memories, windows, replay, classifiers and feedback, not its membranes,
-its optimizer's moments or the gradients that an update of several samples sums ([glossary](glossary.md)). Seconds are
-those of all models, with evaluation and without compilation, on cores that most runs shared with others: they tell
-rules apart by their order of magnitude ([speed](speed.md) has times of idle cores). A dash: not run.
+*Transported* is what has to reach a hidden layer besides its own input and activity. Errors that a small matrix beside
+the layer sends back through its own weights (the delta memory, class means, local classifiers without random feedback)
+are not counted. *Numbers kept* are those of a model's memories, windows, replay, classifiers and feedback, not its
+membranes, its optimizer's moments or the gradients that an update of several samples sums ([glossary](glossary.md)).
+Seconds are for all models together, with evaluation but without compilation; most runs shared their cores, so compare
+orders of magnitude only ([speed](speed.md) has times of idle cores). A dash: not run.
 """
 
 
