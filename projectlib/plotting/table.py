@@ -67,7 +67,8 @@ searches began, their betas, horizons and scale of inputs come from prototypes t
 settings serve Fashion-MNIST and digits. On XOR, learnt by leaky integrators, the memories have settings from 24 trials
 each, on a validation split (delta had none), and a cosine decay; the frozen control and back-propagation have those of
 the paper's window, unsearched. Supervised contrastive has the settings of the remembered window, random feedback those
-of local classifiers. CIFAR-10 is of JPEG images ([images](images.md)).
+of local classifiers. CIFAR-10 is of JPEG images: the window and the frozen control have the paper's rate there, the
+delta memory's and back-propagation's are the best of three on validation ([images](images.md)).
 
 *Transported* is what has to reach a hidden layer besides its own input and activity. Errors that a small matrix beside
 the layer sends back through its own weights (the delta memory, class means, local classifiers without random feedback)
@@ -150,7 +151,11 @@ def markdown(rows: pd.DataFrame) -> str:
 
 def extent(rows: pd.DataFrame) -> str:
     """How many models were trained for how long, e.g. ``5 models, 25 epochs``: all numbers, where rows differ."""
-    return ", ".join(f"{' and '.join(map(str, sorted(set(rows[name]))))} {name}" for name in ("models", "epochs"))
+    parts = []
+    for name in ("models", "epochs"):
+        numbers = sorted(set(rows[name]))
+        parts.append(f"{' and '.join(map(str, numbers))} {name.removesuffix('s') if numbers == [1] else name}")
+    return ", ".join(parts)
 
 
 def accuracy_by_time(rows: pd.DataFrame, ax: Axes) -> None:
