@@ -19,6 +19,8 @@ from numba.core import caching
 
 log = logging.getLogger(__name__)
 
+OPEN_FILES = 1024  # as many as a process usually may have
+
 KERNEL_FILES = sorted(Path(__file__).parent.glob("[!.]*.py"))
 SOURCES_DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in KERNEL_FILES)).hexdigest()[:12]
 
@@ -122,6 +124,7 @@ def compile_in_child(kernel: Callable, signature: tuple) -> None:
         child = os.fork()
     if child == 0:
         try:
+            os.closerange(3, OPEN_FILES)  # a run's lock among them, which must not outlive a run that is killed
             gc.disable()  # a quarter of the time, and the child ends here
             kernel.compile(signature)
         finally:
