@@ -41,7 +41,7 @@ KNOWN = (UserError, OmegaConfBaseException)
 
 log = logging.getLogger(__name__)
 
-STOPPED: list[str] = []  # the signal that stopped a job of this worker
+STOPPED_BY: list[str] = []  # the signal that stopped a job of this worker
 
 
 class FailedJob(HydraException):
@@ -123,7 +123,7 @@ class CommandLineJob(Job):
     """
 
     def __call__(self, config: DictConfig) -> float | None:
-        if STOPPED:
+        if STOPPED_BY:
             return None
         try:
             return super().__call__(config)
@@ -133,7 +133,7 @@ class CommandLineJob(Job):
             signal_previous_listener(str(error))
             ignore_signals()
             if HydraConfig.get().mode == RunMode.MULTIRUN and is_joblib(HydraConfig.get().launcher):
-                STOPPED.append(str(error))
+                STOPPED_BY.append(str(error))
                 return None
             sys.exit(EXIT_RESUME)
         except Exception as error:

@@ -109,13 +109,17 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         return
     sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=job, config=config)
     sweep = config.hydra.sweep.dir
+    interrupts = SweepInterrupts() if is_joblib(config.hydra.launcher) else None
     try:
-        with SweepInterrupts() if is_joblib(config.hydra.launcher) else nullcontext() as interrupts:
+        with interrupts or nullcontext():
             sweeper.sweep(list(config.hydra.overrides.task))
+    except Exception:
+        if not (interrupts and interrupts.requested):  # else a worker was ended before its run could listen
+            raise
     finally:
         if Path(sweep).is_dir():
             print(f"what the jobs have reached: python -m projectlib.sweeps.collect {shlex.quote(sweep)}")
-    if interrupts is not None and interrupts.requested:
+    if interrupts and interrupts.requested:
         raise KeyboardInterrupt
 
 
