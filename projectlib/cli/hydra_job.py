@@ -4,7 +4,6 @@ import logging
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.cli.interrupts import ignore_signals, signal_previous_listener
-from projectlib.config.compose import parse
 from projectlib.config.plugins import import_plugins, require_plugins
 from projectlib.config.settings import select, settled
 from projectlib.config.validation import refuse_additions, refuse_ignored, validate
@@ -32,7 +30,7 @@ from projectlib.runs.folder import (
     remove_unbegun,
     write_summary,
 )
-from projectlib.runs.resume import keep_settings, resumed_config
+from projectlib.runs.resume import keep_settings, resumed_config, sets
 from projectlib.sweeps.jobs import finished_run, note_finished, objective, resume_in_place
 from projectlib.sweeps.launchers import is_joblib, limit_threads
 
@@ -141,11 +139,6 @@ class CommandLineJob(Job):
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise FailedJob(str(error)) from error
             sys.exit(1)
-
-
-def sets(overrides: Sequence[str], *keys: str) -> bool:
-    """Whether overrides set one of the keys."""
-    return any(override.key_or_group in keys for override in parse([*overrides]))
 
 
 def with_new_folders(job: Job, config: DictConfig) -> Job:

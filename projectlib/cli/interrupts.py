@@ -12,8 +12,6 @@ from projectlib.errors import Interrupted
 
 NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGHUP")  # SIGUSR2: submitit, before a time limit
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has two of them
-
-
 TOGETHER = 0.2  # seconds within which two signals are one: a group's, which is also passed on
 
 
@@ -58,9 +56,9 @@ class SweepInterrupts(Interrupts):
     def on_signal(self, number: int, frame) -> None:
         super().on_signal(number, frame)
         if number != signal.SIGINT:  # which a terminal sends to all
-            for worker in multiprocessing.active_children():
+            for pid in [worker.pid for worker in multiprocessing.active_children() if worker.pid]:
                 with suppress(ProcessLookupError):
-                    os.kill(worker.pid or 0, number)
+                    os.kill(pid, number)
 
 
 def is_under_nohup(number: signal.Signals) -> bool:

@@ -5,6 +5,7 @@ with; nothing else of the folder has a say, and nothing in it is run.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def split_resume(overrides: list[str]) -> tuple[str | None, list[str]]:
     named = [item for item in overrides if item.startswith("resume=")]
     wanted = named[-1].removeprefix("resume=").strip("'\"") if named else "null"
     return None if wanted in ("", "null") else wanted, [item for item in overrides if item not in named]
+
+
+def sets(overrides: Sequence[str], *keys: str) -> bool:
+    """Whether overrides set one of the keys."""
+    return any(override.key_or_group in keys for override in parse([*overrides]))
 
 
 def resumed_overrides(folder: Path, overrides: list[str]) -> list[str]:
@@ -73,8 +79,8 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
 
 def refuse_new_place(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Raises UserError where a folder, and not the user, would have checkpoints written where none are yet."""
-    path, named = select(config, "checkpointing.path"), {override.key_or_group for override in parse(overrides)}
-    is_elsewhere = isinstance(path, str) and Path(path).is_absolute() and "checkpointing.path" not in named
+    path = select(config, "checkpointing.path")
+    is_elsewhere = isinstance(path, str) and Path(path).is_absolute() and not sets(overrides, "checkpointing.path")
     if is_elsewhere and not (place := checkpoint_folder(folder, path)).is_dir():
         raise UserError(
             f"checkpointing.path of {folder} is {path!r}, and there is no {place}; expected what the run has "
@@ -148,8 +154,7 @@ def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -
 def newest_unfinished(config_name: str, overrides: list[str], config_dir: str | Path | None) -> Path | None:
     """The newest folder under outputs/<config>/ of the same composed config whose training was stopped."""
     config = settled(without_hydra(compose(config_name, overrides, config_dir)))
-    asks_length = any(override.key_or_group == "training.nepochs" for override in parse(overrides))
-    free = tuple(key for key in RESUMABLE_UNNAMED if key != "training.nepochs" or asks_length)
+    free = tuple(key for key in RESUMABLE_UNNAMED if key != "training.nepochs" or sets(overrides, key))
     for run in reversed([*find_runs(Path("outputs", config_name))]):
         try:
             if run.status[0] in STOPPED and not differences(config, run.config, run.folder, free):
