@@ -309,7 +309,7 @@ def test_a_graph_is_compared_when_its_memory_is_full(monkeypatch):
     """Before, there is no signal: hidden layers would stay as they are, in eager and in any graph."""
     monkeypatch.setitem(RULES, "remembered", BioHSIC(modulator=RememberedModulator(40)))
     engine = make_engine(GraphEngine, rule="remembered", log_hsic=False, window=1, backend=None)
-    assert engine.steps_to_fill() == 40
+    assert engine.steps_before_comparison() == 40
     before = engine.ensemble.parameters[0]["affine.bias"].clone()
     engine.take_eager_steps(0, 39)  # of epochs of 31
     assert engine.position == 8
@@ -319,6 +319,17 @@ def test_a_graph_is_compared_when_its_memory_is_full(monkeypatch):
     torch.testing.assert_close(engine.ensemble.parameters[0]["affine.bias"], before, **EXACT)  # without weight decay
     engine.take_eager_steps(39, 2)
     assert not torch.equal(engine.ensemble.parameters[0]["affine.bias"], before)
+
+
+def test_other_rounding_of_early_updates_is_not_taken_for_other_steps(monkeypatch):
+    """Adam's first updates are as large for a gradient that is all rounding: back-propagation then amplifies them."""
+    monkeypatch.setitem(OPTIMIZERS, "default eps", lambda p: torch.optim.AdamW(p, 1e-2, (0.9, 0.99), fused=True))
+    engine = make_image_engine(GraphEngine, "backprop", "default eps", augmented=False, backend=None)
+    advance = engine.advance
+    engine.fused.advance = lambda x, y, context: advance(x.flip(0), y.flip(0), context)  # sums over the batch backward
+    engine.capture = replay_by_calling
+    engine.compile()
+    assert engine.name == "compiled"
 
 
 def test_one_step_left_out_of_all_is_noticed():

@@ -24,6 +24,7 @@ from projectlib.rules import Rule
 
 UNROLLED = 16  # steps in one graph, for models that take one time step per window
 WARM_UP_RUNS = 3  # before a capture, so that libraries have allocated and chosen what they need
+EARLY_UPDATES = 20  # of Adam, which go by the sign of a gradient, however small: they make steps out of its rounding
 
 TOLERANCE = 1e-2  # of the change that the compared steps make: another order of sums was seen to make 1e-4 of it, and a
 # step that is left out makes 6e-2
@@ -139,10 +140,11 @@ class GraphEngine(EagerEngine):
         self.position.zero_()
         return Replays(one, self.capture(self.many_steps) if self.unrolled > 1 else one)
 
-    def steps_to_fill(self) -> int:
-        """Steps after which what is remembered is complete: until then there is no signal to compare."""
+    def steps_before_comparison(self) -> int:
+        """Steps after which early updates are over and all that is remembered is there: before, there is no signal."""
         remembered = self.rule.modulator.num_samples if self.rule.modulator else 0
-        return math.ceil(remembered / (self.sampler.size * self.ensemble.network.num_timesteps))
+        updates = max(EARLY_UPDATES, math.ceil(remembered / self.sampler.size))
+        return math.ceil(updates / self.ensemble.network.num_timesteps)
 
     def take_eager_steps(self, first: int, count: int) -> None:
         """Eager's steps from the ``first`` of an epoch on, which begins again where it ends."""
@@ -152,7 +154,7 @@ class GraphEngine(EagerEngine):
 
     def difference(self, replays: Replays) -> str | None:
         """Where each replay, once, leaves other numbers than eager's steps from the same state; None if nowhere."""
-        num_steps, first = self.unrolled + 1, self.steps_to_fill()
+        num_steps, first = self.unrolled + 1, self.steps_before_comparison()
         self.take_eager_steps(0, first)
         before = self.snapshot()
         self.take_eager_steps(first, num_steps)

@@ -73,7 +73,7 @@ class History:
     def best(self) -> Statistics:
         """The best mean over models by split and metric, with its ``epoch``, the earliest among equals."""
         statistics = self.statistics()
-        score = (statistics["mean"] * statistics.index.get_level_values("metric").map(DIRECTION)).dropna()
+        score = (statistics["mean"] * statistics.index.get_level_values("metric").map(DIRECTION).astype(float)).dropna()
         best = statistics.loc[score.groupby(["split", "metric"], sort=False).idxmax()]
         return nested(best.assign(epoch=best.index.get_level_values("epoch")))
 
