@@ -97,6 +97,10 @@ def test_an_experiment_can_have_the_runs_of_another(mine):
     own = read_experiment("mine", mine("figure: {runs_of: mnist, quick: [nmodels=2]}"))
     assert own.runs == read_experiment("mnist").runs
     assert own.quick == ["nmodels=2"]
+    name = next(iter(own.runs))
+    some = read_experiment("mine", mine(f"figure: {{runs_of: mnist, runs: {{{name}: [train-bp]}}}}"))
+    assert some.runs == {**own.runs, name: ["train-bp"]}
+    assert some.quick == read_experiment("mnist").quick
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,12 @@ def test_the_optional_pairs_are_those_that_exist():
             "cifar10-delta",
         ]
     )
-    assert choices("data_optimizer_modulator") == ["cifar10-adamw-averaged-delta"]
+    assert choices("data_optimizer_modulator") == sorted(
+        [
+            *(f"{data}-adamw-averaged-{memory}" for data in ("cifar10", "fashion_mnist") for memory in MEMORIES),
+            *(f"digits-adamw-averaged-{memory}" for memory in ("class-means", "covariance")),
+        ]
+    )
     optimizers = ("adamw", "adamw-averaged")
     assert choices("optimizer_modulator") == sorted(f"{name}-{memory}" for name in optimizers for memory in MEMORIES)
     assert choices("search_modulator") == sorted(
@@ -183,6 +192,13 @@ def test_the_optional_pairs_are_those_that_exist():
     assert choices("data_rule") == sorted(f"{data}-{rule}" for data in images for rule in BASELINES)
     assert choices("optimizer_rule") == sorted(
         [*(f"adamw-averaged-{rule}" for rule in BASELINES), *(f"adamw-{rule}" for rule in BASELINES[:3])]
+    )
+    assert choices("data_optimizer_rule") == sorted(
+        [
+            *(f"cifar10-adamw-averaged-{rule}" for rule in BASELINES),
+            *(f"fashion_mnist-adamw-averaged-{rule}" for rule in BASELINES[:3]),
+            *(f"digits-adamw-averaged-{rule}" for rule in BASELINES[:2]),
+        ]
     )
     assert choices("search_rule") == sorted(f"baseline-{rule}" for rule in (*BASELINES, "frozen", "hsic"))
 

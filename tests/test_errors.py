@@ -4,6 +4,7 @@ import errno
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from projectlib.errors import system_problem
@@ -231,6 +232,17 @@ def test_an_unforeseen_error_leaves_its_traceback(script, tmp_path, monkeypatch)
     assert script("train-biohsic", "data=xor", "hydra.run.dir=run").code == 1
     assert read_summary(tmp_path / "run")["status"] == "failed"
     assert "Traceback" in (tmp_path / "run" / "train-biohsic.log").read_text()
+
+
+def test_a_full_gpu_is_told_in_one_line(script, tmp_path, monkeypatch):
+    def fail(config, *arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 1.00 GiB.")
+
+    monkeypatch.setattr("projectlib.cli.job.build_task", fail)
+    ended = script("train-biohsic", "data=xor", "hydra.run.dir=run")
+    assert ended.code == 1
+    assert "CUDA out of memory; expected fewer models" in ended.error
+    assert read_summary(tmp_path / "run")["status"] == "failed"
 
 
 def test_a_root_of_data_that_is_not_there_is_not_made(script, tmp_path):

@@ -152,7 +152,7 @@ def test_a_search_without_a_finished_trial_says_so(tmp_path):
         run_worker(make_config(tmp_path, trials=2), diverging_train)
 
 
-def test_numbers_that_are_not_finite_are_a_bad_trial_and_a_mistake_ends_the_worker(tmp_path):
+def test_numbers_that_are_not_finite_are_a_bad_trial_and_a_mistake_ends_the_worker(tmp_path, caplog):
     def diverging_train(config, folder, *arguments):
         if config.optimizer.lr > 0.01:
             raise Diverged("loss is nan")
@@ -164,8 +164,10 @@ def test_numbers_that_are_not_finite_are_a_bad_trial_and_a_mistake_ends_the_work
     def mistaken_train(*arguments):
         raise UserError("no such data")
 
+    caplog.clear()
     with pytest.raises(UserError, match="no such data"):
         run_worker(make_config(tmp_path / "b"), mistaken_train)
+    assert "no such data" not in caplog.text  # whoever called tells it
 
 
 def test_a_study_of_other_settings_is_refused(tmp_path):

@@ -149,9 +149,16 @@ def with_new_folders(job: Job, config: DictConfig) -> Job:
 
 
 def explanation(error: Exception) -> str:
-    """One line: of a mistake what it says, of a full disk and its like what the system refused."""
+    """One line: of a mistake what it says, of a full disk or GPU and their like what was refused."""
     if isinstance(error, OSError) and error.errno in (*FULL, *CLOSED):
         return system_problem(error, HydraConfig.get().runtime.output_dir)
+    import torch  # not before a job has begun: --help would wait for it
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"{one_line(error).partition('. ')[0]}; expected fewer models (nmodels), a smaller data.test_batchsize, or a "
+            "GPU that nothing else uses"
+        )
     return one_line(error) if isinstance(error, KNOWN) else unforeseen(error)
 
 

@@ -2,8 +2,8 @@
 
 A file is an ordinary Hydra experiment with the settings of the paper.  Under ``figure`` it says as data
 
-    runs     {name: [script, override, ...]}: the runs that the figure consists of; or as another's:
-    runs_of  the name of an experiment that says them
+    runs     {name: [script, override, ...]}: the runs that the figure consists of; and
+    runs_of  the name of an experiment that says the others of them, and its ``quick`` where there is none of its own
     quick    [override, ...]: what makes it a matter of a minute
 """
 
@@ -50,9 +50,8 @@ def read_experiment(name: str, config_dir: str | Path | None = None) -> Experime
     loader = make_loader(config_dir)
     content = read_file(name, loader)
     figure = content.get("figure", {})
-    if other := figure.get("runs_of"):
-        figure = {**read_file(other, loader).get("figure", {}), **figure}
-    runs, quick = figure.get("runs", {}), figure.get("quick", [])
+    other = read_file(figure["runs_of"], loader).get("figure", {}) if "runs_of" in figure else {}
+    runs, quick = {**other.get("runs", {}), **figure.get("runs", {})}, {**other, **figure}.get("quick", [])
     for override in parse([*quick, *(word for _, *overrides in runs.values() for word in overrides)]):
         places = [override.key_or_group, override.package or ""]
         if any(place.replace("/", ".").split(".")[0] in FORBIDDEN for place in places):

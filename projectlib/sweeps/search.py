@@ -36,6 +36,7 @@ from projectlib.values import is_number
 
 optuna.logging.disable_default_handler()
 optuna.logging.enable_propagation()  # into the job's log
+logging.getLogger("optuna.study._optimize").setLevel(logging.ERROR)  # it would tell a mistake with its traceback
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # the heartbeat: there since 2.8, still so called
 
 RETRY = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
