@@ -156,8 +156,8 @@ def explanation(error: Exception) -> str:
 
     if isinstance(error, torch.OutOfMemoryError):
         return (
-            f"{one_line(error).partition('. ')[0]}; expected fewer models (nmodels), a smaller data.test_batchsize, or a "
-            "GPU that nothing else uses"
+            f"{one_line(error).partition('. ')[0]}; expected fewer models (nmodels), a smaller data.test_batchsize, or "
+            "a GPU that nothing else uses"
         )
     return one_line(error) if isinstance(error, KNOWN) else unforeseen(error)
 
