@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from hydra._internal import hydra as hydra_internals
+from tiny_runs import XOR
 
 from projectlib.cli.interrupts import SIGNALS
 from projectlib.config.experiments import experiment_names
@@ -185,3 +186,18 @@ def one_line(error):
     text = str(error.value)
     assert "\n" not in text
     return text
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A finished run of three epochs."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with scripts_in_this_process(folder.parent) as run:
+        assert run(*XOR, f"hydra.run.dir={folder}") == 0
+    return folder
+
+
+@pytest.fixture
+def tiny_run(finished_run, tmp_path):
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))

@@ -1,0 +1,125 @@
+"""Signals, full disks, folders that cannot be written and two writers: what a run leaves behind, it can go on from."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import ROOT, start
+from filelock import FileLock
+from tiny_runs import XOR, status, stopped_at, unfinish
+
+from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
+from projectlib.runs.files import locked
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_is_answered_with_a_checkpoint(script, tmp_path, number):
+    with stopped_at(20, number):
+        ended = script(*XOR, f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 75
+    assert ended.output.count(number.name) == 1
+    assert "Traceback" not in ended.output
+    (path,) = checkpoint_files(tmp_path / "run" / "checkpoints")
+    step = load_checkpoint(path)["step"]
+    assert step is None or step >= 20  # None: on a busy machine the steps that were begun can be the epoch's last
+
+
+def test_a_second_signal_stops_at_once(script, tmp_path, monkeypatch):
+    monkeypatch.setattr("projectlib.cli.interrupts.TOGETHER", 0)
+    with stopped_at(20, times=2):
+        ended = script(*XOR, f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 128 + signal.SIGTERM
+    assert checkpoint_files(tmp_path / "run" / "checkpoints") == []
+    assert status(tmp_path / "run") == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "checkpoints/epoch-0002.pt", "summary.json"])
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(script, tiny_run, tmp_path, monkeypatch, name):
+    wanted, folder = (tiny_run / "metrics.csv").read_bytes(), tmp_path / "full"
+    (folder / name).parent.mkdir(parents=True)
+    beside = (folder / name).with_name(f".{(folder / name).name}.partial")
+    flush = os.fsync
+
+    def full(descriptor):
+        if os.path.realpath(f"/proc/self/fd/{descriptor}") == str(beside.absolute()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(beside))
+        flush(descriptor)
+
+    arguments = [*XOR, f"hydra.run.dir={folder}"]
+    if name == "metrics.csv":  # full from the second epoch on
+        assert script(*XOR, "training.nepochs=1", f"hydra.run.dir={folder}").code == 0
+        arguments = ["train-biohsic", f"resume={folder}", "training.nepochs=3"]
+    monkeypatch.setattr(os, "fsync", full)
+    ended = script(*arguments)
+    monkeypatch.setattr(os, "fsync", flush)
+    assert ended.code == 1
+    assert "No space left on device" in ended.error
+    assert f"resume={folder}" in ended.error
+    assert "Traceback" not in ended.output
+    assert len(checkpoint_files(folder / "checkpoints")) >= 1
+    assert script("train-biohsic", f"resume={folder}").code == 0
+    assert (folder / "metrics.csv").read_bytes() == wanted
+
+
+def test_a_folder_that_cannot_be_written(script, tmp_path):
+    (tmp_path / "file").write_text("")
+    error = script(*XOR, f"hydra.run.dir={tmp_path / 'file' / 'run'}").error
+    assert "file" in error
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "checkpoints").write_text("in the way")
+    error = script(*XOR, f"hydra.run.dir={folder}").error
+    assert "checkpoints" in error
+    assert status(folder) == "failed"
+
+
+def test_a_folder_has_one_writer(script, tiny_run):
+    unfinish(tiny_run)
+    hold = (
+        "import time; from projectlib.runs.files import locked; "
+        f"lock = locked({str(tiny_run)!r}); lock.__enter__(); print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", hold], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    before = (tiny_run / "summary.json").read_bytes()
+    assert f"process {holder.pid} on " in script("train-biohsic", f"resume={tiny_run}").error
+    assert (tiny_run / "summary.json").read_bytes() == before
+    holder.kill()
+    holder.wait()
+    with locked(tiny_run):
+        pass  # what a killed owner leaves behind holds nobody
+    assert script("train-biohsic", f"resume={tiny_run}").code == 0
+
+
+def test_a_look_at_a_folder_does_not_keep_its_writer_out(tmp_path, monkeypatch):
+    """projectlib.sweeps.collect asks for the lock for as long as it takes to look."""
+    monkeypatch.setattr("projectlib.runs.files.PATIENCE", 30)  # however busy the machine is
+    held = FileLock(tmp_path / ".lock", thread_local=False)
+    held.acquire()
+    threading.Timer(0.15, held.release).start()
+    with locked(tmp_path):
+        pass
+
+
+def test_two_processes_in_one_folder(tmp_path):
+    """Started together, one trains and the other is told who does."""
+    arguments = [*XOR[1:], "training.nepochs=10", f"hydra.run.dir={tmp_path / 'run'}"]
+    first, second = (start(XOR[0], *arguments, cwd=tmp_path) for _ in range(2))
+    ended = {first.wait(timeout=120): first.stdout.read(), second.wait(timeout=120): second.stdout.read()}
+    assert sorted(ended) == [0, 1]
+    assert "is being written by process" in ended[1] or "holds the checkpoints of a run" in ended[1]
+
+
+def test_chaos_in_short():
+    """One run killed inside every kind of write, and once at random: ``make chaos`` does it to runs of all kinds."""
+    words = ["--cases", "biohsic", "--only-runs", "--kills", "1", "--seed", "3"]
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "chaos.py"), *words], capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"kills 2\d  differences 0\n$", ended.stdout), ended.stdout
