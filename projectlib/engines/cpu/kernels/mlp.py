@@ -63,7 +63,7 @@ class FeedbackPath(NamedTuple):
     """How an error reaches a hidden layer of d neurons; fields that a rule does not use are any arrays of that rank.
 
     feedback (k, d): what it comes through, from the next layer's k neurons or from k classes.  weight (classes, d),
-    bias (classes,): of the layer's own classifier, updated in place at ``Learning.sender_rate``.
+    bias (classes,): of the layer's own classifier, updated in place at ``Learning.classifier_rate``.
     """
 
     feedback: np.ndarray
@@ -95,7 +95,7 @@ class Presentation(NamedTuple):
 
 
 class Learning(NamedTuple):
-    """rule: one of those above.  form: of BIOHSIC's signal (``kernels.hsic``).  sender_rate: of classifiers.
+    """rule: one of those above.  form: of BIOHSIC's signal (``kernels.hsic``).  classifier_rate: of classifiers.
     log_hsic: whether HSIC is measured, with gamma, sigmas.
 
     BACKPROP sends through whatever the feedback_paths have, be it the next layer's own weights or not.
@@ -103,7 +103,7 @@ class Learning(NamedTuple):
 
     rule: int
     form: int
-    sender_rate: float
+    classifier_rate: float
     log_hsic: bool
     gamma: float
     sigma_y: float
@@ -311,7 +311,7 @@ def update_layer(layer, h, rows, signal, first, scratch, optimizer, sizes):
 
 
 @compiled
-def classify(sender, z, labels, classes, places, sender_rate, signal):
+def classify(path, z, labels, classes, places, rate, signal):
     """Leave in signal (d, N) what a layer's classifier sends back of its mean cross-entropy, and teach it.
 
     z: (d, N).  classes: (2, classes, N) and places: (3, N) scratch.
@@ -319,26 +319,26 @@ def classify(sender, z, labels, classes, places, sender_rate, signal):
     logits, error = classes[0], classes[1]
     width, num = z.shape
     share = np.float32(1 / math.sqrt(width))
-    multiply_over_places(sender.weight, z, logits)
+    multiply_over_places(path.weight, z, logits)
     for c in range(len(logits)):
         for p in range(num):
-            logits[c, p] = share * logits[c, p] + sender.bias[c]
+            logits[c, p] = share * logits[c, p] + path.bias[c]
     readout_signal(logits, labels, error, np.float32(1), places)
-    multiply_over_places(sender.feedback.T, error, signal)
+    multiply_over_places(path.feedback.T, error, signal)
     for i in range(width):
         for p in range(num):
             signal[i, p] *= share
-    step = np.float32(sender_rate)
+    step = np.float32(rate)
     for c in range(len(logits)):
         for i in range(width):
             entry = np.float32(0)
             for p in range(num):
                 entry += error[c, p] * z[i, p]
-            sender.weight[c, i] -= step * share * entry
+            path.weight[c, i] -= step * share * entry
         entry = np.float32(0)
         for p in range(num):
             entry += error[c, p]
-        sender.bias[c] -= step * entry
+        path.bias[c] -= step * entry
 
 
 @inlined
@@ -358,7 +358,7 @@ def learn(member, feedback_paths, work, labels, learning, modulation, rate, opti
                 for p in range(signal.shape[1]):
                     signal[o, p] /= rate
         elif rule == CLASSIFIER:
-            classify(feedback_paths[layer], z, labels, work.classes, work.places, learning.sender_rate, signal)
+            classify(feedback_paths[layer], z, labels, work.classes, work.places, learning.classifier_rate, signal)
         else:
             modulate(z, modulation, learning.form, learning.sigma_z, signal, work.places)
         pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, first, work.places)
