@@ -34,7 +34,7 @@ COMPILED = {
     "feedback-alignment": lambda num: FeedbackAlignment(1.7, num),
     "direct-feedback-alignment": lambda num: DirectFeedbackAlignment(0.8, num),
     "local-classifier": lambda num: LocalClassifier(0.9, accumulate=num),
-    "local-classifier-random": lambda num: LocalClassifier(0.9, "random", num),
+    "local-classifier-random": lambda num: LocalClassifier(0.9, "random", accumulate=num),
     "backprop": Backprop,
     "frozen": Frozen,
 }
@@ -108,16 +108,16 @@ def test_a_captured_step_equals_eager(name):
     assert_same(train(graph, (0, 6)), train(eager, (0, 6)), **FLOAT32)
 
 
-@pytest.mark.parametrize("feedback", ["transpose", "random"])
+@pytest.mark.parametrize(("feedback", "grid"), [("transpose", None), ("random", None), ("transpose", 3)])
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
-def test_classifiers_of_convolutions_equal_eager(size, feedback):
+def test_classifiers_of_convolutions_equal_eager(size, feedback, grid):
     """Odd sizes have places that no classifier reads; 11 images leave a last block of 3."""
 
     def engine(engine_class):
         generator = torch.Generator().manual_seed(0)
         split = Split(torch.randn(11, 3, *size, generator=generator), torch.randint(3, (11,), generator=generator))
         ensemble = build_ensemble(lambda generator: cnn((3, *size), 3, (4, 6), generator), (0, 1))
-        rule = LocalClassifier(0.5, feedback, accumulate=4)
+        rule = LocalClassifier(0.5, feedback, grid, accumulate=4)
         optimizer = OPTIMIZERS["sgd"]([p for layer in ensemble.parameters for p in layer.values()])
         dataset, monitor = Dataset("made up", split, split, 3), HSICMonitor(2.0, (0.5, 0.3, 1.0))
         return engine_class(ensemble, rule, optimizer, dataset, Sampler(11, 4, False), monitor)

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
 from projectlib.models import Network, cnn, divisive_mlp, lif_mlp, mlp
+from projectlib.modulators.class_means import ClassMeansModulator
 from projectlib.rules import (
     HSIC,
     PHSIC,
@@ -21,6 +22,7 @@ from projectlib.rules import (
     LocalClassifier,
     SimilarityMatching,
 )
+from projectlib.rules.seen import seen_by_readout
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 NUM, CLASSES = 7, 3
@@ -160,19 +162,19 @@ def test_the_example_teaches_the_rule_that_the_project_has():
     torch.testing.assert_close(got.gradients, expected.gradients, **EXACT)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.parametrize(("kind", "grid"), [("mlp", None), ("cnn", None), ("cnn", 1)])
 @pytest.mark.parametrize("feedback", ["transpose", "random"])
-def test_a_local_classifier_descends_the_cross_entropy_of_its_own_softmax(kind, feedback):
+def test_a_local_classifier_descends_the_cross_entropy_of_its_own_softmax(kind, grid, feedback):
     """Layer and softmax, by automatic differentiation of a graph that is cut between layers."""
     network, x, labels, y = make(kind)
-    rule = LocalClassifier(0.9, feedback)
+    rule = LocalClassifier(0.9, feedback, grid)
     state = first_state(rule, network, x, y)
     update = update_of(rule, network, state, x, y)
     h = x
     for index, layer in enumerate(network.layers[:-1]):
         classifier = state.rule[index]
         z = layer(h.detach())
-        seen = avg_pool2d(z.permute(0, 3, 1, 2), 2).flatten(1) if kind == "cnn" else z
+        seen = z if kind == "mlp" else z.mean((1, 2)) if grid else avg_pool2d(z.permute(0, 3, 1, 2), 2).flatten(1)
         seen = seen / math.sqrt(seen.shape[1])
         weight, bias = (tensor.clone().requires_grad_() for tensor in classifier[:2])
         logits = seen @ weight.T + bias
@@ -186,6 +188,18 @@ def test_a_local_classifier_descends_the_cross_entropy_of_its_own_softmax(kind, 
         torch.testing.assert_close(after.feedback, classifier.feedback)
         h = z
     assert_gradients(update.gradients[-1], gradient_of_readout(network, labels, x))
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_a_local_classifier_sees_the_blocks_that_a_memory_sees(grid):
+    z = torch.randn(3, 8, 16, 5, generator=torch.Generator().manual_seed(0))
+    blocks = torch.stack([ClassMeansModulator(grid=grid).averaged(image) for image in z]).reshape(3, -1, 5)
+    torch.testing.assert_close(seen_by_readout(z, grid).reshape(3, 5, -1), blocks.mT)
+
+
+def test_there_are_no_more_blocks_than_places():
+    z = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(seen_by_readout(z, 9), z.permute(0, 3, 1, 2).flatten(1))
 
 
 def test_a_classifier_that_does_not_learn_stays_as_it_was_drawn():
@@ -392,6 +406,7 @@ def refuse_groups(kind, num):
         (lambda: DirectFeedbackAlignment(-1), "rule.scale is -1; expected a number above 0"),
         (lambda: DirectFeedbackAlignment(accumulate=0), "optimizer.accumulate is 0; expected a whole number"),
         (lambda: LocalClassifier(-0.1), "rule.learning_rate is -0.1; expected a number of at least 0"),
+        (lambda: LocalClassifier(grid=0), "rule.grid is 0; expected a whole number of at least 1, blocks along a side"),
         (lambda: LocalClassifier(feedback="none"), "rule.feedback is 'none'; expected transpose or random"),
         (lambda: PHSIC(groups=2), "rule.groups is 2; expected a whole number of at least 3, or null"),
         (lambda: PHSIC(power=0), "rule.power is 0; expected a number above 0"),

@@ -9,7 +9,7 @@ from torch import Tensor
 from projectlib.models.network import lecun_normal_
 from projectlib.rules.local import Hidden, HiddenUpdate, LocalRule
 from projectlib.rules.seen import seen_by_readout
-from projectlib.values import is_number, require
+from projectlib.values import is_count, is_number, require
 
 FEEDBACKS = ("transpose", "random")
 
@@ -32,27 +32,32 @@ class LocalClassifier(LocalRule):
         Q <- Q - q e s',  c <- c - q e                                      after the signal
 
     ``feedback="random"`` sends e back through B' for Q', fixed and as large as Q was drawn.  A learning rate q of 0
-    keeps Q as it was drawn, the fixed random classifier of that paper.  Of a convolution Q reads what the next layer
-    does: the map averaged over 2 x 2 places.
+    keeps Q as it was drawn, the fixed random classifier of that paper.
 
-    learning_rate: q, of the means over a block.  feedback: "transpose" or "random".  accumulate: samples of a block,
-    run with the same weights, whose mean gradient makes one update.  Raises UserError for invalid values.
+    learning_rate: q, of the means over a block.  feedback: "transpose" or "random".  grid: of a convolution Q reads
+    the means over grid x grid blocks of places, as memories do; without it what the next layer reads, means over 2 x 2
+    places.  accumulate: samples of a block, run with the same weights, whose mean gradient makes one update.  Raises
+    UserError for invalid values.
     """
 
     sliding = False
     kernel = "local-classifier"
 
-    def __init__(self, learning_rate: float = 1.0, feedback: str = "transpose", accumulate: int = 1):
+    def __init__(
+        self, learning_rate: float = 1.0, feedback: str = "transpose", grid: int | None = None, accumulate: int = 1
+    ):
         is_rate = is_number(learning_rate) and learning_rate >= 0
         require(is_rate, "rule.learning_rate", learning_rate, "a number of at least 0, the rate of the classifiers")
         require(feedback in FEEDBACKS, "rule.feedback", feedback, " or ".join(FEEDBACKS))
-        self.learning_rate, self.feedback = learning_rate, feedback
+        blocks = "a whole number of at least 1, blocks along a side of an image, or null: what the next layer reads"
+        require(grid is None or is_count(grid), "rule.grid", grid, blocks)
+        self.learning_rate, self.feedback, self.grid = learning_rate, feedback, grid
         self.make_blocks(accumulate)
         self.window = accumulate
 
     def hidden_state(self, hidden: Hidden, z: Tensor, generator: torch.Generator) -> Classifier:
         """Weights of sd 1 (inputs are of length 1), biases of 0."""
-        num_classes, features = hidden.y.shape[1], seen_by_readout(z).shape[1]
+        num_classes, features = hidden.y.shape[1], seen_by_readout(z, self.grid).shape[1]
 
         def draw() -> Tensor:
             return features**0.5 * lecun_normal_(z.new_empty(num_classes, features), generator)
@@ -66,7 +71,7 @@ class LocalClassifier(LocalRule):
 
     def supply(self, z: Tensor, y: Tensor, memory: Classifier) -> tuple[Tensor, Classifier]:
         """(xi of the shape of z, what the classifier is from now on) of a block of samples, z (N, ...)."""
-        seen, spread = cast(tuple[Tensor, Callable], torch.func.vjp(seen_by_readout, z))
+        seen, spread = cast(tuple[Tensor, Callable], torch.func.vjp(lambda z: seen_by_readout(z, self.grid), z))
         share = seen.shape[1] ** -0.5
         error = (share * seen @ memory.weight.T + memory.bias).softmax(-1) - y
         (xi,) = spread(share * error @ (memory.feedback if self.feedback == "random" else memory.weight))

@@ -18,7 +18,7 @@ from projectlib.rules.rule import own_kernel
 
 
 class ConvolutionClassifierEngine(LocalConvolutionEngine):
-    """Eager's steps of local classifiers, each of which reads its layer averaged over 2 x 2 places."""
+    """Eager's steps of local classifiers, each of which reads its layer averaged over places."""
 
     rule: LocalClassifier
 
