@@ -190,7 +190,7 @@ def test_a_local_classifier_descends_the_cross_entropy_of_its_own_softmax(kind, 
     assert_gradients(update.gradients[-1], gradient_of_readout(network, labels, x))
 
 
-@pytest.mark.parametrize("grid", [1, 2, 4])
+@pytest.mark.parametrize("grid", [1, 2, 3, 4, 7])
 def test_a_local_classifier_sees_the_blocks_that_a_memory_sees(grid):
     z = torch.randn(3, 8, 16, 5, generator=torch.Generator().manual_seed(0))
     blocks = torch.stack([ClassMeansModulator(grid=grid).averaged(image) for image in z]).reshape(3, -1, 5)

@@ -152,14 +152,20 @@ def explanation(error: Exception) -> str:
     """One line: of a mistake what it says, of a full disk or GPU and their like what was refused."""
     if isinstance(error, OSError) and error.errno in (*FULL, *CLOSED):
         return system_problem(error, HydraConfig.get().runtime.output_dir)
-    import torch  # not before a job has begun: --help would wait for it
-
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, KNOWN):
+        return one_line(error)
+    if is_out_of_memory(error):
         return (
             f"{one_line(error).partition('. ')[0]}; expected fewer models (nmodels), a smaller data.test_batchsize, or "
             "a GPU that nothing else uses"
         )
-    return one_line(error) if isinstance(error, KNOWN) else unforeseen(error)
+    return unforeseen(error)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU was full; torch, which takes seconds to import, has then been."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def unforeseen(error: Exception) -> str:

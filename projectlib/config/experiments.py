@@ -2,8 +2,8 @@
 
 A file is an ordinary Hydra experiment with the settings of the paper.  Under ``figure`` it says as data
 
-    runs     {name: [script, override, ...]}: the runs that the figure consists of; and
-    runs_of  the name of an experiment that says the others of them, and its ``quick`` where there is none of its own
+    runs     {name: [script, override, ...]}: the runs that the figure consists of
+    runs_of  the name of an experiment whose runs of other names are added, and whose quick is taken where there is none
     quick    [override, ...]: what makes it a matter of a minute
 """
 

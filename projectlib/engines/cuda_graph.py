@@ -141,7 +141,7 @@ class GraphEngine(EagerEngine):
         return Replays(one, self.capture(self.many_steps) if self.unrolled > 1 else one)
 
     def steps_before_comparison(self) -> int:
-        """Steps after which early updates are over and all that is remembered is there: before, there is no signal."""
+        """Steps until early updates are over, and a memory is complete, before which it gives no signal."""
         remembered = self.rule.modulator.num_samples if self.rule.modulator else 0
         updates = max(EARLY_UPDATES, math.ceil(remembered / self.sampler.size))
         return math.ceil(updates / self.ensemble.network.num_timesteps)

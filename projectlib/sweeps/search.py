@@ -36,7 +36,8 @@ from projectlib.values import is_number
 
 optuna.logging.disable_default_handler()
 optuna.logging.enable_propagation()  # into the job's log
-logging.getLogger("optuna.study._optimize").setLevel(logging.ERROR)  # it would tell a mistake with its traceback
+# it would warn of a mistake with its traceback; pruned trials are no warnings
+logging.getLogger("optuna.study._optimize").addFilter(lambda record: record.levelno != logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # the heartbeat: there since 2.8, still so called
 
 RETRY = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
