@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from projectlib.config.experiments import SIZES, experiment_names, read_experiment, with_size
 from projectlib.config.plugins import TARGETS
+from projectlib.config.settings import flatten, plain
 from projectlib.config.validation import validate
 from projectlib.errors import UserError
 from projectlib.sweeps.experiments import plan
@@ -201,6 +202,16 @@ def test_the_optional_pairs_are_those_that_exist():
         ]
     )
     assert choices("search_rule") == sorted(f"baseline-{rule}" for rule in (*BASELINES, "frozen", "hsic"))
+
+
+@pytest.mark.parametrize("group", ["data_optimizer_modulator", "data_optimizer_rule"])
+def test_what_suits_data_optimizer_and_rule_comes_with_them(group):
+    for choice in choices(group):
+        data, name = choice.split("-adamw-averaged-")
+        words = [f"data={data}", "optimizer=adamw-averaged", f"{group.removeprefix('data_optimizer_')}={name}"]
+        settings = flatten(plain(composed("train-biohsic", *words)))
+        wanted = flatten(plain(OmegaConf.load(CONFIGS / group / f"{choice}.yaml")))
+        assert wanted.items() <= settings.items(), choice
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Local classifiers: every hidden layer has a softmax of its own, and descends that one's error."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -71,7 +72,7 @@ class LocalClassifier(LocalRule):
 
     def supply(self, z: Tensor, y: Tensor, memory: Classifier) -> tuple[Tensor, Classifier]:
         """(xi of the shape of z, what the classifier is from now on) of a block of samples, z (N, ...)."""
-        seen, spread = cast(tuple[Tensor, Callable], torch.func.vjp(lambda z: seen_by_readout(z, self.grid), z))
+        seen, spread = cast(tuple[Tensor, Callable], torch.func.vjp(partial(seen_by_readout, grid=self.grid), z))
         share = seen.shape[1] ** -0.5
         error = (share * seen @ memory.weight.T + memory.bias).softmax(-1) - y
         (xi,) = spread(share * error @ (memory.feedback if self.feedback == "random" else memory.weight))
