@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from test_engines import EXACT as EXACTLY
-from test_engines import FLOAT32, MODELS, OPTIMIZERS, assert_same, train
+from made_up_engines import EXACT as EXACTLY
+from made_up_engines import FLOAT32, MODELS, OPTIMIZERS, assert_same, train
 from test_learning import final_accuracy
 from test_resume import compare_with_uninterrupted
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from test_engines import EXACT, FLOAT32, OPTIMIZERS, assert_same, train
+from made_up_engines import EXACT, FLOAT32, OPTIMIZERS, assert_same, train
 from test_resume import compare_with_uninterrupted
 
 from projectlib.data import Augmentation, Dataset, Sampler, Split

@@ -1,0 +1,103 @@
+"""Which engine a task gets: what each covers, and what ``engine=auto`` takes of those that do."""
+
+import pytest
+import torch
+from made_up_engines import MODELS, OPTIMIZERS, RULES, SIGMAS, make_engine, make_image_engine, train
+
+from projectlib.data import Sampler
+from projectlib.engines import choice
+from projectlib.engines.choice import choose_engine
+from projectlib.engines.cpu.cnn import ConvolutionEngine
+from projectlib.engines.cpu.mlp import CpuEngine
+from projectlib.engines.cuda_graph import GraphEngine
+from projectlib.engines.eager import EagerEngine
+from projectlib.ensemble import build_ensemble
+from projectlib.errors import UserError
+from projectlib.models import LeakyIntegrator, Network, cnn, linear, mlp
+from projectlib.models.mlp import Readout
+from projectlib.modulators import ReservoirModulator
+from projectlib.rules import HSIC, BioHSIC
+
+CNN = lambda generator: cnn((1, 8, 8), 3, (4,), generator)  # noqa: E731
+MEMORY = ReservoirModulator(20, 1.2, 0.5, 5e-3, 1e-3, learning_rate=0.01, seed=0)
+
+
+def choose(
+    name, make=MODELS["mlp"], rule=RULES["published"], optimizer=OPTIMIZERS["adamw"], num_epochs=1000, num_models=1
+):
+    ensemble = build_ensemble(make, range(num_models))
+    optimizer = optimizer([p for layer in ensemble.parameters for p in layer.values()])
+    return choose_engine(name, ensemble, rule, optimizer, Sampler(31, 6, rule.sliding), num_epochs)
+
+
+@pytest.mark.parametrize("name", ["auto", "compiled"])
+def test_a_graph_is_required_where_compiled_is_asked_for(name, monkeypatch):
+    monkeypatch.setattr(choice, "device_type", lambda ensemble: "cuda")
+    ensemble = build_ensemble(MODELS["mlp"], range(1))
+    optimizer = OPTIMIZERS["adamw"]([p for layer in ensemble.parameters for p in layer.values()])
+    engine = choose_engine(name, ensemble, RULES["exact"], optimizer, Sampler(31, 6, True), 1000, name == "compiled")
+    assert engine.func is GraphEngine
+    assert engine.keywords == {"required": name == "compiled"}
+
+
+@pytest.fixture
+def cold(monkeypatch):
+    """Nothing is compiled yet."""
+    for engine in (CpuEngine, ConvolutionEngine):
+        monkeypatch.setattr(engine, "is_compiled", lambda layers, rule: False)
+
+
+def test_auto_takes_what_an_earlier_run_compiled():
+    train(make_engine(CpuEngine, "linear", num_models=1), (0, 1))
+    assert choose("auto", make=MODELS["linear"], num_epochs=1) is CpuEngine
+    assert CpuEngine.is_compiled([Readout], RULES["exact"])
+    assert not CpuEngine.is_compiled([Readout] * 17, RULES["exact"])
+    train(make_image_engine(ConvolutionEngine), (0, 1))
+    assert choose("auto", make=CNN, num_epochs=1) is ConvolutionEngine
+
+
+@pytest.mark.usefixtures("cold")
+def test_auto_compiles_what_is_covered_and_long():
+    assert choose("auto") is CpuEngine
+    assert choose("auto", num_epochs=1) is EagerEngine
+    assert choose("auto", num_epochs=50) is EagerEngine
+    assert choose("auto", num_epochs=50, num_models=30) is CpuEngine
+    assert choose("compiled", num_epochs=1) is CpuEngine
+    assert choose("eager") is EagerEngine
+    assert choose("auto", make=CNN) is ConvolutionEngine
+
+
+class Residual(Network):
+    """Runs its layers in a way of its own."""
+
+
+def unlike(generator):
+    return [LeakyIntegrator(7, 4, 0.2, True, generator), LeakyIntegrator(4, 3, 0.5, False, generator)]
+
+
+UNCOVERED = {
+    "hidden layer without relu": {"make": lambda generator: Network(*[linear((7,), 7, generator).layers[0]] * 2)},
+    "decoupled decay": {"optimizer": lambda p: torch.optim.Adam(p, decoupled_weight_decay=True)},
+    "modulator": {"rule": BioHSIC(2.0, SIGMAS, modulator=MEMORY)},
+    "modulator of convolutions": {"make": CNN, "rule": BioHSIC(2.0, SIGMAS, modulator=MEMORY)},
+    "rule on convolutions": {"make": CNN, "rule": RULES["backprop"]},
+    "neurons of two kinds": {"make": lambda generator: Network(*unlike(generator), num_timesteps=3)},
+    "a network of another order": {"make": lambda generator: Residual(*mlp((7,), 3, (9, 5), generator).layers)},
+    "own layers": {"make": lambda generator: Network(torch.nn.Linear(7, 4), torch.nn.Linear(4, 3))},
+    "rule": {"rule": HSIC(2.0, SIGMAS)},
+    "optimizer": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)},
+}
+
+
+@pytest.mark.parametrize("case", UNCOVERED)
+def test_what_kernels_do_not_cover_runs_in_eager(case):
+    assert choose("auto", **UNCOVERED[case]) is EagerEngine
+    with pytest.raises(UserError, match="engine=auto or engine=eager"):
+        choose("compiled", **UNCOVERED[case])
+
+
+def test_reasons_are_words():
+    with pytest.raises(UserError, match="cover such a network of Linear;"):
+        choose("compiled", **UNCOVERED["own layers"])
+    with pytest.raises(UserError, match="cover the rule Backprop on convolutions;"):
+        choose("compiled", **UNCOVERED["rule on convolutions"])
