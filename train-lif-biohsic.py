@@ -1,4 +1,4 @@
-"""Train leaky integrate-and-fire layers with the local HSIC rule, an update at every time step.
+"""Train leaky integrators (LIF in the paper) with the local HSIC rule, an update at every time step.
 
     python train-lif-biohsic.py data=xor
 

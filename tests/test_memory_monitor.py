@@ -81,6 +81,15 @@ def test_an_empty_memory_has_no_signal():
 
 
 @pytest.mark.parametrize("name", MEMORIES)
+def test_a_layer_that_is_the_same_for_all_samples_has_an_objective(name):
+    """As one of neurons that never fire: there is nothing to follow, and nothing fails."""
+    monitor = network_and_monitor(MEMORIES[name], samples_of())[1]
+    z = torch.zeros(len(monitor.x), 6, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(MEMORIES[name].objective(Sample(monitor.x, monitor.y, z)), z)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", MEMORIES)
 def test_objectives_are_their_double_loops(name):
     samples, memory = samples_of(num=12), MEMORIES[name]
     x, y, z = samples

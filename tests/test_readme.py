@@ -49,8 +49,7 @@ def test_own_stack_of_layers_learns():
     labels = torch.randint(5, (400,), generator=generator)
     centers = 2 * torch.randn(5, 20, generator=generator)
     samples = centers[labels] + torch.randn(400, 20, generator=generator)
-    windows = [(samples[i : i + 6], labels[i : i + 6]) for i in range(395)]
-    names = {"windows": windows}
+    names = {"samples": samples, "labels": labels}
     torch.manual_seed(0)
     exec(compile(example, page, "exec"), names)
     with torch.no_grad():

@@ -13,6 +13,7 @@ from projectlib.errors import UserError
 from projectlib.plotting.depth import RIDGE, probe
 from projectlib.plotting.table import COLUMNS, ROWS, markdown, table
 from projectlib.sweeps.experiments import Results, config_of, plan
+from projectlib.training.tasks import build_task
 
 TINY = ("data=digits", "data.limit=60", "training.nepochs=1", "nmodels=2", "engine=eager")
 
@@ -72,12 +73,28 @@ def test_the_page_has_a_line_a_rule_and_a_dash_where_nothing_was_run(results):
         (["hsic.form=parzen"], "labels"),
         (["modulator=remembered"], "labels"),
         (["modulator=remembered", "modulator.signal=published"], "labels and the input"),
+        (["rule=phsic"], "how alike labels are"),
         (["rule=frozen"], "nothing"),
     ],
 )
 def test_what_is_transported_follows_from_the_settings(overrides, expected):
     config = config_of("train-biohsic", "data=digits", *overrides)
     assert build(config.rule).transports == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        ([], 5 * (64 + 10)),  # of a window of 6: inputs and labels before the newest
+        (["rule=phsic", "rule.groups=null", "data.batchsize=8"], 8 * (64 + 5 + 4 + 10)),
+        (["modulator=delta", "readout.window=1"], (5 + 10 + 5 * 10) + (4 + 10 + 4 * 10)),
+        (["rule=frozen"], 0),
+    ],
+)
+def test_numbers_kept_are_what_the_next_update_needs(overrides, kept):
+    settings = ("data=digits", "nmodels=2", "model.features=[5,4]", *overrides)
+    task = build_task(config_of("train-biohsic", *settings), torch.device("cpu"), "eager")
+    assert task.numbers_kept == kept
 
 
 def test_no_run_at_all_is_said_in_one_line(tmp_path):

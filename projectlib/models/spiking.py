@@ -41,7 +41,7 @@ class SpikingLayer(DynamicLayer):
         ds/dv = 1 / (theta (1 + slope |v / theta - 1|)^2)
 
     and everything that is older than the time step as a constant: what a neuron has to know for its update is its own
-    membrane, trace and input of the moment.
+    membrane, trace and input of the moment, and the three numbers that layer norm shares over the layer.
     """
 
     def __init__(

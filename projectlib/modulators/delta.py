@@ -10,7 +10,7 @@ from projectlib.modulators.modulator import Sample
 from projectlib.modulators.running import Means, centered, covariances, moved, no_means
 from projectlib.values import is_number, require
 
-RIDGE = 1e-3  # of the exact objective, relative to C_zz
+RIDGE, LEAST_RIDGE = 1e-3, 1e-12  # of the exact objective, relative to C_zz; and where that is 0, of a silent layer
 
 
 class Predictor(NamedTuple):
@@ -25,9 +25,9 @@ class DeltaModulator(Memory):
 
         e = Q z~ - y~;   xi = Q' e;   Q <- Q - eta e z~'
 
-    Where Q has settled it is ``C_yz (C_zz + eps)^-1``, and xi is, up to a factor, the gradient of normalised HSIC with
-    linear kernels, ``-tr[C_yz (C_zz + eps)^-1 C_zy]``, at the newest sample.  A class that has not been seen gives no
-    signal.
+    Where Q has settled it is ``C_yz (C_zz + eps)^-1``, and xi is, up to a factor, the gradient of HSIC with linear
+    kernels, normalised in Z alone, ``-tr[C_yz (C_zz + eps)^-1 C_zy]``, at the newest sample.  A class that has not been
+    seen gives no signal.
 
     learning_rate: eta, below 2, from where on Q overshoots: ``|z~|^2`` is about 1.  (Of images it is 1 in the mean
     only, and Q overshoots from about 0.1 on.)  horizon: T of the running means, in samples.  grid: of ``Memory``.
@@ -56,8 +56,9 @@ class DeltaModulator(Memory):
     def objective(self, samples: Sample) -> Tensor:
         """``-tr[C_yz (C_zz + eps)^-1 C_zy]``, eps a thousandth of what C_zz is on average along a direction."""
         zz, yz = covariances(samples)
-        ridge = RIDGE * zz.diagonal().mean().detach() * torch.eye(len(zz), dtype=zz.dtype, device=zz.device)
-        return -(yz * torch.linalg.solve(zz + ridge, yz.T).T).sum()
+        ridge = (RIDGE * zz.diagonal().mean().detach()).clamp(min=LEAST_RIDGE)
+        regular = zz + ridge * torch.eye(len(zz), dtype=zz.dtype, device=zz.device)
+        return -(yz * torch.linalg.solve(regular, yz.T).T).sum()
 
     def of_classes(self, memory: Predictor) -> Tensor:
         return memory.q

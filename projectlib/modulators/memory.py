@@ -59,7 +59,11 @@ class Memory(Modulator):
 
     @abstractmethod
     def objective(self, samples: Sample) -> Tensor:
-        """What the signal descends, from samples (n, ...) that are all at hand: its gradient is the exact signal."""
+        """What the signal descends, from samples (n, ...) that are all at hand.
+
+        Of covariances and the delta rule its gradient is the settled signal; other signals leave out how z moves class
+        means, or is a neighbour of other samples.
+        """
 
     @abstractmethod
     def of_classes(self, memory: Any) -> Tensor:

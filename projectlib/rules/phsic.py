@@ -29,6 +29,8 @@ class PHSIC(BatchRule):
     a batch, see ``Rule.make_blocks``.  Raises UserError for invalid values.
     """
 
+    transports = "how alike labels are"
+
     def __init__(
         self,
         gamma: float = 2.0,

@@ -18,6 +18,8 @@ class SimilarityMatching(BatchRule):
     accumulate: samples in a batch, see ``Rule.make_blocks``.
     """
 
+    transports = "how alike labels are"
+
     def __init__(self, accumulate: int = 1):
         self.make_blocks(accumulate)
 

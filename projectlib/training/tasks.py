@@ -246,15 +246,20 @@ def check_stream(config: DictConfig, rule: Rule) -> None:
 
 
 def numbers_kept(rule: Rule, state: TrainingState, ensemble: Ensemble, example: Tensor, window: int) -> int:
-    """How many numbers a model keeps between samples: its rule's state, and x, y and z of a window to compare."""
+    """How many numbers a model keeps between samples: its rule's state, and what it compares the newest sample with.
+
+    Of a sliding window, whose activations are computed anew, that is the inputs and labels before the newest; of a
+    plain batch inputs, labels and all activations.
+    """
     remembered = sum(leaf[0].numel() for leaf in tree_leaves(state.rule) if leaf.is_floating_point())
     if rule.smallest_window == 1:
         return remembered
     with torch.no_grad():
         outputs, _ = ensemble.network.run(ensemble.member(0), ensemble.network.initial_state(1), example)
-    # the logits stand for the labels: as many numbers
-    sample = example.numel() + sum(output.numel() for output in outputs)
-    return remembered + window * sample
+    *hidden, labels = (output.numel() for output in outputs)  # as many labels as logits
+    if rule.sliding:
+        return remembered + (window - 1) * (example.numel() + labels)
+    return remembered + window * (example.numel() + sum(hidden) + labels)
 
 
 def build_memory_monitor(config: DictConfig, rule: Rule, ensemble: Ensemble, dataset: Dataset) -> MemoryMonitor | None:
