@@ -190,7 +190,9 @@ def test_the_optional_pairs_are_those_that_exist():
     assert choices("search_modulator") == sorted(
         [*(f"{search}-{name}" for search in ("memory", "xor") for name in MEMORIES), "memory-window"]
     )
-    assert choices("data_rule") == sorted(f"{data}-{rule}" for data in images for rule in BASELINES)
+    assert choices("data_rule") == sorted(
+        [*(f"{data}-{rule}" for data in images for rule in BASELINES), *(f"lif-xor-{rule}" for rule in BASELINES[:3])]
+    )
     assert choices("optimizer_rule") == sorted(
         [*(f"adamw-averaged-{rule}" for rule in BASELINES), *(f"adamw-{rule}" for rule in BASELINES[:3])]
     )
@@ -201,7 +203,12 @@ def test_the_optional_pairs_are_those_that_exist():
             *(f"digits-adamw-averaged-{rule}" for rule in BASELINES if rule != "local-classifier"),
         ]
     )
-    assert choices("search_rule") == sorted(f"baseline-{rule}" for rule in (*BASELINES, "frozen", "hsic"))
+    assert choices("search_rule") == sorted(
+        [
+            *(f"baseline-{rule}" for rule in (*BASELINES, "frozen", "hsic")),
+            *(f"xor-{rule}" for rule in (*BASELINES, "hsic")),
+        ]
+    )
 
 
 @pytest.mark.parametrize("group", ["data_optimizer_modulator", "data_optimizer_rule"])
