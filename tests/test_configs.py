@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from projectlib.config.compose import parse, quote
 from projectlib.config.experiments import SIZES, experiment_names, read_experiment, with_size
 from projectlib.config.plugins import TARGETS
 from projectlib.config.settings import flatten, plain
@@ -320,3 +321,9 @@ def test_every_target_is_registered_and_there():
     assert named <= TARGETS
     for name in TARGETS:
         assert callable(get_object(name))
+
+
+@pytest.mark.parametrize("path", ["a b", "it's", "a\\b", "a\\'b", "end\\", "${seed}", "a,b", "[1]", "\\\\host\\share"])
+def test_a_quoted_path_is_read_as_it_is(path):
+    (override,) = parse([f"hydra.run.dir={quote(Path(path))}"])
+    assert override.value() == path

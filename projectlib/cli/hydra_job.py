@@ -17,20 +17,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from projectlib.cli.interrupts import ignore_signals, signal_previous_listener
 from projectlib.config.plugins import import_plugins, require_plugins
-from projectlib.config.settings import select, settled
+from projectlib.config.settings import settled
 from projectlib.config.validation import refuse_additions, refuse_ignored, validate
 from projectlib.errors import CLOSED, EXIT_RESUME, FULL, Interrupted, UserError, one_line, system_problem
 from projectlib.garbage import paused_collector
 from projectlib.runs.files import locked
-from projectlib.runs.folder import (
-    is_finished,
-    missing_folders,
-    read_config,
-    read_summary,
-    remove_unbegun,
-    write_summary,
-)
+from projectlib.runs.folder import is_finished, missing_folders, read_summary, remove_unbegun, write_summary
 from projectlib.runs.resume import keep_settings, resumed_config, sets
+from projectlib.runs.run import Run
 from projectlib.sweeps.jobs import finished_run, note_finished, objective, resume_in_place
 from projectlib.sweeps.launchers import is_joblib, limit_threads
 
@@ -154,18 +148,13 @@ def explanation(error: Exception) -> str:
         return system_problem(error, HydraConfig.get().runtime.output_dir)
     if isinstance(error, KNOWN):
         return one_line(error)
-    if is_out_of_memory(error):
+    torch = sys.modules.get("torch")  # it takes seconds to import, and without it no GPU was full
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return (
             f"{one_line(error).partition('. ')[0]}; expected fewer models (nmodels), a smaller data.test_batchsize, or "
             "a GPU that nothing else uses"
         )
     return unforeseen(error)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU was full; torch, which takes seconds to import, has then been."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def unforeseen(error: Exception) -> str:
@@ -185,7 +174,7 @@ def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None
 
     job: Hydra's, with the config's name and the job's number.
     """
-    length = select(read_config(folder), "training.nepochs")  # all else is as asked: it would have been refused
+    length = Run(folder).get("training.nepochs")  # all else is as asked: it would have been refused
     finished = folder if is_finished(folder) and length == config.training.nepochs else None
     if finished is None and config.sweep.skip_finished:
         finished = finished_run(job.name, config)

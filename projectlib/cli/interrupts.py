@@ -28,7 +28,8 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            heard = [number for number in SIGNALS if not is_under_nohup(number)]
+            # under nohup a run outlives its terminal
+            heard = [n for n in SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
             self.previous = {number: signal.signal(number, self.on_signal) for number in heard}
         return self
 
@@ -59,11 +60,6 @@ class SweepInterrupts(Interrupts):
             for pid in [worker.pid for worker in multiprocessing.active_children() if worker.pid]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
-
-
-def is_under_nohup(number: signal.Signals) -> bool:
-    """Whether a run was started so that it outlives its terminal."""
-    return number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
 
 
 def ignore_signals() -> None:

@@ -68,17 +68,8 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
         write_settings(folder, config=OmegaConf.merge(config, {"resume": None}))
         log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)
         with recorder:
-            fit(
-                task.engine,
-                task.evaluate,
-                task.schedule,
-                torch.Generator().manual_seed(config.data.seed),
-                recorder,
-                config.training.nepochs,
-                config.training.log_interval,
-                task.probe,
-                checkpoint,
-            )
+            generator = torch.Generator().manual_seed(config.data.seed)
+            fit(task, generator, recorder, config.training.nepochs, config.training.log_interval, checkpoint)
             value = conclude(recorder, folder)
         interrupts.raise_if_requested()  # it came too late for a checkpoint, but not for what would follow
         return value

@@ -18,6 +18,7 @@ import hydra._internal.hydra
 from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext, RunMode
@@ -134,9 +135,10 @@ def plan(
     """
     wanted, overrides = split_resume(overrides)
     overrides = with_size(overrides, config_dir)
-    check_choices(parse(overrides), config_dir)
+    parsed = parse(overrides)
+    check_choices(parsed, config_dir)
     folders = (str(Path.cwd()), *([str(Path(config_dir).resolve().parent)] if config_dir else []))
-    job = partial(make_job, named_plugins(overrides), folders)
+    job = partial(make_job, named_plugins(parsed), folders)
     if wanted is None:
         return job(), overrides, None
     if wanted == "auto":
@@ -145,15 +147,15 @@ def plan(
             print(f"no unfinished run of this config in outputs/{config_name}: starting a new one", file=sys.stderr)
             return job(), overrides, None
     else:
-        check_unchanged(folder := Path(wanted), config_name, parse(overrides))
+        check_unchanged(folder := Path(wanted), config_name, parsed)
     refuse_links(folder)
     finished = folder if is_finished(folder) and not extends(folder, overrides) else None
     return job(tuple(overrides)), resumed_overrides(folder, overrides), finished
 
 
-def named_plugins(overrides: list[str]) -> tuple[str, ...]:
+def named_plugins(overrides: list[Override]) -> tuple[str, ...]:
     """The modules in ``plugins=[...]`` among overrides; of what is no list the job's validation says so."""
-    named: list[Any] = [override.value() for override in parse(overrides) if override.key_or_group == "plugins"]
+    named: list[Any] = [override.value() for override in overrides if override.key_or_group == "plugins"]
     return tuple(named[-1]) if named and isinstance(named[-1], list) else ()
 
 

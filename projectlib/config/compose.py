@@ -11,9 +11,8 @@ from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.plugins.config_source import ConfigResult
@@ -60,10 +59,6 @@ class CheckedLoader(ConfigLoaderImpl):
         SourcesRegistry.instance().types["file"] = FileConfigSource
         super().__init__(config_search_path)
 
-    def choices(self, group: str) -> list[str]:
-        """The choices of a group, without those that are folders of more."""
-        return self.repository.get_group_options(group, ObjectType.CONFIG)
-
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **keywords: Any
     ) -> DictConfig:
@@ -95,7 +90,7 @@ class HelpLoader(CheckedLoader):
 
     def get_group_options(self, group_name: str, *args: Any, **command: Any) -> list[str]:
         if group_name not in self.offered:  # Hydra asks twice, and each answer reads many files
-            self.offered[group_name] = [name for name in self.choices(group_name) if self.suits(group_name, name)]
+            self.offered[group_name] = [n for n in super().get_group_options(group_name) if self.suits(group_name, n)]
         return self.offered[group_name]
 
     def suits(self, group: str, name: str) -> bool:
@@ -154,7 +149,7 @@ def check_choices(overrides: list[Override], config_dir: str | Path | None = Non
     for override in overrides:
         if override.is_sweep_override() or "." in override.key_or_group:
             continue
-        value, options = override.value(), loader.choices(override.key_or_group)
+        value, options = override.value(), loader.get_group_options(override.key_or_group)
         if override.is_delete() and value is None:
             continue
         names = value if isinstance(value, list) and not override.is_delete() else [value]
@@ -164,4 +159,4 @@ def check_choices(overrides: list[Override], config_dir: str | Path | None = Non
 
 def quote(path: Path) -> str:
     """A path as a value on Hydra's command line, whatever characters it has."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return QuotedString(str(path), Quote.single).with_quotes()

@@ -39,7 +39,7 @@ class Experiment:
 
 def experiment_names() -> list[str]:
     """The experiments of ``configs/experiment/``."""
-    return make_loader().choices("experiment")
+    return make_loader().get_group_options("experiment")
 
 
 def read_experiment(name: str, config_dir: str | Path | None = None) -> Experiment:
@@ -66,7 +66,7 @@ def read_file(name: str, loader: CheckedLoader) -> dict[str, Any]:
     """What an experiment's file says, plain.  Raises UserError where there is none, or not of ``SCHEMA``."""
     file: Any = loader.repository.load_config(f"experiment/{name}")
     if file is None:
-        known = ", ".join(loader.choices("experiment"))
+        known = ", ".join(loader.get_group_options("experiment"))
         raise UserError(f"experiment {name!r} does not exist; expected one of {known}")
     content = plain(file.config)
     if wrong := problem(content, SCHEMA, f"experiment {name}"):

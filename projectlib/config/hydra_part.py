@@ -7,11 +7,10 @@ sweep is not restricted.
 import os
 import re
 from dataclasses import is_dataclass
-from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -80,16 +79,10 @@ def check_environment(hydra: DictConfig, raw: dict[str, Any]) -> None:
 def check_logging(raw: dict[str, Any]) -> None:
     """Raises UserError unless logging is set up as Hydra ships it: other setups may name code, and files anywhere."""
     for part in ("job_logging", "hydra_logging"):
-        known = ways_of_logging(part)
+        shipped = sorted(Path(str(files("hydra.conf")), "hydra", part).glob("*.yaml"))
+        known = {path.stem: parse_config(path.read_text()) for path in shipped}
         if raw[part] not in known.values():
             raise UserError(f"hydra.{part} has settings of its own; expected one of {', '.join(known)} as it is")
-
-
-@cache
-def ways_of_logging(part: str) -> dict[str, Any]:
-    """Those that come with Hydra, by name."""
-    found = sorted((files("hydra.conf") / "hydra" / part).iterdir(), key=lambda path: path.name)
-    return {path.name[:-5]: parse_config(path.read_text()) for path in found if path.name.endswith(".yaml")}
 
 
 def check_plugin(hydra: DictConfig, part: str, base: type) -> None:
@@ -122,11 +115,6 @@ def check_sweep(hydra: DictConfig, params: Any) -> None:
     for key in params or {}:
         if re.match(r"[+~\s]*hydra", str(key)) and not is_overridden(hydra, "hydra.sweeper.params"):
             raise UserError(f"hydra.sweeper.params has {key}; expected no setting of hydra's in a config file")
-
-
-def is_hydra(override: Override) -> bool:
-    """Whether an override is of Hydra's own settings: ``hydra/launcher=...``, ``hydra.run.dir=...``."""
-    return override.key_or_group.split("/")[0].split(".")[0] == "hydra"
 
 
 def is_overridden(hydra: DictConfig, key: str) -> bool:

@@ -28,13 +28,8 @@ from projectlib.errors import UserError, one_line
 from projectlib.runs.files import write_text
 from projectlib.values import ANYTHING, TEXT, Check, problem
 
-HYDRA_FOLDER, METRICS, SUMMARY, FIGURES, STACKS = (
-    ".hydra",
-    "metrics.csv",
-    "summary.json",
-    "figures",
-    ("arrays", "traces"),
-)
+HYDRA_FOLDER, METRICS, SUMMARY, FIGURES = ".hydra", "metrics.csv", "summary.json", "figures"
+STACKS = ("arrays", "traces")
 TABLE = {...: ANYTHING}
 LARGEST = 1e150  # has a square that is a number too; a run with larger metrics ends as one that diverged
 NUMBER = Check(lambda v: type(v) in (int, float) and abs(v) < LARGEST, "a number")

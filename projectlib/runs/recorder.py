@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +49,12 @@ class Recorder:
         self.checkpoints, self.interrupts = Path(checkpoints), interrupts
         self.rate, self.minutes = config["checkpointing"]["rate"], config["checkpointing"].get("minutes")
         self.history, self.arrays = History(), {}
-        self.seconds = {"training": 0.0, "compile": 0.0, "wall": 0.0}
+        self.seconds = {"training": 0.0, "compile": 0.0, "wall": 0.0}  # of training: evaluation left out
         self.steps = 0
         self.started = self.saved_at = time.monotonic()
         self.num_epochs, self.progress, self.exit_stack = 0, None, ExitStack()  # closed when the run ends
-        self.total = 0  # steps of the run
-        self.begun = self.last_progress = (
-            0.0,
-            0,
-        )  # time and step, of this process's start and of the last progress line
+        self.total = self.first = self.done = 0  # steps: of the run, before this process, until now
+        self.began = self.logged = 0.0  # times: of this process's first step, of the last progress line
         self.numbers_kept, self.metadata = None, {}
         self.code = commit()  # as it is now: a checkout may move on while a run goes on
         if checkpoint:
@@ -79,14 +76,16 @@ class Recorder:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        if error is None:
-            self.close("finished")
-            return
         stopped = isinstance(error, Interrupted | SystemExit)  # a second signal exits at once
         status = "interrupted" if stopped else "pruned" if isinstance(error, Pruned) else "failed"
         reason = None if stopped else str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        with suppress(OSError):  # what stopped the run, a full disk perhaps, is what has to be told
-            self.close(status, reason)
+        if error is None:
+            status, reason = "finished", None
+        with nullcontext() if error is None else suppress(OSError):  # a full disk, perhaps, is what has to be told
+            try:
+                self.exit_stack.close()  # loggers, which may fail
+            finally:
+                self.write_summary(status, reason)
 
     def attach(self, loggers: list, numbers_kept: int, **metadata: Any) -> None:
         """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  metadata: what checkpoints say."""
@@ -96,8 +95,8 @@ class Recorder:
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps: a bar, or a line per minute where the output is not a terminal."""
-        self.num_epochs, self.total = num_epochs, total
-        self.begun = self.last_progress = (time.monotonic(), done)
+        self.num_epochs, self.total, self.first, self.done = num_epochs, total, done, done
+        self.began = self.logged = time.monotonic()
         bar = tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True)
         self.progress = self.exit_stack.enter_context(bar)
         if not self.progress.disable:
@@ -150,32 +149,20 @@ class Recorder:
         write_whole(self.folder / f"{file}.npz", lambda target: np.savez(target, allow_pickle=False, **stacked))
 
     def after_chunk(self, num_steps: int) -> bool:
-        """Advance the progress bar; True where a checkpoint is due at once."""
+        """Advance the progress bar, or log a line per minute; True where a checkpoint is due at once."""
+        self.done, now = self.done + num_steps, time.monotonic()
         if self.progress is not None:
             self.progress.update(num_steps)
-            if self.progress.disable:
-                self.log_progress(num_steps)
-        due = self.minutes is not None and time.monotonic() - self.saved_at > 60 * self.minutes
+            if self.progress.disable and now - self.logged > LOG_EVERY:
+                self.logged = now
+                left = tqdm.format_interval((now - self.began) / (self.done - self.first) * (self.total - self.done))
+                log.info("%s, %.0f %% of the steps done, %s left", self.reached(), 100 * self.done / self.total, left)
+        due = self.minutes is not None and now - self.saved_at > 60 * self.minutes
         return due or self.interrupts.requested
-
-    def log_progress(self, num_steps: int) -> None:
-        """Log the progress, a line per minute."""
-        (began, first), (logged, done), now = self.begun, self.last_progress, time.monotonic()
-        done += num_steps
-        is_due = now - logged > LOG_EVERY
-        self.last_progress = (now if is_due else logged, done)
-        if is_due:
-            left = tqdm.format_interval((now - began) / (done - first) * (self.total - done))
-            log.info("%s, %.0f %% of the steps done, %s left", self.reached(), 100 * done / self.total, left)
 
     def checkpoint_due(self, epoch: int) -> bool:
         """Whether the end of this epoch is checkpointed."""
         return epoch % self.rate == 0 or epoch == self.num_epochs or self.interrupts.requested
-
-    def add_training_time(self, num_steps: int, seconds: float) -> None:
-        """Count steps of training and the seconds they took, evaluation left out."""
-        self.steps += num_steps
-        self.seconds["training"] += seconds
 
     def save(self, snapshot: dict) -> None:
         """Write a checkpoint; raises Interrupted afterwards where a signal asked for it."""
@@ -197,15 +184,9 @@ class Recorder:
         """Since the run began, in all of its processes."""
         return self.seconds["wall"] + time.monotonic() - self.started
 
-    def close(self, status: str, error: str | None = None) -> None:
-        """End the run: close what is open and write summary.json."""
-        try:
-            self.exit_stack.close()  # loggers, which may fail
-        finally:
-            self.write_summary(status, error)
-
     def write_summary(self, status: str, error: str | None) -> None:
         training = self.seconds["training"]
+        versions = {"python": sys.version.split()[0], "torch": torch.__version__, "platform": platform.platform()}
         summary = {
             "status": status,
             **({"error": error} if error else {}),
@@ -216,7 +197,7 @@ class Recorder:
             "wall_seconds": self.wall_seconds(),
             "numbers_kept": self.numbers_kept,
             "device": self.metadata.get("device", self.config["device"]),
-            "versions": versions(),
+            "versions": versions,
             "seed": self.config["seed"],
             "nmodels": self.config["nmodels"],
             **self.code,
@@ -231,10 +212,6 @@ def describe(split: str, metrics: dict[str, Tensor]) -> str:
     units = {name: (100.0, " %") if name in percent else (1.0, "") for name in shown}
     values = (f"{name} {format_mean(*mean_and_sd(metrics[name]), *unit)}" for name, unit in units.items())
     return f"{split}: {', '.join(values)}"
-
-
-def versions() -> dict[str, str]:
-    return {"python": sys.version.split()[0], "torch": torch.__version__, "platform": platform.platform()}
 
 
 def commit() -> dict[str, str]:

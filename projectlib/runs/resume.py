@@ -14,16 +14,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from projectlib.config.compose import compose, parse, quote, without_hydra
-from projectlib.config.hydra_part import is_hydra
-from projectlib.config.settings import (
-    RESUMABLE,
-    RESUMABLE_UNNAMED,
-    is_among,
-    plain_settings,
-    refuse_resolvers,
-    select,
-    settled,
-)
+from projectlib.config.settings import RESUMABLE, RESUMABLE_UNNAMED, is_among, plain_settings, refuse_resolvers, settled
 from projectlib.errors import UserError
 from projectlib.runs.folder import HYDRA_FOLDER, checkpoint_folder, read_config, write_settings
 from projectlib.runs.run import Run, find_runs
@@ -51,7 +42,7 @@ def resumed_overrides(folder: Path, overrides: list[str]) -> list[str]:
     chosen = [
         str(override.input_line)
         for override in parse(overrides)
-        if is_hydra(override) or override.is_sweep_override() or "." not in override.key_or_group
+        if override.is_hydra_override() or override.is_sweep_override() or "." not in override.key_or_group
     ]
     data = [] if any(word.startswith("data=") for word in chosen) else ["data=digits"]  # one has to be chosen
     return [*data, *chosen, f"hydra.run.dir={quote(folder)}"]
@@ -66,7 +57,7 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
     refuse_resolvers(saved, f"{folder}/.hydra/config.yaml")
     refuse_new_place(saved, folder, overrides)
     for key in ("search", "evaluate"):
-        if (value := select(saved, key)) is not None:
+        if (value := OmegaConf.select(saved, key)) is not None:
             raise UserError(f"{key} is {value!r:.50} in {folder}; expected null: only what trains can be resumed")
     for override in sorted(parse(overrides), key=lambda override: "." in override.key_or_group):  # choices come first
         key = override.key_or_group
@@ -79,7 +70,7 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
 
 def refuse_new_place(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Raises UserError where a folder, and not the user, would have checkpoints written where none are yet."""
-    path = select(config, "checkpointing.path")
+    path = OmegaConf.select(config, "checkpointing.path")
     is_elsewhere = isinstance(path, str) and Path(path).is_absolute() and not sets(overrides, "checkpointing.path")
     if is_elsewhere and not (place := checkpoint_folder(folder, path)).is_dir():
         raise UserError(
@@ -124,7 +115,7 @@ def hydra_settings() -> dict[str, Any]:
 def extends(folder: Path, overrides: list[str]) -> bool:
     """Whether the overrides ask for another number of epochs than that of the run."""
     asked = [override.value() for override in parse(overrides) if override.key_or_group == "training.nepochs"]
-    return bool(asked) and asked[-1] != select(read_config(folder), "training.nepochs")
+    return bool(asked) and asked[-1] != OmegaConf.select(read_config(folder), "training.nepochs")
 
 
 def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -> None:
@@ -137,7 +128,7 @@ def check_unchanged(folder: Path, config_name: str, overrides: list[Override]) -
         raise UserError(f"{folder} is a run of {run.script}; expected one of {config_name}")
     changed, differing = run.config.copy(), []
     for override in overrides:
-        if is_hydra(override) or override.is_sweep_override():  # Hydra refuses a sweep
+        if override.is_hydra_override() or override.is_sweep_override():  # Hydra refuses a sweep
             continue
         key, value = override.key_or_group, None if override.is_delete() else override.value()
         if key not in run.choices:
@@ -171,9 +162,6 @@ def differences(
 
     Raises UserError, which names ``origin``, where a reference leads nowhere.
     """
-    now, run = (
-        {key: value for key, value in plain_settings(config, origin).items() if not is_among(key, free)}
-        for config in (new, old)
-    )
-    changed = [key for key in dict.fromkeys([*now, *run]) if now.get(key) != run.get(key)]
+    now, run = plain_settings(new, origin), plain_settings(old, origin)
+    changed = [key for key in {**now, **run} if now.get(key) != run.get(key) and not is_among(key, free)]
     return [f"{key} (now {now.get(key)!r}, run {run.get(key)!r})" for key in changed]

@@ -19,7 +19,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from projectlib.config.compose import CONFIGS, compose, parse, quote, without_hydra
@@ -71,7 +70,7 @@ class PlannedRun:
     @cached_property
     def swept(self) -> dict[str, int]:
         """How many values a sweep goes through, by key; empty for a single run."""
-        overrides = [*parse(self.experiment.sweep), *parsed(*self.overrides)]
+        overrides = [*parse(self.experiment.sweep), *parse(with_size(self.overrides))]
         last = {override.key_or_group: override for override in overrides}
         return {key: len([*last[key].sweep_iterator()]) for key in last if last[key].is_sweep_override()}
 
@@ -120,15 +119,9 @@ def plan(name: str, size: str = "paper", settings: Sequence[str] = ()) -> list[P
 
 
 @cache
-def parsed(*overrides: str) -> list[Override]:
-    """Overrides with those of their size written out."""
-    return parse(with_size([*overrides]))
-
-
-@cache
 def config_of(script: str, *overrides: str) -> DictConfig:
     """What a command composes, but for the settings that a sweep goes through."""
-    single = [str(override.input_line) for override in parsed(*overrides) if not override.is_sweep_override()]
+    single = [str(word.input_line) for word in parse(with_size([*overrides])) if not word.is_sweep_override()]
     return without_hydra(compose(script, single))
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -74,6 +74,24 @@ ProbeFunction = Callable[[int], dict[str, Tensor]]
 """``probe(epoch) -> {name: array}``: small arrays to be kept of an epoch, nothing at most of them."""
 
 
+class Task(NamedTuple):
+    """What ``fit`` needs.
+
+    evaluate: scores the models before training and after each epoch.  schedule: steps once per epoch, or as often as it
+    has ``parts``, at the same steps of an epoch however it is cut into chunks.  probe: looks at the models before
+    training and after each epoch.
+    sizes: of the models' inputs and outputs, for ``make_model``.  numbers_kept: of each model, to learn from the next
+    sample, beside its weights and what the optimizer keeps of them.
+    """
+
+    engine: Engine
+    evaluate: Evaluator
+    schedule: LRScheduler
+    sizes: dict[str, Any]
+    probe: ProbeFunction
+    numbers_kept: int
+
+
 def evaluate(ensemble: Ensemble, split: Split, batch_size: int) -> dict[str, Tensor]:
     """Mean cross-entropy and accuracy of every member over a split, (num_models,) each, on the host."""
     loss = torch.zeros(ensemble.num_models, device=split.inputs.device)
@@ -88,32 +106,26 @@ def evaluate(ensemble: Ensemble, split: Split, batch_size: int) -> dict[str, Ten
 
 
 def fit(
-    engine: Engine,
-    evaluate: Evaluator,
-    schedule: LRScheduler,
+    task: Task,
     generator: torch.Generator,
     recorder: Recorder,
     num_epochs: int,
     log_interval: int,
-    probe: ProbeFunction = lambda epoch: {},
     checkpoint: dict | None = None,
 ) -> None:
     """Train for ``num_epochs`` epochs, from the start or from a checkpoint.
 
-    evaluate: scores the models before training and after each epoch.  schedule: steps once per epoch, or as often as it
-    has ``parts``, at the same steps of an epoch however it is cut into chunks.
     generator: draws the order of the data, all of an epoch at its start.  recorder: the run folder.
-    log_interval: steps of the run between two step logs.  probe: looks at the models before training and after each
-    epoch.  checkpoint: as ``load_checkpoint`` returned it.
+    log_interval: steps of the run between two step logs.  checkpoint: as ``load_checkpoint`` returned it.
     Raises Diverged when any metric is not finite, before that epoch is recorded.
     """
-    first, resumed_at = 1, 0
+    engine, schedule, probe, first, resumed_at = task.engine, task.schedule, task.probe, 1, 0
     if checkpoint:
         first, resumed_at = restore(checkpoint, engine, schedule, generator)
     with paused_collector():
         recorder.seconds["compile"] += engine.compile()
     if not checkpoint:
-        scores = evaluate(True)  # after compile: a reservoir's engine scores with its compiled code
+        scores = task.evaluate(True)  # after compile: a reservoir's engine scores with its compiled code
         check_finite(scores, engine, 0, 0)
         recorder.end_epoch(0, scores, {"traces": engine.traces(), "arrays": probe(0)})
     num_steps, parts = engine.sampler.steps, getattr(schedule, "parts", 1)
@@ -149,8 +161,9 @@ def fit(
                 check_finite({"train": engine.metrics()}, engine, epoch, stop)
                 recorder.save(snapshot(stop))
         metrics = engine.metrics()
-        recorder.add_training_time(num_steps - resumed_at, time.perf_counter() - begin)
-        scores = {"train": metrics, **evaluate(False)}
+        recorder.steps += num_steps - resumed_at
+        recorder.seconds["training"] += time.perf_counter() - begin
+        scores = {"train": metrics, **task.evaluate(False)}
         check_finite(scores, engine, epoch, num_steps)
 
         recorder.end_epoch(epoch, scores, {"traces": engine.traces(), "arrays": probe(epoch)})

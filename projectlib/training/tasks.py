@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_leaves
 
 from projectlib.config.plugins import build
@@ -23,28 +22,13 @@ from projectlib.modulators import Memory
 from projectlib.rules import Rule, TrainingState
 from projectlib.runs.history import TRAIN_SET, row_split
 from projectlib.training.allocation import COPIES_IN_TRAINING, MakeModel, within_memory
-from projectlib.training.loop import Engine, Evaluator, ProbeFunction, evaluate
+from projectlib.training.loop import Task, evaluate
 from projectlib.training.memory_monitor import MemoryMonitor
 from projectlib.training.metrics import HSICMonitor
 from projectlib.training.probes import Probe
 from projectlib.training.spikes import has_spiking_layers, spikes_per_sample
 
 ALL_THREADS = torch.get_num_threads()  # before a job of a sweep changes it for the next
-
-
-class Task(NamedTuple):
-    """What ``training.fit`` needs.
-
-    sizes: of the models' inputs and outputs, for ``make_model``.  numbers_kept: of each model, to learn from the next
-    sample, beside its weights and what the optimizer keeps of them.
-    """
-
-    engine: Engine
-    evaluate: Evaluator
-    schedule: LRScheduler
-    sizes: dict[str, Any]
-    probe: ProbeFunction
-    numbers_kept: int
 
 
 def build_task(config: DictConfig, device: torch.device, engine: str) -> Task:
