@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +19,14 @@ from hydra._internal import hydra as hydra_internals
 from tiny_runs import XOR
 
 from projectlib.cli.interrupts import SIGNALS
+from projectlib.config import plugins
 from projectlib.config.experiments import experiment_names
 from projectlib.engines import cuda_graph
 from projectlib.sweeps.experiments import plan
 
 REFERENCE = Path(__file__).parent / "reference"
 ROOT = Path(__file__).parents[1]
+NO_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 torch.set_num_threads(1)  # tests' processes share the cores: with two threads each, small steps take five times as long
 
@@ -33,6 +35,13 @@ def pytest_collection_finish():
     """What was imported is no garbage: the collector need not look for it there."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def alike_everywhere(monkeypatch):
+    """``device=auto`` is the CPU, also where a GPU is, and what is drawn without a generator is always the same."""
+    monkeypatch.setattr("projectlib.cli.job.job_device", lambda num_devices, job_number: "cpu")
+    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -76,30 +85,35 @@ def scripts_in_this_process(folder, draws=False):
     root, threads = logging.getLogger(), torch.get_num_threads()
     handlers, level = root.handlers[:], root.level
     listeners = {number: signal.getsignal(number) for number in SIGNALS}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("HYDRA_FULL_ERROR", "1")
-        patch.setattr(logging, "raiseExceptions", False)
-        patch.setattr("projectlib.training.tasks.ALL_THREADS", 1)  # the tests' own processes share the cores
-        patch.setattr(hydra_internals, "ConfigLoaderImpl", hydra_internals.ConfigLoaderImpl)
-        patch.setattr("projectlib.cli.job.job_device", lambda num_devices, job_number: "cpu")  # also where a GPU is
-        patch.delenv("BIOHSIC_DATA", raising=False)
-        if not draws:
-            patch.setattr("projectlib.plotting.save_run_figure", lambda run_folder: run_folder / "figures" / "none.png")
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setenv("HYDRA_FULL_ERROR", "1")
+            patch.setattr(logging, "raiseExceptions", False)
+            patch.setattr(sys, "path", [*sys.path])
+            patch.setattr(plugins, "PLUGINS", {*plugins.PLUGINS})
+            patch.setattr("projectlib.training.tasks.ALL_THREADS", 1)  # the tests' own processes share the cores
+            patch.setattr(hydra_internals, "ConfigLoaderImpl", hydra_internals.ConfigLoaderImpl)
+            patch.setattr("projectlib.cli.job.job_device", lambda num_devices, job_number: "cpu")  # also where a GPU is
+            patch.delenv("BIOHSIC_DATA", raising=False)
+            if not draws:
+                none = lambda run_folder: run_folder / "figures" / "none.png"  # noqa: E731
+                patch.setattr("projectlib.plotting.save_run_figure", none)
 
-        def run(name, *arguments):
-            patch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])
-            try:
-                runpy.run_path(sys.argv[0], run_name="__main__")
-            except SystemExit as error:
-                return error.code
-            return 0
+            def run(name, *arguments):
+                patch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])
+                try:
+                    runpy.run_path(sys.argv[0], run_name="__main__")
+                except SystemExit as error:
+                    return error.code
+                return 0
 
-        yield run
-    root.handlers[:], root.level = handlers, level
-    torch.set_num_threads(threads)
-    for number, listener in listeners.items():
-        signal.signal(number, listener)
+            yield run
+    finally:
+        root.handlers[:], root.level = handlers, level
+        torch.set_num_threads(threads)
+        for number, listener in listeners.items():
+            signal.signal(number, listener)
 
 
 @pytest.fixture
@@ -119,16 +133,17 @@ def script(request, tmp_path, capsys):
         yield run_and_capture
 
 
-def start(name, *arguments, cwd, **environment):
-    """Start an entry script as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@contextmanager
+def started(name, *arguments, cwd, **environment):
+    """An entry script as a process of its own, which ends with the context at the latest, its workers too."""
+    words = [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(words, cwd=cwd, env={**NO_GPU, **environment}, start_new_session=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -136,8 +151,8 @@ def command(tmp_path):
     """Run an entry script as a process of its own and wait for its end."""
 
     def run(name, *arguments, cwd=tmp_path, **environment):
-        process = start(name, *arguments, cwd=cwd, **environment)
-        output, _ = process.communicate(timeout=400)
+        with started(name, *arguments, cwd=cwd, **environment) as process:
+            output, _ = process.communicate(timeout=400)
         return Ended(process.returncode, output)
 
     return run

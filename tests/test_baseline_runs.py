@@ -154,10 +154,10 @@ def test_leaky_integrators(script, name):
     [*((name, "adamw") for name in NAMES), ("local-classifier", "adamw-averaged"), ("phsic", "adamw-averaged")],
 )
 def test_a_run_that_was_stopped_inside_an_epoch_ends_alike(script, tmp_path, name, optimizer):
-    num, compares = 30 if optimizer == "adamw" else 960, name in ("phsic", "similarity-matching")
+    compares = name in ("phsic", "similarity-matching")
+    num, num_steps = (960, 40) if optimizer == "adamw-averaged" else (120, 25) if compares else (30, 40)
     engine = "engine=eager" if compares else "engine=compiled"
     settings = ("data=digits", f"data.limit={num}", f"rule={name}", "nmodels=2", "training.nepochs=3", engine)
-    num_steps = 8 if compares and optimizer == "adamw" else 40
     compare_with_uninterrupted(
         *(script, tmp_path, "train-biohsic", *settings, f"optimizer={optimizer}"), num_steps=num_steps
     )

@@ -219,6 +219,11 @@ def test_proving_a_graph_leaves_no_trace(case, model):
 @pytest.mark.usefixtures("few_steps")
 def test_a_run_whose_graph_fails_goes_on_in_eager_and_says_so_once(script, tmp_path, monkeypatch):
     """Here, where CUDA is not there to capture."""
+
+    def no_stream():
+        raise RuntimeError("no CUDA here")
+
+    monkeypatch.setattr(torch.cuda, "Stream", no_stream)
     monkeypatch.setattr(choice, "device_type", lambda ensemble: "cuda")
     monkeypatch.setattr(GraphEngine, "worth_compiling", 0)
     tiny = ["data=xor", "nmodels=1", "data.batchsize=4", "data.limit=10", "training.nepochs=1", "hydra.run.dir=run"]

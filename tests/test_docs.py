@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import NO_GPU
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -33,7 +34,8 @@ def test_the_tutorial_runs_from_the_command_line(script, tmp_path):
         _, program, *words = shlex.split(line)
         if program == "-m":
             command = [sys.executable, *line.split()[1:]]
-            ended = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+            environment = {**NO_GPU, "PYTHONPATH": str(ROOT)}
+            ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
             assert ended.returncode == 0, ended.stderr
         else:
             small = () if "resume" in line else ("nmodels=2", "data.limit=60", "training.nepochs=2", "engine=eager")

@@ -20,6 +20,7 @@ def refused(script, run_folder, name, *arguments):
     ended = script(name, "nmodels=1", "training.nepochs=1", *arguments, f"hydra.run.dir='{run_folder}'")
     assert ended.code == 1, ended.output
     assert "Traceback" not in ended.output
+    assert "unforeseen" not in ended.output
     assert not (run_folder / "metrics.csv").exists()
     assert not [*run_folder.glob("**/*.pt")]
     assert run_folder.exists() == (f"resume={run_folder}" in ended.error)
@@ -40,7 +41,7 @@ def refused(script, run_folder, name, *arguments):
         (["data=digits", "+hsic.gama=3"], ["+hsic.gama=3 would have no effect"]),
         (["data=digits", "seed=a b("], ["quotes within quotes"]),
         (["data=digits", "rule=frozen", "modulator=reservoir"], ["ReservoirModulator", "Frozen", "modulator=window"]),
-        (["data=digits", "seed=a=b="], ["="]),
+        (["data=digits", "seed=a=b="], ["mismatched input", "quotes within quotes"]),
         (["data=digits", "seed=${nosuch}"], ["nosuch"]),
         (["data=digits", "hsic.form=other"], ["hsic.form", "'other'", "published", "exact"]),
         (["data=digits", "data.batchsize=1"], ["data.batchsize", "1", "at least 2"]),

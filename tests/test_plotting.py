@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.container import ErrorbarContainer
-from nbclient import NotebookClient
 
 from projectlib import plotting
 from projectlib.config.experiments import experiment_names
@@ -18,6 +17,7 @@ from projectlib.plotting.page import new_figure
 from projectlib.plotting.style import KINDS, PERCENT, SEQUENCE, band, conditions, kind, names_and_looks
 from projectlib.runs.history import History
 from projectlib.runs.run import Run, all_runs, open_runs
+from projectlib.sweeps import experiments
 from projectlib.sweeps.experiments import Results, is_complete, missing_command, plan, run_missing
 
 NAMES = experiment_names()
@@ -52,6 +52,7 @@ def environment(monkeypatch, tmp_path):
     """The notebook's paths."""
     monkeypatch.setenv("SIZE", "quick")
     monkeypatch.setenv("FIGURES", str(tmp_path / "figures"))
+    monkeypatch.delenv("SETTINGS", raising=False)
 
     def results(folder):
         monkeypatch.setenv("RESULTS", str(folder / "outputs"))
@@ -97,14 +98,30 @@ def test_the_notebook_draws_every_figure(tiny_results, environment, tmp_path):
             assert (tmp_path / "figures" / f"{name}.{suffix}").stat().st_size > 2000
 
 
-def test_the_notebook_is_executed_as_make_does(tiny_results, environment, tmp_path):
-    """Its beginning and two of its figures, which a kernel shows."""
+def test_the_notebook_is_executed_as_make_does(tiny_results, environment, tmp_path, monkeypatch):
+    """Its beginning and two of its figures, by the function behind --draw, which gives size and place."""
     environment(tiny_results)
+    for name in ("SIZE", "FIGURES"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parent))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"][:3]
-    NotebookClient(notebook, resources={"metadata": {"path": NOTEBOOK.parent}}).execute()
-    shown = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    nbformat.write(notebook, tmp_path / "plotting.ipynb")
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    drawn = nbformat.read(experiments.draw("quick", []), as_version=4)
+    shown = [output for cell in drawn.cells for output in cell.get("outputs", []) if "data" in output]
     assert sum("image/png" in output.data for output in shown) == 2
+    found = {path.name for path in (tmp_path / "build" / "figures-quick").iterdir()}
+    assert found == {f"{name}.{suffix}" for name in ("reservoir", "reservoir-error") for suffix in ("pdf", "png")}
+
+
+def test_names_and_settings_of_a_command_are_told_apart(monkeypatch):
+    asked = []
+    monkeypatch.setattr(experiments, "run_missing", lambda planned: asked.extend(planned) or ["mnist local"])
+    with pytest.raises(UserError, match=r"^failed: mnist local$"):
+        experiments.main(["xor", "--size", "quick", "nmodels=5", "mnist"])
+    wanted = [one.command for name in ("xor", "mnist") for one in plan(name, "quick", ["nmodels=5"])]
+    assert [one.command for one in asked] == wanted
 
 
 def test_without_runs_the_notebook_names_the_commands_and_goes_on(environment, tmp_path, capsys):

@@ -55,6 +55,19 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("my_methods", None)
 
 
+def test_an_installed_plugin_needs_no_name(own, request):
+    """As an entry point of a package: it is imported when a config first asks for what the project does not have."""
+    metadata = own / "site" / "mine-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[biohsic.plugins]\nmine = my_methods\n")
+    sys.path += [str(own), str(own / "site")]
+    plugins.installed_plugins.cache_clear()
+    request.addfinalizer(plugins.installed_plugins.cache_clear)
+    assert find_in_plugins("my_methods.Halved") is sys.modules["my_methods"].Halved
+    plugins.require_plugins(["my_methods"], "a run")
+
+
 def runs(folder, name="train-biohsic"):
     return sorted((folder / "outputs" / name).glob("*/*"))
 

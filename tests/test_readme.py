@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from projectlib.config.compose import CONFIGS
+from projectlib.config.compose import compose, parse, without_hydra
 from projectlib.config.validation import validate
 
 ROOT = Path(__file__).parents[1]
@@ -23,14 +22,37 @@ COMMANDS = sorted(
     }
 )
 NEW_RUNS = [command for command in COMMANDS if not re.search(r" (--|resume=|evaluate=)|\.\.\.", command)]
+SWEEPS = [command for command in COMMANDS if " --multirun " in command and not re.search(r"\.\.\.|=ray", command)]
+OWN = [
+    command
+    for page in sorted((ROOT / "docs" / "extending").glob("*.md"))
+    for command in re.findall(r"^biohsic.*", re.sub(r" \\\n +", " ", page.read_text(encoding="utf-8")), re.MULTILINE)
+]
 
 
 @pytest.mark.parametrize("command", NEW_RUNS)
 def test_a_command_composes(command):
     """The choices and keys that a command names are there, and what they compose to is sound."""
     script, *words = shlex.split(command)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        validate(compose(script.removesuffix(".py"), words))
+    validate(without_hydra(compose(script.removesuffix(".py"), words)))
+
+
+@pytest.mark.parametrize("command", SWEEPS)
+def test_the_first_job_of_a_sweep_composes(command):
+    script, _, *words = shlex.split(command)
+    swept = lambda word: f"{word.get_key_element()}={next(word.sweep_string_iterator())}"  # noqa: E731
+    first = [swept(word) if word.is_sweep_override() else word.input_line for word in parse(words)]
+    if "search=" in command:
+        first.append("search.folder=study")  # its own is named after what Hydra knows of a job
+    validate(without_hydra(compose(script.removesuffix(".py"), first)))
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_a_command_with_a_method_of_ones_own_composes(command):
+    program, *words = shlex.split(command)
+    folder = ROOT / words.pop(words.index("--config-dir") + 1) if "--config-dir" in words else None
+    config = {"biohsic": "train-biohsic", "biohsic-lif": "train-lif-biohsic"}[program]
+    compose(config, [word for word in words if word != "--config-dir"], folder)
 
 
 def test_the_readme_names_what_is_there():

@@ -24,6 +24,7 @@ def compare_with_uninterrupted(script, tmp_path, name, *arguments, num_steps=40)
         stopped = script(name, *arguments, f"hydra.run.dir={broken}")
     assert stopped.code == 75, stopped.output
     assert status(broken) == "interrupted"
+    assert load_checkpoint(checkpoint_files(broken / "checkpoints")[-1])["step"], "it was stopped between two epochs"
     assert f"resume={broken}" in stopped.output
     resumed = script(name, f"resume={broken}")
     assert resumed.code == 0, resumed.output
@@ -51,7 +52,7 @@ PIECEWISE = ("lr_schedule=piecewise", "lr_schedule.milestones=[1,2]")
             "data=digits",
             "model=linear",
             "nmodels=2",
-            "data.batchsize=7",
+            "data.batchsize=2",
             "optimizer=adam",
             "training.nepochs=9",
         ),
@@ -72,7 +73,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(script, tmp_path, arguments)
     "arguments",
     [
         ("train-biohsic", "data=xor", "data.batchsize=6", "nmodels=2", "training.log_hsic=true"),
-        ("train-bp", "data=digits", "nmodels=1", "data.batchsize=7", "optimizer=sgd", "training.nepochs=9"),
+        ("train-bp", "data=digits", "nmodels=1", "data.batchsize=2", "optimizer=sgd", "training.nepochs=9"),
         ("train-lif-biohsic", "data=xor", "data.batchsize=6", "nmodels=2", "training.sample_timesteps=3"),
         (*RESERVOIR, "nmodels=2", "model.noise=0.1"),
     ],
@@ -190,7 +191,7 @@ def test_fewer_epochs_than_are_done_are_refused(script, tiny_run):
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["data.batchsize=7"], ["data.batchsize", "7", "6"]),
+        (["data.batchsize=2"], ["data.batchsize", "7", "6"]),
         (["data=digits"], ["data ", "digits", "xor"]),
         (["hsic.sigmas=[1,1,1]", "seed=43"], ["hsic.sigmas", "seed", "43", "42"]),
         (["model={features:[3]}"], ["model"]),

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import pkgutil
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -136,6 +139,26 @@ def test_what_is_shown_of_a_quick_experiment_is_what_its_run_has(script):
     assert "data: digits" in script(run.script, *run.words[1:], "--info", "defaults-tree").output
     for words, name in ((run.words[1:], "digits"), (["experiment=xor"], "xor"), (["search=digits"], "digits")):
         assert f"\n  name: {name}\n" in script(run.script, *words, "--help").output
+
+
+def test_an_installation_brings_its_configs_and_commands(tmp_path):
+    """As a wheel has them: without a checkout around the package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    ((ours, theirs),) = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].items()
+    shutil.copytree(ROOT / "projectlib", tmp_path / "projectlib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / ours, tmp_path / theirs)
+    places = project["project"]["scripts"]
+    assert {name: pkgutil.resolve_name(place).args for name, place in places.items()} == {
+        "biohsic": ("train-biohsic",),
+        "biohsic-bp": ("train-bp",),
+        "biohsic-lif": ("train-lif-biohsic",),
+        "biohsic-reservoir": ("train-reservoir",),
+    }
+    module, name = places["biohsic-lif"].split(":")
+    code = f"import sys; sys.argv = ['biohsic-lif', '--help']; from {module} import {name}; {name}()"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("biohsic-lif [GROUP=CHOICE]")
+    assert re.search("^model: .*lif-mlp", ended.stdout, re.MULTILINE)
 
 
 def test_a_run_goes_on_with_every_stream_closed(tmp_path):

@@ -1,15 +1,17 @@
 """The search: what it proposes, what it prunes, and what it survives.  Training is a function where it can be."""
 
 import multiprocessing
-import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 
 import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from tiny_runs import wait_for
 
 from projectlib.cli.job import train
 from projectlib.config.compose import CONFIGS
@@ -17,7 +19,6 @@ from projectlib.config.validation import validate
 from projectlib.errors import Diverged, Interrupted, UserError
 from projectlib.runs.folder import read_summary
 from projectlib.runs.loggers import PrintLogger
-from projectlib.sweeps import search
 from projectlib.sweeps.search import run_worker
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -105,17 +106,17 @@ def test_workers_share_a_study_and_a_full_one_is_left_alone(tmp_path):
     assert run_worker(make_config(tmp_path, trials=6), None) == best
 
 
-def test_a_trial_whose_worker_is_killed_is_taken_up_in_its_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(search, "SILENT", 2)
+def test_a_trial_whose_worker_is_killed_is_taken_up_in_its_folder(tmp_path):
     config = make_config(tmp_path, trials=2)
     worker = multiprocessing.get_context("fork").Process(target=run_worker, args=(config, slow_train))
     worker.start()
-    while not (tmp_path / "0000" / "begun").exists():
-        assert worker.is_alive()
-        time.sleep(0.05)
-    os.kill(worker.pid, signal.SIGKILL)
-    worker.join()
-    time.sleep(search.SILENT + 1.5)  # heartbeats of one second
+    wait_for(lambda: (tmp_path / "0000" / "begun").exists(), "a trial")
+    with closing(sqlite3.connect(tmp_path / "study.db", timeout=60)) as study:
+        wait_for(lambda: study.execute("SELECT 1 FROM trial_heartbeats").fetchone(), "a heartbeat")
+        worker.kill()
+        worker.join()
+        study.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+        study.commit()
     folders = []
 
     def noting_train(config, folder, *arguments):

@@ -79,6 +79,24 @@ def test_a_step_is_that_of_norse():
     assert fired > 50
 
 
+def test_random_drives_are_followed_step_by_step():
+    """In a loop over neurons: v moves to the drive by 1 / tau, fires above 1, and is then put back to 0."""
+    drive = 3 * torch.rand(200, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    layer = SpikingLayer(6, 6, 1 / TAU, 1 / TAU_TRACE, 1.0, 0, 2.0, torch.Generator()).double()
+    with torch.no_grad():
+        layer.affine.weight.copy_(torch.eye(6))
+    u, v, fired = layer.initial_state(1), [0.0] * 6, 0
+    for row in drive:
+        _, u = layer(row[None], u)
+        v = [a + (float(i) - a) / TAU for a, i in zip(v, row, strict=True)]
+        spikes = [a >= 1 for a in v]
+        v = [0.0 if fires else a for a, fires in zip(v, spikes, strict=True)]
+        assert u.spikes[0].bool().tolist() == spikes
+        torch.testing.assert_close(u.v[0], torch.tensor(v, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+        fired += sum(spikes)
+    assert fired > 50
+
+
 def test_the_trace_is_the_exponential_sum_of_past_spikes():
     layer, num = neurons([1.3, 2.0, 5.0], refractory=1), 60
     spikes, u = spike_train(layer, num)

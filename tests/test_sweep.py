@@ -2,14 +2,14 @@
 
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
-from conftest import start
+from conftest import started
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from tiny_runs import wait_for
 
 from projectlib.cli import hydra_job as cli
 from projectlib.cli.interrupts import signal_previous_listener
@@ -230,12 +230,11 @@ def test_a_signal_stops_joblib_s_jobs_after_a_checkpoint_and_the_sweep_with_them
     """Of three jobs on two workers, as a scheduler sends it: to the process that waits, which passes it on."""
     long = ["training.nepochs=100000", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    sweep = start("train-biohsic", "--multirun", *launcher, *TINY, *long, "seed=1,2,3", cwd=tmp_path)
     begun = [tmp_path / "sweep" / job / "checkpoints" for job in ("0", "1")]
-    while not all(checkpoint_files(folder) for folder in begun) and sweep.poll() is None:
-        time.sleep(0.05)
-    sweep.send_signal(signal.SIGTERM)
-    output, _ = sweep.communicate(timeout=60)
+    with started("train-biohsic", "--multirun", *launcher, *TINY, *long, "seed=1,2,3", cwd=tmp_path) as sweep:
+        wait_for(lambda: sweep.poll() is not None or all(map(checkpoint_files, begun)), "two checkpoints")
+        sweep.send_signal(signal.SIGTERM)
+        output, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 75, output
     assert [Run(folder.parent).status[0] for folder in begun] == ["interrupted"] * 2
     assert not (tmp_path / "sweep" / "2" / "checkpoints").exists()

@@ -66,6 +66,16 @@ def test_the_page_has_a_line_a_rule_and_a_dash_where_nothing_was_run(results):
     assert sum(command in line for line in page) == 1
 
 
+def test_make_table_writes_the_page_and_its_figure(results, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(plotting.table, "Results", lambda **options: asked.append(options) or results)
+    plotting.table.main(["--size", "quick", "--into", str(tmp_path), *TINY])
+    assert asked == [{"size": "quick", "settings": [*TINY]}]
+    assert capsys.readouterr().out.splitlines()[-1] == f"written: {tmp_path / 'table.md'}"
+    assert "| delta memory | labels |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert (tmp_path / "table.png").stat().st_size > 2000
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

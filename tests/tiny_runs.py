@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -39,3 +40,11 @@ def status(folder):
 
 def unfinish(folder, status="interrupted"):
     write_text(folder / "summary.json", json.dumps({"status": status}))
+
+
+def wait_for(condition, what, seconds=120):
+    """Until the condition is true.  Raises AssertionError, which says what was waited for, after ``seconds``."""
+    last = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < last, f"{what} did not come within {seconds} s"
+        time.sleep(0.05)
