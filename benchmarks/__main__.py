@@ -57,6 +57,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, help="where results go: build/bench, or build/bench-part of a part")
     options = parser.parse_args()
+    if options.floor and not options.floor.is_file():
+        parser.error(f"--floor {options.floor} is no file")
+    if options.data and not (options.data / "MNIST" / "raw").is_dir():
+        parser.error(f"--data {options.data} has no folder MNIST/raw")
+    if options.repetitions < 1:
+        parser.error(f"--repetitions {options.repetitions} is less than 1")
     if options.out is None:  # a part never writes over the whole table
         whole = options.only == names and not options.quick
         options.out = ROOT / "build" / ("bench" if whole else "bench-part")

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from projectlib.data import Split, mnist, xor
-from projectlib.hsic import kernel_matrix, kernel_row, modulation
 from projectlib.models import Reservoir
 from projectlib.plotting.page import new_figure, save
 from projectlib.plotting.style import SEQUENCE, legend, styled
+from projectlib.rules import Delta
 
 WINDOWS = (2, 3, 4, 6, 10)
 GAMMA, SIGMA = 2.0, 0.5
@@ -42,12 +42,8 @@ def rates(reservoir: Reservoir, inputs: Tensor) -> Tensor:
 
 def signals(x: Tensor, y: Tensor, z: Tensor, window: int) -> Tensor:
     """The modulatory signal (n - window + 1, zdim) of every window of a stream."""
-    windows = range(window, len(x) + 1)
-    kernels = [
-        (kernel_matrix(x[i - window : i], SIGMA), kernel_matrix(y[i - window : i], SIGMA), z[i - window : i])
-        for i in windows
-    ]
-    return torch.stack([modulation(kx, ky, kernel_row(z, SIGMA), z, GAMMA, SIGMA) for kx, ky, z in kernels])
+    rule = Delta(GAMMA, SIGMA)
+    return torch.stack([rule.target(*(a[i - window : i] for a in (x, y, z))) for i in range(window, len(x) + 1)])
 
 
 def best_readout_error(r: Tensor, target: Tensor) -> float:

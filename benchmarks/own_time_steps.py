@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 import projectlib
 from projectlib.modulators import CovarianceModulator, DeltaModulator, Memory, Sample
 
-NUM_TIMESTEPS = 20  # of a sample: training.sample_timesteps
+NUM_TIMESTEPS = 20  # of a sample, unless training.sample_timesteps says otherwise
 SETTINGS = ("data=xor", "nmodels=10", "training.nepochs=4", "training.log_hsic=false", "engine=eager")
 
 
@@ -30,13 +30,20 @@ class Held(NamedTuple):
 
 
 class WithoutOwnSteps(Memory):
-    """Before a ``Memory``: supplies the signal from what was remembered when the sample began."""
+    """Before a ``Memory``: supplies the signal from what was remembered when the sample began.
+
+    num_timesteps: of a sample.  The others are the memory's.
+    """
+
+    def __init__(self, *settings: Any, num_timesteps: int = NUM_TIMESTEPS, **options: Any):
+        super().__init__(*settings, **options)
+        self.num_timesteps = num_timesteps
 
     def empty(self, sample: Sample) -> Held:
         return Held(super().empty(sample), super().empty(sample), torch.zeros((), dtype=torch.int64))
 
     def supply(self, sample: Sample, memory: Held) -> tuple[Tensor, Held]:
-        begins = memory.count % NUM_TIMESTEPS == 0
+        begins = memory.count % self.num_timesteps == 0
         read = tree_map(lambda new, old: torch.where(begins, new, old), memory.written, memory.read)
         xi, _ = super().supply(sample, read)
         _, written = super().supply(sample, memory.written)
@@ -55,6 +62,7 @@ def main(overrides: list[str]) -> None:
     for memory, held in (("delta", HeldDelta), ("covariance", HeldCovariance)):
         name = f"benchmarks.own_time_steps.{held.__name__}"
         others = ["plugins=[benchmarks.own_time_steps]", f"modulator._target_={name}"]
+        others.append("+modulator.num_timesteps=${training.sample_timesteps}")
         for words in ([], others):
             run = projectlib.train("train-lif-biohsic", *SETTINGS, f"modulator={memory}", *words, *overrides)
             tested = run.metrics[run.metrics.split == "test"]

@@ -74,7 +74,7 @@ def profile(engine: CpuEngine) -> None:
     engine.run(epoch, 0, num)
 
     window, num_timesteps = engine.sampler.size, engine.ensemble.network.num_timesteps
-    indices = epoch.order.numpy()[: num + window - 1]
+    indices = epoch.order.numpy()[: (num - 1) * engine.sampler.stride + window]
     samples, labels = engine.source.inputs.flatten(1).numpy()[indices], engine.source.labels.numpy()[indices]
     presentation, learning = engine.presentation(window), engine.learning()
     membranes = tuple(u[0].numpy() for u in engine.state.layers) if engine.is_dynamic else None

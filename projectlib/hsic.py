@@ -197,23 +197,26 @@ def modulation_weights(kx: Tensor, ky: Tensor, gamma: float, form: str = "publis
 
 
 def check_objective(gamma: Any, sigmas: Any) -> tuple[float, tuple[float, float, float]]:
-    """gamma, and sigmas as a tuple.  Raises UserError unless they are a finite number and three bandwidths."""
+    """gamma, and sigmas as a tuple: floats, for kernels compile 2 and 2.0 once each.
+
+    Raises UserError unless they are a finite number and three bandwidths.
+    """
     check_gamma(gamma)
     is_triple = isinstance(sigmas, Sequence) and len(sigmas) == 3 and all(map(is_bandwidth, sigmas))
     require(is_triple, "hsic.sigmas", sigmas, f"three bandwidths (of inputs, labels and activations) {BANDWIDTH}")
-    return gamma, tuple(sigmas)
+    return float(gamma), (float(sigmas[0]), float(sigmas[1]), float(sigmas[2]))
 
 
 def check_gamma(gamma: Any) -> float:
     """gamma.  Raises UserError unless it is a finite number."""
     require(is_number(gamma), "hsic.gamma", gamma, "a finite number, the weight of the label term")
-    return gamma
+    return float(gamma)
 
 
 def check_sigma(sigma: Any) -> float:
     """sigma.  Raises UserError unless it is a bandwidth."""
     require(is_bandwidth(sigma), "hsic.sigma", sigma, f"a bandwidth {BANDWIDTH}")
-    return sigma
+    return float(sigma)
 
 
 def check_form(form: Any) -> str:

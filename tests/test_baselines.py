@@ -266,6 +266,22 @@ def refuse_bilinear():
     FeedbackAlignment().initial_state(network, torch.zeros(2, 5), torch.zeros(2, 3), torch.Generator())
 
 
+class Positive(torch.nn.Module):
+    """A linear map through a function of its weight: to send errors back through another would not be told from it."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = torch.nn.Linear(4, 3)
+
+    def forward(self, h):
+        return torch.nn.functional.linear(h, self.map.weight.abs(), self.map.bias)
+
+
+def refuse_positive():
+    network = Network(torch.nn.Linear(5, 4), Positive())
+    FeedbackAlignment().initial_state(network, torch.zeros(2, 5), torch.zeros(2, 3), torch.Generator())
+
+
 def divide(groups=3, power=0.2, smoothing=1.0):
     divisive_mlp((5,), 3, (12, 6), groups, power, smoothing, torch.Generator())
 
@@ -296,6 +312,7 @@ def refuse_groups(kind, num):
         (lambda: divide(power=-1), "model.power is -1; expected a number of at least 0"),
         (lambda: divide(smoothing=0), "model.smoothing is 0; expected a number above 0"),
         (refuse_bilinear, "layer 1 has map.weight of a Bilinear, .*; expected torch.nn.Linear or torch.nn.Conv2d"),
+        (refuse_positive, "layer 1 has map.weight of a Linear, .*; expected torch.nn.Linear or torch.nn.Conv2d"),
     ],
 )
 def test_a_rule_that_cannot_work_is_refused_in_one_line(make_rule, message):

@@ -43,6 +43,7 @@ def refused(script, run_folder, name, *arguments):
         (["data=digits", "rule=frozen", "modulator=reservoir"], ["ReservoirModulator", "Frozen", "modulator=window"]),
         (["data=digits", "seed=a=b="], ["mismatched input", "quotes within quotes"]),
         (["data=digits", "seed=${nosuch}"], ["nosuch"]),
+        (["data=digits", "modulator=remembered", "modulator.sigmas=1"], ["modulator.sigmas is 1; expected three"]),
         (["data=digits", "hsic.form=other"], ["hsic.form", "'other'", "published", "exact"]),
         (["data=digits", "data.batchsize=1"], ["data.batchsize", "1", "at least 2"]),
         (["data=digits", "rule=hsic", "data.batchsize=1"], ["data.batchsize", "at least 2"]),

@@ -201,6 +201,14 @@ def test_an_example_runs_from_outside_and_is_resumed_as_if_it_had_not_stopped(sc
     assert (tmp_path / "parts" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
 
 
+def test_what_is_kept_beside_a_memory_is_not_taken_for_it(script):
+    """The trace: arrays are kept without those of the memory, and its cosine cannot be logged."""
+    words = (*OURS, "plugins=[eligibility_trace]", "rule=eligibility_trace", "modulator=delta", "data=digits")
+    ended = script("train-biohsic", *words, "training.log_arrays=[0,1]", "hydra.run.dir=run")
+    assert ended.code == 0, ended.output
+    assert "no hidden layer has a memory" in script("train-biohsic", *words, "training.log_memory=true").error
+
+
 def test_examples_in_a_sweep_of_workers(command, tmp_path):
     """joblib's workers are processes of their own, which import the plugin too."""
     config, *options = COMMANDS["direct_feedback_alignment"]

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import projectlib
+from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
 from projectlib.sweeps.experiments import plan
 
 SCRIPTS = ("train-biohsic", "train-bp", "train-lif-biohsic", "train-reservoir")
@@ -159,6 +160,16 @@ def test_an_installation_brings_its_configs_and_commands(tmp_path):
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("biohsic-lif [GROUP=CHOICE]")
     assert re.search("^model: .*lif-mlp", ended.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("model", ["lif-mlp", "spiking-mlp"])
+def test_batches_of_layers_with_a_state_are_all_of_one_size(script, tmp_path, model):
+    """Also with a single time step: a state has as many places as a batch has samples."""
+    words = [f"model={model}", "data=xor", "rule=backprop", "training.sample_timesteps=1", "data.batchsize=10"]
+    ended = script("train-lif-biohsic", *words, "data.limit=25", "nmodels=1", "training.nepochs=1", "hydra.run.dir=run")
+    assert ended.code == 0, ended.output
+    (path,) = checkpoint_files(tmp_path / "run" / "checkpoints")
+    assert load_checkpoint(path)["steps"] == 2
 
 
 def test_a_run_goes_on_with_every_stream_closed(tmp_path):

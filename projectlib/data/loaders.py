@@ -294,7 +294,7 @@ def _torchvision(class_name: str, place: Path, by_hand: str, root: str) -> list:
         if not path.is_dir():
             _check_file(path)
     try:
-        download = DOWNLOADS.get() or root == os.environ.get("BIOHSIC_DATA", DEFAULT_ROOT)
+        download = DOWNLOADS.get() or root == os.path.expanduser(os.environ.get("BIOHSIC_DATA", DEFAULT_ROOT))
         return [getattr(datasets, class_name)(root, train=train, download=download) for train in (True, False)]
     # without a network RuntimeError or URLError, with damaged files ValueError, KeyError or AssertionError
     except Exception as error:

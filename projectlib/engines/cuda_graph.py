@@ -108,7 +108,7 @@ class GraphEngine(EagerEngine):
                 fixed.copy_(drawn)
         return self.epoch
 
-    def warm_up(self) -> None:
+    def compile(self) -> None:
         """Capture the step and compare it with eager's, which leaves no trace; go on in eager where that fails.
 
         Raises UserError there if the graph is ``required``.

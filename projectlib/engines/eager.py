@@ -1,6 +1,5 @@
 """The reference engine: any model, rule and optimizer, one step at a time in PyTorch."""
 
-import time
 from typing import Any, Protocol
 
 import torch
@@ -59,14 +58,8 @@ class EagerEngine:
         self.totals = torch.zeros(ensemble.num_models, len(self.metric_names), dtype=precision, device=device)
         self.steps_in_epoch = 0
 
-    def compile(self) -> float:
-        """Do what has to be done once before the first step; returns the seconds it took."""
-        start = time.perf_counter()
-        self.warm_up()
-        return time.perf_counter() - start
-
-    def warm_up(self) -> None:
-        """Nothing to compile."""
+    def compile(self) -> None:
+        """What has to be done once before the first step: nothing."""
 
     def draw_epoch(self, generator: torch.Generator) -> Epoch:
         """The order and augmentation of a new epoch, on the device."""

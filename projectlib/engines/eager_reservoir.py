@@ -64,9 +64,8 @@ class ReservoirEngine:
         self.outputs = torch.zeros(self.sampler.steps, num_timesteps, zdim, device=device)  # of the first member
         self.steps_in_epoch = 0
 
-    def compile(self) -> float:
-        """Do what has to be done once before the first step; returns the seconds it took."""
-        return 0.0
+    def compile(self) -> None:
+        """What has to be done once before the first step: nothing."""
 
     def draw_epoch(self, generator: torch.Generator) -> Epoch:
         return self.sampler.epoch(generator).to(self.u.device)

@@ -63,15 +63,16 @@ class RememberedModulator(Memory):
         enough = "a whole number of at least 2, the newest sample and others to compare it with"
         require(is_count(size) and size >= 2, "modulator.size", size, enough)
         require(signal in FORMS, "modulator.signal", signal, " or ".join(FORMS))
+        is_triple = isinstance(sigmas, Sequence) and len(sigmas) == 3
+        require(is_triple, "modulator.sigmas", sigmas, "three bandwidths: of x, y and z")
         bandwidths = {"modulator.sigma": sigma, **{f"modulator.sigmas[{i}]": value for i, value in enumerate(sigmas)}}
         for name, value in bandwidths.items():
             require(is_bandwidth(value), name, value, f"a bandwidth {BANDWIDTH}")
-        require(len(sigmas) == 3, "modulator.sigmas", [*sigmas], "three bandwidths: of x, y and z")
         require(is_number(gamma), "modulator.gamma", gamma, "a finite number, the weight of the label term")
-        self.size, self.signal, self.gamma = size, signal, gamma
+        self.size, self.signal, self.gamma = size, signal, float(gamma)
         self.num_samples, self.compares_inputs = size, signal not in LABEL_FORMS
         self.transports = "labels and the input" if self.compares_inputs else "labels"
-        self.sigmas = (*sigmas[:2], sigma if signal in LABEL_FORMS else sigmas[2])
+        self.sigmas = (*map(float, sigmas[:2]), float(sigma if signal in LABEL_FORMS else sigmas[2]))
 
     def empty(self, sample: Sample) -> Remembered:
         x, y, z = (part.new_zeros(self.size, part.numel()) for part in (self.kept(sample.x), sample.y, sample.z))

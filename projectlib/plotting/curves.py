@@ -1,6 +1,7 @@
 """Accuracy and HSIC over epochs, and accuracy against the window size."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ from projectlib.plotting.style import (
 )
 from projectlib.runs.history import TRAIN_SET
 from projectlib.runs.run import Folders, Run, all_runs
-from projectlib.sweeps.experiments import RESULTS, jobs_beside
+from projectlib.sweeps.experiments import RESULTS
 
 MAX_EPOCHS = 3  # drawn of a sweep
 DASHED = (0, (8, 4))  # of published values
@@ -149,9 +150,11 @@ def window_sweep(folders: Folders | None) -> list[Run]:
 
 def newest_window_sweep() -> Folders:
     """The folders of the newest sweep over windows."""
-    runs = [run for run in all_runs(RESULTS) if run.is_sweep_job and run.is_finished]
-    for run in runs:
-        jobs = jobs_beside(run, runs)
+    sweeps: dict[Path, list[Run]] = {}
+    for run in all_runs(RESULTS):
+        if run.is_sweep_job and run.is_finished:
+            sweeps.setdefault(run.folder.parent, []).append(run)
+    for jobs in sweeps.values():
         if 1 < len(jobs) == len({job.get("data.batchsize") for job in jobs}):
             return [job.folder for job in jobs]
     raise UserError("no finished sweep over data.batchsize; name its folder")

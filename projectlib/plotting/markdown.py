@@ -1,10 +1,6 @@
-"""Tables and numbers in Markdown."""
+"""Tables in Markdown."""
 
 from collections.abc import Iterable, Sequence
-
-
-def percent(accuracy: float, sd: float, models: float) -> str:
-    return f"{accuracy:.2f} ± {sd:.2f} %" if models > 1 else f"{accuracy:.2f} %"
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -71,7 +71,7 @@ def use_panels(axes: Any, num: int, what: str) -> np.ndarray:
     """
     axes = np.atleast_1d(axes)
     if num > axes.shape[-1]:
-        raise UserError(f"{num} {what} to draw; expected at most {axes.shape[-1]}, as many as panels: name fewer runs")
+        raise UserError(f"{num} {what} to draw; expected at most {axes.shape[-1]}, as many as panels: draw fewer")
     for ax in axes[..., num:].flat:
         ax.axis("off")
     return axes[..., :num]

@@ -324,7 +324,7 @@ def main(words: Sequence[str]) -> None:
     try:
         write_text(arguments.output, text)
     except OSError as error:
-        raise UserError(f"cannot write {arguments.output}: {error.strerror}") from None
+        raise UserError(f"cannot write {arguments.output}: {error.strerror}; expected a file: -o report.html") from None
     print(arguments.output)
 
 

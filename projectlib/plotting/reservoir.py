@@ -90,8 +90,8 @@ def error(folders: Folders | None, ax: Axes) -> None:
         ("train", "nmse_before", "before learning the window", Look(ORANGE, "--", "s")),
         ("test", "nmse_before", "samples never learnt", Look(VERMILION, "-.", "^")),
     )
-    splits = run.history.splits
-    for split, name, label, look in (curve for curve in curves if curve[0] in splits):
+    measured = {(row["split"], name) for row in run.history.rows for name in row}  # a single number has no variance
+    for split, name, label, look in (curve for curve in curves if curve[:2] in measured):
         epochs, values = run.curve(split, name)
         band(ax, epochs, 100 * values, label, look)
     ax.axhline(100, color=BLACK, linewidth=0.8, linestyle=":", label="a constant output")

@@ -51,9 +51,7 @@ def three_factors(folders: Folders | None, axes: np.ndarray) -> None:
     epochs, inputs, signals, changes = logged(run, "input", "signal", "weight_change")
     axes = np.atleast_1d(axes)
     indices = evenly_spaced(0, len(epochs) - 1, len(axes))
-    for ax in axes[len(indices) :]:
-        ax.axis("off")
-    for ax, index in zip(axes, indices, strict=False):
+    for ax, index in zip(use_panels(axes, len(indices), "epochs"), indices, strict=True):
         above, beside = ax.inset_axes((0, 1.04, 1, 0.1)), ax.inset_axes((-0.14, 0, 0.1, 1))
         image = draw_factor(ax, changes[index])
         draw_factor(above, inputs[index][None])

@@ -8,22 +8,23 @@ from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
 from projectlib.plotting.page import network_run
-from projectlib.plotting.style import BLACK, BLUE, KINDS, ORANGE, SEQUENCE, kind, legend
+from projectlib.plotting.style import BLACK, BLUE, ORANGE, SEQUENCE, kind, kind_of, legend
 from projectlib.runs.run import Folders
+from projectlib.training.tasks import load_data_of_run
 
 MAX_NEURONS = 12  # drawn of one layer
 
 
 def points(folders: Folders | None, ax: Axes) -> None:
     """The training points of a data set in the plane, by class."""
-    from projectlib.training.tasks import load_data_of_run  # imports torch, which the other figures do without
-
     run = network_run(folders)
-    train = load_data_of_run(run.config, run.folder).train
-    if train.inputs.shape[1:] != (2,):
+    dataset = load_data_of_run(run.config, run.folder)
+    if (dataset.input_shape, dataset.num_classes) != ((2,), 2):
         raise UserError(
-            f"data of {run.folder} has samples of shape {tuple(train.inputs.shape[1:])}; expected points (2,)"
+            f"data of {run.folder} has samples of shape {dataset.input_shape} and {dataset.num_classes} classes; "
+            "expected points (2,) and 2 classes"
         )
+    train = dataset.train
     for label, color, marker in ((0, BLUE, "o"), (1, ORANGE, "^")):
         x, y = train.inputs[train.labels == label].T.numpy()
         ax.scatter(x, y, s=8, color=color, marker=marker, linewidths=0, label=f"class {label}")
@@ -34,13 +35,11 @@ def points(folders: Folders | None, ax: Axes) -> None:
 
 def network(folders: Folders | None, ax: Axes) -> None:
     """A drawing of a network: its layers, and what each of them learns from."""
-    from projectlib.training.tasks import load_data_of_run
-
     run = network_run(folders)
     dataset = load_data_of_run(run.config, run.folder)
     features = run.get("model.features", [])
     widths = [int(np.prod(dataset.input_shape)), *features, dataset.num_classes]
-    signal = "own signal" if kind(run) in KINDS and KINDS[kind(run)].has_signal else ""
+    signal = "own signal" if kind_of(kind(run)).has_signal else ""
     names = ["input", *(f"layer {index}" for index in range(1, len(features) + 1)), "readout"]
     taught_by = ["", *(signal for _ in features), "cross-entropy"]
 

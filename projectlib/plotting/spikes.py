@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
-from projectlib.plotting.page import network_run
+from projectlib.plotting.page import network_run, use_panels
 from projectlib.plotting.signals import logged
 from projectlib.plotting.style import BLACK, GREY, conditions, figure_title
-from projectlib.runs.run import Folders, Run
+from projectlib.runs.run import Folders
 
 
 def raster(folders: Folders | None, axes: np.ndarray) -> None:
@@ -16,15 +16,14 @@ def raster(folders: Folders | None, axes: np.ndarray) -> None:
     The samples, one per class, are presented one after the other, each from rest; neurons are sorted by the class for
     which they fire most.
     """
-    run, axes = network_run(folders), np.atleast_1d(axes)
+    run = network_run(folders)
     num_layers = sum(name.startswith("spikes_layer") for name in run.arrays())
     if not num_layers:
         raise UserError(f"{run.folder} has no spikes; expected a run with model=spiking-mlp training.log_arrays=[...]")
-    for ax in axes[num_layers:]:
-        ax.axis("off")
-    for index, ax in enumerate(axes[:num_layers]):
+    axes = use_panels(axes, num_layers, "layers")
+    for index, ax in enumerate(axes):
         _, trains = logged(run, f"spikes_layer{index}")
-        draw_layer(ax, trains[-1], time_step_ms(run))
+        draw_layer(ax, trains[-1], 1000 * run.get("training.time_step"))
         ax.set_title(f"hidden layer {index + 1}: {trains[-1].sum() / trains[-1].shape[1]:,.0f} spikes a sample")
         ax.set(xlabel="time (ms), samples of one class after the other", ylabel="neuron")
     figure_title(axes[0].figure, f"Spikes of one model, {conditions([run])}")
@@ -39,8 +38,3 @@ def draw_layer(ax: Axes, train: np.ndarray, milliseconds: float) -> None:
     for sample in range(num_samples + 1):
         ax.axvline(sample * num_steps * milliseconds, color=GREY, linewidth=0.6)
     ax.set(xlim=(0, num_samples * num_steps * milliseconds), ylim=(-1, num_neurons))
-
-
-def time_step_ms(run: Run) -> float:
-    """A run's time step in milliseconds."""
-    return 1000 * float(run.get("training.time_step"))

@@ -19,12 +19,13 @@ from projectlib.config.messages import MISTAKES, explained
 from projectlib.config.plugins import build
 from projectlib.config.settings import EXTENT
 from projectlib.config.validation import MEMORIES
-from projectlib.errors import UserError
+from projectlib.errors import UserError, system_problem
 from projectlib.plotting import depth
-from projectlib.plotting.markdown import grid, percent
+from projectlib.plotting.markdown import grid
 from projectlib.plotting.memories import kept, last_accuracy
 from projectlib.plotting.page import new_figure, save
 from projectlib.plotting.style import SEQUENCE, kind_of, legend, styled
+from projectlib.runs.history import format_mean
 from projectlib.runs.run import Run
 from projectlib.sweeps.experiments import ROOT, PlannedRun, Results, plan
 
@@ -111,20 +112,18 @@ def row(column: str, planned: PlannedRun, run: Run) -> dict:
         "seconds": seconds,
         "kept": kept(run),
         "device": run.summary["device"],
-        "transports": transports(run),
+        "transports": build(run.config.rule).transports,
         "command": planned.command,
     }
-
-
-def transports(run: Run) -> str:
-    """What has to reach a hidden layer, as its rule says."""
-    return build(run.config.rule).transports
 
 
 def markdown(rows: pd.DataFrame) -> str:
     """The page: the table of accuracies, and of each column what its runs cost and which commands made them."""
     rows = rows.assign(
-        shown=[percent(accuracy, sd, models) for accuracy, sd, models in rows[["accuracy", "sd", "models"]].values],
+        shown=[
+            format_mean(accuracy, sd if models > 1 else None, unit=" %")
+            for accuracy, sd, models in rows[["accuracy", "sd", "models"]].values
+        ],
         title=rows.rule.map(ROWS),
     )
     wide = rows.pivot(index="rule", columns="column", values="shown")
@@ -209,3 +208,5 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except MISTAKES as error:
         sys.exit(f"error: {explained(error, 'train-biohsic')}")
+    except OSError as error:
+        sys.exit(f"error: cannot write {system_problem(error, 'the table')}")

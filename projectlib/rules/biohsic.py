@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from projectlib.hsic import LABEL_FORMS, check_form, check_objective, kernel_matrix, kernel_row, modulation
-from projectlib.modulators import Modulator, Sample, WindowModulator
+from projectlib.modulators import Memory, Modulator, Sample, WindowModulator
 from projectlib.rules.local import Hidden, HiddenUpdate, LocalRule
 from projectlib.rules.replay import Replay, nothing_to_replay, update_replayed
 from projectlib.values import is_count, require
@@ -65,6 +65,11 @@ class BioHSIC(LocalRule):
         if self.streams:
             self.sliding, self.window, self.smallest_window = False, accumulate, 1
             self.num_replayed = readout_window - 1
+
+    @property
+    def own_memory(self) -> Memory | None:
+        is_all = type(self).hidden_state is BioHSIC.hidden_state  # a subclass may keep more beside it
+        return self.modulator if is_all and isinstance(self.modulator, Memory) else None
 
     def hidden_state(self, hidden: Hidden, z: Tensor, generator: torch.Generator) -> Any:
         return self.modulator.initial_state(Sample(hidden.x[-1], hidden.y[-1], z[-1]), generator)

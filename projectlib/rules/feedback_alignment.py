@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import conv2d, cross_entropy, linear
 from torch.overrides import TorchFunctionMode
 
@@ -38,8 +38,7 @@ class FeedbackAlignment(Rule):
 
     def rule_state(self, network: Network, x: Tensor, y: Tensor, generator: torch.Generator) -> list[dict[str, Tensor]]:
         """B of every layer's maps, by the name of the weight in whose place it is; the first sends nothing back."""
-        for index, layer in enumerate(network.layers):
-            check_maps(index, layer)
+        check_maps(network, x)
         return [
             {
                 name: self.scale * lecun_normal_(torch.empty_like(weight), generator)
@@ -65,15 +64,41 @@ class FeedbackAlignment(Rule):
         return Update(gradients, TrainingState(layers, state.rule), outputs)
 
 
-def check_maps(index: int, layer: nn.Module) -> None:
-    """Raises UserError where a layer has weights that are not of a linear map or a convolution."""
-    for name, weight in layer.named_parameters():
-        owner = layer.get_submodule(name.rpartition(".")[0])
-        if index and weight.ndim > 1 and not isinstance(owner, nn.Linear | nn.Conv2d):
-            raise UserError(
-                f"layer {index} has {name} of a {type(owner).__name__}, through which rule=feedback-alignment cannot "
-                "send an error back; expected torch.nn.Linear or torch.nn.Conv2d, or rule=direct-feedback-alignment"
-            )
+def check_maps(network: Network, x: Tensor) -> None:
+    """Raises UserError where a weight of a layer but the first is not, as it is, that of a linear map or convolution.
+
+    x: (N, ...), what the network is run on to see.
+    """
+    parameters = network.split_parameters()
+    with Used() as used, torch.no_grad():
+        network.run(parameters, network.initial_state(len(x)), x)
+    for index, (layer, weights) in enumerate(zip(network.layers, parameters, strict=True)):
+        for name, weight in weights.items() if index else ():
+            if weight.ndim > 1 and not any(weight is one for one in used.weights):
+                owner = type(layer.get_submodule(name.rpartition(".")[0])).__name__
+                raise UserError(
+                    f"layer {index} has {name} of a {owner}, which no linear map or convolution uses as it is: "
+                    "rule=feedback-alignment cannot send an error back; expected torch.nn.Linear or torch.nn.Conv2d, or "
+                    "rule=direct-feedback-alignment"
+                )
+
+
+class Used(TorchFunctionMode):
+    """While it is active, notes the weights of linear maps and convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Tensor] = []
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        if function in MAPS:
+            self.weights.append(weight_of(arguments, options or {}))
+        return function(*arguments, **(options or {}))
+
+
+def weight_of(arguments: Any, options: dict[str, Any]) -> Any:
+    """The second argument of a call, by place or by name."""
+    return arguments[1] if len(arguments) > 1 else options.get("weight")
 
 
 class Feedback(TorchFunctionMode):
@@ -88,11 +113,10 @@ class Feedback(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         options = options or {}
-        if function not in MAPS:
-            return function(*arguments, **options)
-        h, weight, bias, *how = arguments
+        weight = weight_of(arguments, options)
         matrix = next((b for of, b in self.matrices if of is weight), None)
-        if matrix is None:
+        if function not in MAPS or matrix is None:
             return function(*arguments, **options)
+        h, _, bias, *how = arguments
         sent_back = function(h, matrix, None, *how, **options)
         return function(h.detach(), weight, bias, *how, **options) + (sent_back - sent_back.detach())

@@ -53,6 +53,7 @@ class Rule(ABC):
         also where ``form`` descends another; None for a rule without them.
     form: of the signal that is computed from a window (``hsic.modulation``); None for a rule without one.
     modulator: who supplies the modulatory signal (``projectlib.modulators``); None for a rule without one.
+    own_memory: the modulator, if it is a memory and all that is remembered of a hidden layer is its; else None.
     transports: what has to reach a hidden layer besides its own input and activity, in words, for the table.
     kernel: the name of compiled code that does the same.  A subclass, which may do something else, does not inherit it.
     """
@@ -68,6 +69,7 @@ class Rule(ABC):
     sigmas: tuple[float, float, float] | None = None
     form: str | None = None
     modulator: Any = None
+    own_memory: Any = None
     transports: str = "labels"
     kernel: str | None = None
 

@@ -22,7 +22,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     writable) with the old file untouched.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.partial")
+    beside = path.parent / f".{path.name}.partial"
     beside.unlink(missing_ok=True)
     try:
         with open(beside, "xb") as file:  # never through a link, to a file of somebody else, or into a pipe

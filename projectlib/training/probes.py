@@ -13,7 +13,7 @@ from projectlib.ensemble import Ensemble, over_members
 from projectlib.hsic import kernel_matrix, kernel_row, modulation
 from projectlib.models import Network
 from projectlib.models.network import Parameters, State
-from projectlib.modulators import Memory, Sample
+from projectlib.modulators import Sample
 from projectlib.rules import TrainingState
 from projectlib.training.spikes import has_spiking_layers, spike_trains
 
@@ -46,7 +46,7 @@ class Probe:
     ):
         self.epochs, self.ensemble, self.rule = frozenset(epochs), ensemble, rule
         self.gamma, self.sigmas, self.window, self.state = gamma, tuple(sigmas), window, state
-        self.has_memory = isinstance(rule.modulator, Memory) and ensemble.num_layers > 1
+        self.has_memory = rule.own_memory is not None and ensemble.num_layers > 1
         of_window = bool(rule.modulator) and rule.modulator.applies_window_signal
         self.has_signal = of_window and ensemble.num_layers > 1
         order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(SEED))
@@ -109,7 +109,7 @@ class Probe:
         window = 1 if self.has_memory else self.window
         x, y = (tensor[-window:] for tensor in self.windows[0])
         if self.has_memory:
-            modulator = self.rule.modulator
+            modulator = self.rule.own_memory
             arrays["of_classes"] = modulator.of_classes(modulator.remembered(memories[-2]))
         return arrays | three_factors(network, member, self.rule, memories, x, y)
 
@@ -165,8 +165,8 @@ def three_factors(
     update = rule(network, parameters, TrainingState(layers, memories), x, y, context)
     received, z = [x, *update.outputs][-3:-1]
     gradient = next(g for g in update.gradients[-2].values() if g.ndim >= 2)
-    if isinstance(rule.modulator, Memory):
-        _, xi = rule.modulator.recall(Sample(x[-1], y[-1], z[-1]), memories[-2])
+    if rule.own_memory:
+        _, xi = rule.own_memory.recall(Sample(x[-1], y[-1], z[-1]), memories[-2])
     else:
         xi = rule.signal(z, context)
     h, xi = received[-1], xi.reshape(-1, len(gradient)).mean(0)  # of a convolution the mean over places

@@ -18,7 +18,6 @@ from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
 from projectlib.errors import UserError
 from projectlib.models import DynamicLayer
 from projectlib.models.make import make_model
-from projectlib.modulators import Memory
 from projectlib.rules import Rule, TrainingState
 from projectlib.runs.history import TRAIN_SET, row_split
 from projectlib.training.allocation import COPIES_IN_TRAINING, MakeModel, within_memory
@@ -93,7 +92,8 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
         raise UserError(
             f"optimizer.accumulate is {rule.window}; expected at most the {len(dataset.train.labels)} training samples"
         )
-    if rule.streams and rule.window > 1 and any(isinstance(layer, DynamicLayer) for layer in ensemble.network.layers):
+    has_state = any(isinstance(layer, DynamicLayer) for layer in ensemble.network.layers)
+    if rule.streams and rule.window > 1 and has_state:
         raise UserError(
             f"optimizer.accumulate is {rule.window}; expected 1 with layers that have a state, which passes from time "
             "step to time step"
@@ -102,7 +102,7 @@ def network_task(config: DictConfig, device: torch.device, engine: str) -> Task:
         n=len(dataset.train.labels),
         size=rule.window or config.data.batchsize,
         sliding=rule.sliding,
-        drop_last=ensemble.network.num_timesteps > 1,  # a state belongs to a place: all windows have all places
+        drop_last=has_state,  # a state belongs to a place: all windows have all places
         augmentation=dataset.augmentation,
     )
     *hidden, readout = ensemble.parameters
@@ -250,12 +250,12 @@ def build_memory_monitor(config: DictConfig, rule: Rule, ensemble: Ensemble, dat
     """What ``training.log_memory`` asks for.  Raises UserError where hidden layers have no memory."""
     if not config.training.log_memory:
         return None
-    if not isinstance(rule.modulator, Memory) or ensemble.num_layers == 1:
+    if rule.own_memory is None or ensemble.num_layers == 1:
         raise UserError(
             "training.log_memory is true, but no hidden layer has a memory; expected modulator=delta or another memory "
             "and a model with hidden layers"
         )
-    return MemoryMonitor(ensemble, rule.modulator, dataset.train, dataset.num_classes)
+    return MemoryMonitor(ensemble, rule.own_memory, dataset.train, dataset.num_classes)
 
 
 def build_optimizer(config: DictConfig, hidden: list[Tensor], readout: list[Tensor]) -> torch.optim.Optimizer:

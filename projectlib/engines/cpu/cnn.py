@@ -48,7 +48,7 @@ class ConvolutionEngine(EagerEngine):
         """Whether the cache has the pass, which is the same for any number of layers."""
         return bool(cached_signatures(image_kernels.activate_window))
 
-    def warm_up(self) -> None:
+    def compile(self) -> None:
         self.buffers: dict[int, tuple[Tensor, Tensor]] = {}  # z and signal of each layer, reused: no page faults
         a = torch.zeros(2, 1, 1).numpy()
         image_kernels.activate_window(a, a.copy(), a[0].copy(), a[:, 0, 0], 1.0)

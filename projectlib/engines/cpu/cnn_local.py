@@ -75,7 +75,7 @@ class LocalConvolutionEngine(EagerEngine):
         """Scratch memory for ``supply``, of a layer whose means are ``width`` numbers."""
         return ()
 
-    def warm_up(self) -> None:
+    def compile(self) -> None:
         """Compile, and load what was compiled: on arrays of one number each."""
         self.gradients = tree_map(torch.empty_like, self.ensemble.parameters)
         self.members = [self.member(index) for index in range(self.ensemble.num_models)]

@@ -67,7 +67,7 @@ class CpuEngine(EagerEngine):
         """Whether the cache has the loop for members of as many layers, by far the longest to compile."""
         return any(len(member) == len(layers) for member, *_ in cached_signatures(kernels.train_windows))
 
-    def warm_up(self) -> None:
+    def compile(self) -> None:
         initialize_optimizer(self.optimizer)
         self.threads = ThreadPoolExecutor(min(self.ensemble.num_models, num_cores()))
         nothing = np.arange(0)
@@ -140,12 +140,12 @@ class CpuEngine(EagerEngine):
 
     @property
     def is_dynamic(self) -> bool:
-        return isinstance(self.ensemble.network.layers[0], LeakyIntegrator)
+        return isinstance(self.ensemble.network.layers[-1], LeakyIntegrator)
 
     @property
     def rate(self) -> float:
         """dt / tau; an MLP is the network whose time step is as long as its time constant."""
-        return cast(LeakyIntegrator, self.ensemble.network.layers[0]).rate if self.is_dynamic else 1.0
+        return cast(LeakyIntegrator, self.ensemble.network.layers[-1]).rate if self.is_dynamic else 1.0
 
     def presentation(self, window: int) -> kernels.Presentation:
         return kernels.Presentation(window, self.sampler.stride, self.ensemble.network.num_timesteps, self.rate)

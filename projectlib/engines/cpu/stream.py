@@ -109,10 +109,6 @@ class StreamEngine(CpuEngine):
             return int(counters[0][0])
         return int(replay.y[0].sum()) if replay else 0
 
-    @property
-    def is_dynamic(self) -> bool:
-        return isinstance(self.ensemble.network.layers[-1], LeakyIntegrator)
-
     def neuron(self) -> cell_kernels.Neuron:
         """What all hidden neurons have in common, and the readout's in their rate."""
         first = self.ensemble.network.layers[0]
