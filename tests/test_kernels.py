@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -371,3 +374,20 @@ def test_divergence_shows(bad):
         member, _, totals = train(weights, biases, *arguments)
         assert not np.isfinite(totals[0])
         assert not all(np.isfinite(layer.weight).all() for layer in member)
+
+
+def test_of_processes_that_need_the_same_kernel_one_compiles(monkeypatch, tmp_path):
+    """Threads stand for processes: each opens the lock's file by itself."""
+    cached, compiling = [], []
+    kernel = SimpleNamespace(__name__="kernel", _cache=SimpleNamespace(cache_path=str(tmp_path / "cache")))
+
+    def fork_and_compile(kernel, signature):
+        compiling.append(signature)
+        time.sleep(0.1)
+        cached.append(signature)
+
+    monkeypatch.setattr(compiler, "cached_signatures", lambda kernel: [*cached])
+    monkeypatch.setattr(compiler, "fork_and_compile", fork_and_compile)
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda signature: compiler.compile_in_child(kernel, signature), [("a",)] * 3))
+    assert compiling == [("a",)]

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock
 from numba import config, njit
 from numba.core import caching
 
@@ -117,9 +118,23 @@ def entry(kernel: Callable) -> Callable:
 
 
 def compile_in_child(kernel: Callable, signature: tuple) -> None:
-    """Fill the cache with a kernel's code for such arguments, unless it is there; if that fails the caller notices."""
+    """Fill the cache with a kernel's code for such arguments, unless it is there; if that fails the caller notices.
+
+    Of processes that need the same at the same time, as the jobs of a sweep do, one compiles and the others wait.
+    """
     if signature in cached_signatures(kernel):
         return
+    folder = Path(kernel._cache.cache_path)
+    with suppress(OSError):  # a file system without locks: each compiles for itself
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{kernel.__name__}.lock", fallback_to_soft=False):
+            if signature not in cached_signatures(kernel):
+                fork_and_compile(kernel, signature)
+        return
+    fork_and_compile(kernel, signature)
+
+
+def fork_and_compile(kernel: Callable, signature: tuple) -> None:
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # other threads do not compile
         child = os.fork()
     if child == 0:
