@@ -77,8 +77,9 @@ def check_maps(network: Network, x: Tensor) -> None:
             if weight.ndim > 1 and not any(weight is one for one in used.weights):
                 owner = type(layer.get_submodule(name.rpartition(".")[0])).__name__
                 raise UserError(
-                    f"layer {index} has {name} of a {owner}, which no linear map or convolution uses as it is: no error "
-                    "can be sent back; expected torch.nn.Linear or torch.nn.Conv2d, or rule=direct-feedback-alignment"
+                    f"layer {index} has {name} of a {owner}, which no linear map or convolution uses as it is, so that "
+                    "no error can be sent back; expected torch.nn.Linear or torch.nn.Conv2d, or another rule, such as "
+                    "rule=direct-feedback-alignment"
                 )
 
 
