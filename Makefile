@@ -1,5 +1,6 @@
 # Needs only python3 (3.11 or newer) and make; everything else is installed into .venv.
 PYTHON ?= python3
+JOBS ?= 2
 PY := .venv/bin/python
 STAMP := .venv/.installed
 COMPILE := $(PY) train-biohsic.py data=mnist_5000 nmodels=1 data.limit=60 training.nepochs=1 engine=compiled device=cpu
@@ -10,7 +11,9 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
-	test -x $(PY) || $(PYTHON) -m venv .venv
+	@# without Debian's python3-venv an environment is made that has no pip
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || \
+		{ rm -rf .venv; echo "no environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	.venv/bin/uv pip install --python $(PY) --quiet --compile-bytecode -e '.[dev]' -c constraints.txt
 	@# compiles the kernels that "make demo" and most of the tests use, those of a window and of a memory side by side
@@ -39,8 +42,9 @@ table: setup
 	$(PY) -m projectlib.sweeps.experiments table/mnist table/fashion_mnist table/digits table/xor table/depth $(SETTINGS)
 	$(PY) -m projectlib.plotting.table $(SETTINGS)
 
+# JOBS=8 for as many processes at once.
 test: setup
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
 # A sweep on a real Slurm of one node, installed from Debian's packages where it is missing; needs root, minutes.
 test-slurm: setup
