@@ -184,6 +184,7 @@ def test_the_optional_pairs_are_those_that_exist():
         [
             *(f"{data}-adamw-averaged-{memory}" for data in ("cifar10", "fashion_mnist") for memory in MEMORIES),
             *(f"digits-adamw-averaged-{memory}" for memory in ("class-means", "covariance")),
+            "mnist-sgd-delta",
         ]
     )
     optimizers = ("adamw", "adamw-averaged")
@@ -218,8 +219,8 @@ def test_the_optional_pairs_are_those_that_exist():
 @pytest.mark.parametrize("group", ["data_optimizer_modulator", "data_optimizer_rule"])
 def test_what_suits_data_optimizer_and_rule_comes_with_them(group):
     for choice in choices(group):
-        data, name = choice.split("-adamw-averaged-")
-        words = [f"data={data}", "optimizer=adamw-averaged", f"{group.removeprefix('data_optimizer_')}={name}"]
+        data, optimizer, name = re.fullmatch("(.+)-(adamw-averaged|sgd)-(.+)", choice).groups()
+        words = [f"data={data}", f"optimizer={optimizer}", f"{group.removeprefix('data_optimizer_')}={name}"]
         settings = flatten(plain(composed("train-biohsic", *words)))
         wanted = flatten(plain(OmegaConf.load(CONFIGS / group / f"{choice}.yaml")))
         assert wanted.items() <= settings.items(), choice
