@@ -184,7 +184,7 @@ def test_the_optional_pairs_are_those_that_exist():
         [
             *(f"{data}-adamw-averaged-{memory}" for data in ("cifar10", "fashion_mnist") for memory in MEMORIES),
             *(f"digits-adamw-averaged-{memory}" for memory in ("class-means", "covariance")),
-            "mnist-sgd-delta",
+            *(f"mnist-sgd-{memory}" for memory in MEMORIES),
         ]
     )
     optimizers = ("adamw", "adamw-averaged")
@@ -206,6 +206,7 @@ def test_the_optional_pairs_are_those_that_exist():
             *(f"cifar10-adamw-averaged-{rule}" for rule in BASELINES),
             *(f"fashion_mnist-adamw-averaged-{rule}" for rule in BASELINES),
             *(f"digits-adamw-averaged-{rule}" for rule in BASELINES if rule != "local-classifier"),
+            "mnist-sgd-local-classifier",
         ]
     )
     assert choices("search_rule") == sorted(
