@@ -69,9 +69,9 @@ digits, 24 on XOR (class means: and some more, on three draws of the data; remem
 epochs), 6 on CIFAR-10 (12 of local classifiers). [Memories](memories.md), [baselines](baselines.md) and
 [images](images.md) have the commands, and say what they found. The windows were not searched: on MNIST, XOR and
 CIFAR-10 they have the published settings, on Fashion-MNIST those of MNIST, on digits MNIST's with a rate of 1e-3; their
-rate is constant, and their images are not scaled to [0, 1]. Not searched are supervised contrastive on MNIST and
-CIFAR-10, which has the settings of the remembered window, and random feedback on MNIST, XOR and CIFAR-10, which has
-those of local classifiers. On XOR all but the windows, frozen layers and back-propagation have a cosine decay. The
+rate is constant, and their images are not scaled to [0, 1]. Supervised contrastive on MNIST and CIFAR-10 has the
+settings of the remembered window, and random feedback on MNIST, XOR and CIFAR-10 those of local classifiers. On XOR
+all but the windows, frozen layers and back-propagation have a cosine decay. The
 memories' betas, horizons and scale of inputs were not searched: they are from early experiments that had looked at test
 accuracy. All rows are with AdamW ([plain SGD](memories.md#without-the-optimizers-memory)). CIFAR-10 is of JPEG images.
 
