@@ -191,7 +191,7 @@ def test_fewer_epochs_than_are_done_are_refused(script, tiny_run):
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["data.batchsize=2"], ["data.batchsize", "7", "6"]),
+        (["data.batchsize=7"], ["data.batchsize", "7", "6"]),
         (["data=digits"], ["data ", "digits", "xor"]),
         (["hsic.sigmas=[1,1,1]", "seed=43"], ["hsic.sigmas", "seed", "43", "42"]),
         (["model={features:[3]}"], ["model"]),
