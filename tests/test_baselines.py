@@ -266,6 +266,29 @@ def refuse_bilinear():
     FeedbackAlignment().initial_state(network, torch.zeros(2, 5), torch.zeros(2, 3), torch.Generator())
 
 
+class Own(torch.nn.Module):
+    """A linear map of its own, whose weight is given by place or by name."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.weight, self.call = torch.nn.Parameter(torch.randn(3, 4, dtype=torch.float64)), call
+
+    def forward(self, h):
+        return self.call(h, self.weight)
+
+
+def test_a_weight_may_be_given_by_place_or_by_name():
+    linear, gradients = torch.nn.functional.linear, []
+    for call in (lambda h, w: linear(h, w), lambda h, w: linear(h, weight=w), lambda h, w: linear(input=h, weight=w)):
+        torch.manual_seed(0)
+        network = Network(torch.nn.Linear(5, 4, dtype=torch.float64), Own(call))
+        x, y = torch.randn(2, 5, dtype=torch.float64), torch.eye(3, dtype=torch.float64)[:2]
+        rule = FeedbackAlignment()
+        gradients.append(update_of(rule, network, first_state(rule, network, x, y), x, y).gradients)
+    torch.testing.assert_close(gradients[1:], gradients[:1] * 2, rtol=0, atol=0)
+    assert gradients[0][0]["weight"].any()
+
+
 class Positive(torch.nn.Module):
     """A linear map through a function of its weight: to send errors back through another would not be told from it."""
 

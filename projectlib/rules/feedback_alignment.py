@@ -117,6 +117,8 @@ class Feedback(TorchFunctionMode):
         matrix = next((b for of, b in self.matrices if of is weight), None)
         if function not in MAPS or matrix is None:
             return function(*arguments, **options)
-        h, _, bias, *how = arguments
-        sent_back = function(h, matrix, None, *how, **options)
-        return function(h.detach(), weight, bias, *how, **options) + (sent_back - sent_back.detach())
+        names = ("input", "weight", "bias")
+        h, _, bias = (arguments[i] if i < len(arguments) else options.get(name) for i, name in enumerate(names))
+        how = {name: value for name, value in options.items() if name not in names}
+        sent_back = function(h, matrix, None, *arguments[3:], **how)
+        return function(h.detach(), weight, bias, *arguments[3:], **how) + (sent_back - sent_back.detach())

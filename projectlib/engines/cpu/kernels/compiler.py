@@ -21,6 +21,7 @@ from numba.core import caching
 log = logging.getLogger(__name__)
 
 OPEN_FILES = 1024  # as many as a process usually may have
+PATIENCE = 120  # seconds to wait for another process that compiles the same
 
 KERNEL_FILES = sorted(Path(__file__).parent.glob("[!.]*.py"))
 SOURCES_DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in KERNEL_FILES)).hexdigest()[:12]
@@ -125,9 +126,9 @@ def compile_in_child(kernel: Callable, signature: tuple) -> None:
     if signature in cached_signatures(kernel):
         return
     folder = Path(kernel._cache.cache_path)
-    with suppress(OSError):  # a file system without locks: each compiles for itself
+    with suppress(OSError):  # a file system without locks, or whoever compiles was stopped: each for itself
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{kernel.__name__}.lock", fallback_to_soft=False):
+        with FileLock(folder / f".{kernel.__name__}.lock", timeout=PATIENCE, fallback_to_soft=False):
             if signature not in cached_signatures(kernel):
                 fork_and_compile(kernel, signature)
         return
