@@ -195,7 +195,7 @@ def test_the_optional_pairs_are_those_that_exist():
     assert choices("data_rule") == sorted(
         [
             *(f"{data}-{rule}" for data in images for rule in BASELINES),
-            *(f"lif-xor-{rule}" for rule in BASELINES if rule != "phsic"),
+            *(f"lif-xor-{rule}" for rule in BASELINES),
         ]
     )
     assert choices("optimizer_rule") == sorted(

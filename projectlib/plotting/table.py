@@ -71,9 +71,9 @@ epochs), 6 on CIFAR-10 (12 of local classifiers). [Memories](memories.md), [base
 CIFAR-10 they have the published settings, on Fashion-MNIST those of MNIST, on digits MNIST's with a rate of 1e-3; their
 rate is constant, and their images are not scaled to [0, 1]. Supervised contrastive on MNIST and CIFAR-10 has the
 settings of the remembered window, and random feedback on MNIST, XOR and CIFAR-10 those of local classifiers. On XOR all
-but the windows, frozen layers and back-propagation have a cosine decay. The memories' betas, horizons and scale of
-inputs were not searched: they are from early experiments that had looked at test accuracy. All rows are with AdamW
-([plain SGD](memories.md#without-the-optimizers-memory)). CIFAR-10 is of JPEG images.
+but the windows, frozen layers, batch HSIC and back-propagation have a cosine decay. The memories' betas, horizons and
+scale of inputs were not searched: they are from early experiments that had looked at test accuracy. All rows are with
+AdamW ([plain SGD](memories.md#without-the-optimizers-memory)). CIFAR-10 is of JPEG images.
 
 *Transported* is what has to reach a hidden layer besides its own input and activity. Errors that a small matrix beside
 the layer sends back through its own weights (the delta memory, class means, local classifiers without random feedback)
