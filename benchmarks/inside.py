@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch.nn.functional import avg_pool2d, conv2d
 
-from projectlib.config.compose import CONFIGS
+from projectlib.config.compose import compose
 from projectlib.engines.cpu.cnn import weight_gradient
 from projectlib.ensemble import build_ensemble
 from projectlib.models.make import make_model
@@ -34,8 +33,7 @@ def cuda() -> str | None:
 
 def evaluation(data: str, repetitions: int) -> list[float]:
     """Seconds that one model takes for all training images of MNIST, as ``fit`` scores it before training."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train-biohsic", ["data=mnist", f"data.root={data}", "nmodels=1"])
+    config = compose("train-biohsic", ["data=mnist", f"data.root={data}", "nmodels=1"])
     dataset = load_dataset(config)
     sizes = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
     ensemble = build_ensemble(lambda generator: make_model(config, sizes, generator), seeds(config))

@@ -11,10 +11,9 @@ import time
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 
 from projectlib.cli.job import flushed_subnormals
-from projectlib.config.compose import CONFIGS
+from projectlib.config.compose import compose
 from projectlib.engines.cpu import optimizer as kernel_optimizer
 from projectlib.engines.cpu.kernels import hsic as hsic_kernels
 from projectlib.engines.cpu.kernels import mlp as kernels
@@ -60,8 +59,7 @@ def repeat_learn(num, member, feedback_paths, work, labels, learning, weights, r
 
 def main() -> None:
     script, *overrides = sys.argv[1:]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(script, ["nmodels=1", "device=cpu", *overrides])
+    config = compose(script, ["nmodels=1", "device=cpu", *overrides])
     with flushed_subnormals():
         profile(build_task(config, torch.device("cpu"), "compiled").engine)
 

@@ -14,10 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from projectlib.config.compose import CONFIGS
+from projectlib.config.compose import CONFIGS, compose, without_hydra
 from projectlib.runs.files import write_text
 from projectlib.sweeps.jobs import finished_run, note_finished
 
@@ -31,10 +30,9 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     os.chdir(options.folder)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        launched = compose("train-biohsic", ["data=mnist"], return_hydra_config=True)
+    launched = compose("train-biohsic", ["data=mnist"])
     hydra = OmegaConf.to_yaml(OmegaConf.masked_copy(launched, ["hydra"]))
-    config = OmegaConf.masked_copy(launched, [key for key in launched if key != "hydra"])
+    config = without_hydra(launched)
 
     with clock(f"make {options.number} folders"):
         for number in range(options.number):

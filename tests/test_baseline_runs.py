@@ -1,6 +1,5 @@
 """Baselines as they are run: kernels and captured steps against eager, command lines, and what is refused."""
 
-import csv
 import json
 
 import pytest
@@ -9,6 +8,7 @@ from made_up_engines import EXACT as EXACTLY
 from made_up_engines import FLOAT32, MODELS, OPTIMIZERS, assert_same, train
 from test_learning import final_accuracy
 from test_resume import compare_with_uninterrupted
+from tiny_runs import metrics
 
 from projectlib.data import Dataset, Sampler, Split
 from projectlib.engines.cpu.cnn_classifier import ConvolutionClassifierEngine
@@ -171,8 +171,7 @@ def test_digits_are_learnt_better_than_by_frozen_layers(script, tmp_path, name):
 
 
 def losses(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        return [row["loss"] for row in csv.DictReader(file)]
+    return [row["loss"] for row in metrics(folder)]
 
 
 def test_averages_of_back_propagation_are_its_batches(script, tmp_path):

@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from projectlib.config.compose import parse, quote
+from projectlib.config.compose import compose, parse, quote, without_hydra
 from projectlib.config.experiments import SIZES, experiment_names, read_experiment, with_size
 from projectlib.config.plugins import TARGETS
 from projectlib.config.settings import flatten, plain
@@ -33,8 +32,7 @@ def choices(group):
 
 
 def composed(script, *overrides):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(script, list(overrides))
+    return without_hydra(compose(script, list(overrides)))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -13,16 +13,15 @@ import pytest
 import torch
 from conftest import one_line
 from data_files import write_cifar10, write_idx, write_images, write_mnist
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 from torch.nn.functional import pad
 
 from projectlib import data
+from projectlib.config.compose import CONFIGS, compose, without_hydra
 from projectlib.data.scaling import scaled_alike
 from projectlib.errors import UserError
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 CIFAR10_STATISTICS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.243, 0.261)}
 
 
@@ -395,8 +394,7 @@ def names():
 
 def config(name, *overrides):
     """data=name as an entry script composes it."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(overrides=["+seed=7", f"+data={name}", *overrides])
+    return without_hydra(compose("train-biohsic", ["seed=7", f"data={name}", *overrides]))
 
 
 def test_there_is_a_config_for_every_data_set():
@@ -409,7 +407,7 @@ def test_config(name, monkeypatch):
     composed = config(name).data
     assert composed.name == name
     assert (composed.seed, composed.limit, composed.validation) == (7, None, 0)
-    expected = (10, 100) if name in ("linear", "xor") else (6, 256)
+    expected = {"linear": (10, 100), "xor": (64, 100)}.get(name, (6, 256))
     assert (composed.batchsize, composed.test_batchsize) == expected
     assert composed.source._target_ == f"projectlib.data.{name}"
     if "root" in composed:

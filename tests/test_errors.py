@@ -2,10 +2,9 @@
 
 import errno
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from data_files import write_images
 
 from projectlib.errors import system_problem
 from projectlib.runs.folder import missing_folders, read_summary, remove_unbegun
@@ -150,15 +149,6 @@ def test_a_reservoir_refuses(script, tmp_path, arguments, parts):
     assert all(part in error for part in parts), error
 
 
-def write_images(root, classes=("cat", "dog"), num=4):
-    for part in ("train", "test"):
-        for label, name in enumerate(classes):
-            (root / part / name).mkdir(parents=True)
-            for index in range(num):
-                pixels = np.random.default_rng(10 * label + index).integers(0, 256, (8, 8), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / part / name / f"{index}.png")
-
-
 def test_checkpoints_that_cannot_be_written_are_told_before_training(script, tmp_path):
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "checkpoints"
@@ -279,7 +269,7 @@ def test_an_interrupted_evaluation_says_so(script, run_folder, monkeypatch):
 
 
 def test_an_unreadable_image_is_named(script, tmp_path):
-    write_images(tmp_path / "images")
+    write_images(tmp_path / "images", num=4)
     (tmp_path / "images" / "train" / "dog" / "2.png").write_bytes(b"not an image")
     arguments = ["data=folder", "data.shape=[1,8,8]", f"data.root={tmp_path / 'images'}"]
     error = refused(script, tmp_path / "run", "train-biohsic", *arguments, "data.batchsize=2")

@@ -1,12 +1,12 @@
 """Learning from a stream with a memory: engines, command lines, resuming, and what is refused."""
 
-import csv
 import json
 
 import pytest
 import torch
 from made_up_engines import EXACT, FLOAT32, OPTIMIZERS, assert_same, train
 from test_resume import compare_with_uninterrupted
+from tiny_runs import accuracies
 
 from projectlib.data import Augmentation, Dataset, Sampler, Split
 from projectlib.engines.choice import choose_engine
@@ -178,17 +178,12 @@ def test_compiled_is_chosen_for_what_it_covers(memory, model, expected):
 # The command line
 
 
-def last_row(folder, split="test"):
-    rows = list(csv.DictReader((folder / "metrics.csv").open()))
-    return [float(row["accuracy"]) for row in rows if row["split"] == split][-1]
-
-
 @pytest.mark.parametrize("modulator", ["remembered", "covariance", "delta", "class-means"])
 def test_a_memory_learns_digits(script, tmp_path, modulator):
     folder = tmp_path / "run"
     settings = ("data=digits", f"modulator={modulator}", "nmodels=1", "training.nepochs=1", "engine=compiled")
     assert script("train-biohsic", *settings, f"hydra.run.dir={folder}").code == 0
-    assert last_row(folder) > 0.85
+    assert accuracies(folder)[-1] > 0.85
     assert "hsic_layer0" not in (folder / "metrics.csv").read_text()
 
 

@@ -1,6 +1,5 @@
 """The comparison of runs: numbers against scipy's own, one file that needs no other."""
 
-import csv
 import html
 import re
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import run_tiny
 from scipy import stats
+from tiny_runs import accuracies
 
 from projectlib.errors import UserError
 from projectlib.plotting.report import final, letters, main, paired_interval, report
@@ -44,9 +44,7 @@ def test_the_page_says_what_the_runs_say(runs):
     text = html.unescape(report(runs))
     for run in runs:
         assert str(run.folder) in text
-    with open(runs[0].folder / "metrics.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test" and row["epoch"] == "2"]
-    accuracy = np.array([100 * float(row["accuracy"]) for row in rows])
+    accuracy = 100 * np.array(accuracies(runs[0].folder))
     assert f"{accuracy.mean():.2f} ± {accuracy.std(ddof=1):.2f}" in text
     assert re.search(r"<th>hsic\.form</th><td>published</td><td>exact</td><td>published</td>", text)
     assert "<th>data.batchsize</th>" in text

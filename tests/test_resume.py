@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from chaos import differences
+from data_files import write_images
 from omegaconf import OmegaConf
 from tiny_runs import TINY, XOR, status, stopped_at, unfinish
 
@@ -86,9 +87,7 @@ def test_compiled_runs_resume_too(script, tmp_path, arguments):
 
 
 def test_augmented_images_resume(script, tmp_path):
-    from test_errors import write_images
-
-    write_images(tmp_path / "images", classes="abcdefghij", num=4)
+    write_images(tmp_path / "images", "abcdefghij", num=4)
     compare_with_uninterrupted(
         *(script, tmp_path, "train-biohsic", "data=cifar10", "data.layout=folder", "model=cnn"),
         *(f"data.root={tmp_path / 'images'}", "model.features=[2]", "nmodels=1", "training.nepochs=2", "engine=eager"),
@@ -96,8 +95,6 @@ def test_augmented_images_resume(script, tmp_path):
 
 
 def test_a_run_is_resumed_where_data_is_elsewhere(script, tmp_path, monkeypatch):
-    from test_errors import write_images
-
     write_images(tmp_path / "here", num=4)
     monkeypatch.setenv("BIOHSIC_DATA", str(tmp_path / "here"))
     few = ("data=folder", "data.batchsize=2", "nmodels=1", "training.nepochs=1", "engine=eager")

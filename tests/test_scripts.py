@@ -1,6 +1,5 @@
 """Every script from the command line: tiny, on the CPU, without a download; and what it leaves in its run folder."""
 
-import csv
 import json
 import pkgutil
 import re
@@ -14,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from data_files import write_images
 from omegaconf import OmegaConf
 from PIL import Image
+from tiny_runs import accuracies, metrics
 
 import projectlib
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
@@ -39,11 +40,6 @@ def settings(name):
     return ["data=xor", "data.batchsize=10", "nmodels=2", *TINY, *time_steps]
 
 
-def read(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        return [*csv.DictReader(file)]
-
-
 def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
@@ -57,7 +53,7 @@ def test_a_command_leaves_a_whole_run_folder_and_gives_the_same_metrics_again(sc
     reservoir, nmodels = name == "train-reservoir", 1 if name == "train-reservoir" else 2
     assert str(folder.relative_to(tmp_path)) in ended.output
 
-    rows = read(folder)
+    rows = metrics(folder)
     hsic = HSIC if name == "train-lif-biohsic" else []
     numbers = ["loss", "nmse_after", "nmse_before"] if reservoir else ["loss", "accuracy", *hsic]
     assert [*rows[0]] == ["epoch", "split", "model", *numbers]
@@ -179,7 +175,7 @@ def test_a_run_goes_on_with_every_stream_closed(tmp_path):
     code = subprocess.run(["sh", "-c", f"{shlex.join(words)} <&- >&- 2>&-"], cwd=tmp_path, check=False).returncode
     assert code == 0
     assert summary(run)["status"] == "finished"
-    assert len(read(run)) == 3 * 2 * 2
+    assert len(metrics(run)) == 3 * 2 * 2
 
 
 CNN = ("data=digits", "model=cnn", "model.features=[3]")
@@ -206,7 +202,7 @@ def test_rules_and_models(script, tmp_path, name, overrides):
     ended = script(name, *settings(name), "nmodels=1", *overrides, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.output
     splits = ["train", "validation", "test"] if "data.validation=0.2" in overrides else ["train", "test"]
-    assert [row["split"] for row in read(tmp_path / "run")] == ["train_set", *splits[1:], *splits * 2]
+    assert [row["split"] for row in metrics(tmp_path / "run")] == ["train_set", *splits[1:], *splits * 2]
     (*_, last) = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert last.name == "epoch-0002.pt"
 
@@ -256,7 +252,7 @@ def test_a_finished_run_is_loaded_and_scored(script, tmp_path):
     logits = trained.predict(test.inputs)
     assert logits.shape == (2, 360, 10)
     accuracy = (logits.argmax(-1) == test.labels).double().mean(1)
-    last = [float(row["accuracy"]) for row in read(run) if row["epoch"] == "2" and row["split"] == "test"]
+    last = accuracies(run)
     assert accuracy.tolist() == pytest.approx(last)
     ended = script("train-biohsic", f"evaluate={run}", "data=digits", f"hydra.run.dir={tmp_path / 'scores'}")
     assert ended.code == 0, ended.output
@@ -320,10 +316,8 @@ def test_wandb_offline(command, tmp_path):
 
 
 def test_folders_of_images_with_any_name(script, tmp_path):
-    from test_errors import write_images
-
     root = tmp_path / "bilder für alle"
-    write_images(root, classes=("größe", "a b"), num=6)
+    write_images(root, ("größe", "a b"), num=6)
     run = tmp_path / "läufe und so"
     arguments = ["data=folder", f"data.root='{root}'", "data.shape=[1,8,8]", "data.batchsize=3", "nmodels=1"]
     ended = script("train-biohsic", *arguments, "training.nepochs=1", "engine=eager", f"hydra.run.dir='{run}'")

@@ -8,13 +8,12 @@ from contextlib import closing
 
 import optuna
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from tiny_runs import wait_for
 
 from projectlib.cli.job import train
-from projectlib.config.compose import CONFIGS
+from projectlib.config.compose import CONFIGS, compose, without_hydra
 from projectlib.config.validation import validate
 from projectlib.errors import Diverged, Interrupted, UserError
 from projectlib.runs.folder import read_summary
@@ -200,8 +199,7 @@ def test_no_search_without_a_validation_split_or_on_the_test_set(tmp_path):
 
     with pytest.raises(UserError, match=r"data\.validation"):
         run_worker(make_config(tmp_path), without_validation)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train-biohsic", ["data=digits", "objective=test/accuracy"])
+    config = without_hydra(compose("train-biohsic", ["data=digits", "objective=test/accuracy"]))
     with pytest.raises(UserError, match="never sees the test set"):
         validate(config)
 
@@ -217,9 +215,8 @@ SEARCHES = {
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "search").glob("*.yaml") if p.stem[0] != "_"))
 def test_searches_hold_out_validation_samples(name):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        script, *chosen = SEARCHES.get(name, ["train-biohsic"])
-        config = compose(script, [f"search={name}", *chosen])
+    script, *chosen = SEARCHES.get(name, ["train-biohsic"])
+    config = without_hydra(compose(script, [f"search={name}", *chosen]))
     assert config.search.script == script, "as in the command that the file opens with"
     assert f"# python {script}.py --multirun search={name}" in (CONFIGS / "search" / f"{name}.yaml").read_text()
     assert config.data.validation > 0
@@ -232,11 +229,10 @@ def test_searches_hold_out_validation_samples(name):
 
 def test_a_real_search_is_resumed_where_it_was_interrupted(tmp_path, monkeypatch):
     tiny = ["data.limit=60", "training.nepochs=2", "nmodels=1", "engine=eager", "search.trials=2"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        launched = compose("train-biohsic", ["search=digits", *tiny], return_hydra_config=True)
+    launched = compose("train-biohsic", ["search=digits", *tiny])
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(launched)
-    config = OmegaConf.masked_copy(launched, [key for key in launched if key != "hydra"])
+    config = without_hydra(launched)
     config.search.folder = str(tmp_path)
 
     def stop(self, epoch, metrics):

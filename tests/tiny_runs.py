@@ -1,5 +1,6 @@
 """A run of three epochs in a second, and how it is stopped."""
 
+import csv
 import json
 import os
 import signal
@@ -32,6 +33,18 @@ def stopped_at(num_steps, number=signal.SIGTERM, times=1):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Recorder, "after_chunk", count)
         yield
+
+
+def metrics(folder, **values):
+    """The rows of metrics.csv as text, by column: those that have these values."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [row for row in csv.DictReader(file) if values.items() <= row.items()]
+
+
+def accuracies(folder, split="test"):
+    """Of every model after the last epoch."""
+    rows = metrics(folder, split=split)
+    return [float(row["accuracy"]) for row in rows if row["epoch"] == rows[-1]["epoch"]]
 
 
 def status(folder):

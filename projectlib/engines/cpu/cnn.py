@@ -118,7 +118,10 @@ def write_readout_gradients(
 
 
 def weight_gradient(signal: Tensor, h: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of the weight of a 3 x 3 convolution with padding 1, from that of its output, (N, out, H, W)."""
+    """Gradient of the weight of a 3 x 3 convolution with padding 1, from that of its output, (N, out, H, W).
+
+    ``torch.nn.grad.conv2d_weight`` takes twice as long here: it stands in a weight of another layout.
+    """
     ones, wanted = [1, 1], (False, True, False)  # of the input, the weight and the bias
     _, gradient, _ = torch.ops.aten.convolution_backward(
         signal, h, weight, None, ones, ones, ones, False, [0, 0], 1, wanted
