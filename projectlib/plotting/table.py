@@ -64,9 +64,8 @@ time step (of a window of 64 samples for the paper's window, frozen layers and r
 sample), on CIFAR-10 one per 16 images (the paper's window: one per window of 6). Test accuracy after the last epoch,
 mean ± sd over models.
 
-Settings were chosen on a validation split of the column's own data: 16 trials a rule on MNIST, Fashion-MNIST and
-digits, 24 on XOR (class means: and some more, on three draws of the data; remembered and baselines: of fewer models and
-epochs), 6 on CIFAR-10 (12 of local classifiers). [Memories](memories.md), [baselines](baselines.md) and
+Settings were chosen on a validation split of the column's own data: 16 trials a rule on MNIST, Fashion-MNIST and digits (of one rate for back-propagation and frozen layers, of two to four settings for the others), 24 on XOR (class means: and some more, on three draws of the data; remembered and baselines: of fewer models and
+epochs), 6 on CIFAR-10 (12 of local classifiers; the delta memory's blocks and rates had earlier trials). [Memories](memories.md), [baselines](baselines.md) and
 [images](images.md) have the commands, and say what they found. The windows were not searched: on MNIST, XOR and
 CIFAR-10 they have the published settings, on Fashion-MNIST those of MNIST, on digits MNIST's with a rate of 1e-3; their
 rate is constant, and their images are not scaled to [0, 1]. Supervised contrastive on MNIST and CIFAR-10 has the
