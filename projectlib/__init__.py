@@ -11,8 +11,8 @@ def train(config_name, *overrides, config_dir=None):
     return train(config_name, *overrides, config_dir=config_dir)
 
 
-def load(run_folder, device="cpu", plugins=()):
+def load(run_folder, device="cpu", plugins=(), config_dir=None):
     """The config and the models of a run at its last checkpoint: see ``projectlib.runs.load.load``."""
     from projectlib.runs.load import load
 
-    return load(run_folder, device, plugins)
+    return load(run_folder, device, plugins, config_dir)

@@ -69,6 +69,15 @@ def test_steps_trace_into_one_graph(make):
     assert_same(train(graph, (0, 26)), train(make(EagerEngine), (0, 26)), **FLOAT32)
 
 
+@pytest.mark.usefixtures("few_steps")
+def test_a_schedule_of_more_than_the_rate_is_refused():
+    graph = make_engine(GraphEngine, capture=replay_by_calling, backend=None)
+    train(graph, (0, 2))
+    graph.optimizer.param_groups[0]["betas"] = (0.5, 0.9)  # as OneCycleLR does
+    with pytest.raises(UserError, match="lr_schedule changes more of the optimizer than its learning rate"):
+        graph.run(graph.epoch, 2, 4)
+
+
 def refuse(engine):
     def capture(function):
         replay_by_calling(function)

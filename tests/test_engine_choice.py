@@ -15,7 +15,7 @@ from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
 from projectlib.models import LeakyIntegrator, Network, cnn, linear, mlp
 from projectlib.models.mlp import Readout
-from projectlib.modulators import ReservoirModulator
+from projectlib.modulators import DeltaModulator, ReservoirModulator
 from projectlib.rules import HSIC, BioHSIC
 
 CNN = lambda generator: cnn((1, 8, 8), 3, (4,), generator)  # noqa: E731
@@ -75,6 +75,33 @@ def unlike(generator):
     return [LeakyIntegrator(7, 4, 0.2, True, generator), LeakyIntegrator(4, 3, 0.5, False, generator)]
 
 
+class Masked(torch.nn.Linear):
+    def forward(self, h):
+        return super().forward(h) * (torch.arange(self.out_features) % 2)
+
+
+def circular(num_in, num_out):
+    return torch.nn.Conv2d(num_in, num_out, 3, padding=1, padding_mode="circular")
+
+
+def changed(network, name, part):
+    """A network whose first layer has another part."""
+    setattr(network.layers[0], name, part)
+    return network
+
+
+def hooked(generator):
+    network = mlp((7,), 3, (9,), generator)
+    network.layers[0].register_forward_hook(lambda layer, inputs, outputs: None)
+    return network
+
+
+def with_hook(parameters):
+    optimizer = torch.optim.AdamW(parameters)
+    optimizer.register_step_post_hook(lambda optimizer, arguments, keywords: None)
+    return optimizer
+
+
 UNCOVERED = {
     "hidden layer without relu": {"make": lambda generator: Network(*[linear((7,), 7, generator).layers[0]] * 2)},
     "decoupled decay": {"optimizer": lambda p: torch.optim.Adam(p, decoupled_weight_decay=True)},
@@ -86,6 +113,21 @@ UNCOVERED = {
     "own layers": {"make": lambda generator: Network(torch.nn.Linear(7, 4), torch.nn.Linear(4, 3))},
     "rule": {"rule": HSIC(2.0, SIGMAS)},
     "optimizer": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)},
+    "a group of its own for biases": {
+        "optimizer": lambda p: torch.optim.AdamW([{"params": p[::2]}, {"params": p[1::2]}])
+    },
+    "settings of its own for the readout": {
+        "optimizer": lambda p: torch.optim.AdamW([{"params": p[:-2]}, {"params": p[-2:], "weight_decay": 0}])
+    },
+    "an optimizer with a hook": {"optimizer": with_hook},
+    "eps that kernels round away": {"optimizer": lambda p: torch.optim.AdamW(p, eps=0)},
+    "a masked layer": {"make": lambda generator: changed(mlp((7,), 3, (9,), generator), "affine", Masked(7, 9))},
+    "another convolution": {"make": lambda generator: changed(CNN(generator), "conv", circular(1, 4))},
+    "a hook": {"make": hooked},
+    "several presentations of a block": {
+        "make": lambda generator: Network(*mlp((7,), 3, (9,), generator).layers, num_timesteps=3),
+        "rule": BioHSIC(2.0, SIGMAS, modulator=DeltaModulator(0.1, 100), accumulate=2),
+    },
 }
 
 

@@ -178,6 +178,15 @@ def test_compiled_is_chosen_for_what_it_covers(memory, model, expected):
 # The command line
 
 
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_memory_of_a_silent_layer_waits(script, tmp_path, engine):
+    """Layer norm over one channel is 0, as all activity is for a black image: no signal, and no number is lost."""
+    settings = ("data=digits", "data.limit=30", "model=cnn", "model.features=[1]", "nmodels=1", "training.nepochs=1")
+    folder = f"hydra.run.dir={tmp_path / 'run'}"
+    ended = script("train-biohsic", *settings, "modulator=delta", f"engine={engine}", folder)
+    assert ended.code == 0, ended.output
+
+
 @pytest.mark.parametrize("modulator", ["remembered", "covariance", "delta", "class-means"])
 def test_a_memory_learns_digits(script, tmp_path, modulator):
     folder = tmp_path / "run"

@@ -1,16 +1,20 @@
 """Figures have their curves, experiments are what they say, and what is missing or damaged is told in one line."""
 
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.container import ErrorbarContainer
+from omegaconf import OmegaConf
 
 from projectlib import plotting
+from projectlib.config.compose import compose
 from projectlib.config.experiments import experiment_names
 from projectlib.errors import UserError
 from projectlib.plotting.page import new_figure
@@ -189,9 +193,18 @@ def test_a_run_draws_its_own_figures(damaged, name):
     assert (folder / "figures" / "learning-curve.png").exists()
 
 
+def composed_run(*overrides):
+    """What a figure asks of a run with these overrides."""
+    config = compose("train-biohsic", ["data=digits", *overrides])
+    get = lambda key, default: OmegaConf.select(config, key, default=default)  # noqa: E731
+    return SimpleNamespace(choices=config.hydra.runtime.choices, get=get)
+
+
 def test_runs_are_told_apart(tiny_results):
     runs = open_runs([run_of(tiny_results, "mnist", name) for name in ("local", "exact", "frozen", "backprop")])
     assert [kind(run) for run in runs] == ["biohsic", "exact", "frozen", "backprop"]
+    others = ("modulator=delta", "modulator=reservoir", "hsic.form=parzen", "rule=hsic")
+    assert [kind(composed_run(word)) for word in others] == ["delta", "reservoir", "parzen", "hsic"]
     assert conditions(runs) == "digits (40 samples), 2 models, 2 epochs"
     sweep = open_runs(run_of(tiny_results, "window-mnist"))
     named = names_and_looks([*runs, *sweep[:2]])
@@ -382,7 +395,9 @@ def test_only_what_is_missing_is_run(tiny_results, damaged):
 
     cut = damaged("mnist")
     (cut / "summary.json").unlink()
-    assert missing_command(run, all_runs([cut])) == ["train-biohsic.py", f"resume={cut}"]
+    assert missing_command(run, all_runs([cut])) == ["train-biohsic.py", f"resume='{cut}'", "training.nepochs=2"]
+    moved = replace(run, settings=(*run.settings, "logger=tensorboard", "device=cpu"))
+    assert missing_command(moved, all_runs([cut]))[3:] == ["logger=tensorboard", "device=cpu"]
     cut = damaged("window-mnist")
     (cut / "3" / "summary.json").unlink()
     assert not is_complete(sweep, all_runs([cut]))

@@ -87,6 +87,19 @@ def test_a_rule_and_a_data_set_from_the_command_line(script, own):
     assert ended.code == 0, ended.output
 
 
+def test_a_run_is_loaded_with_plugins_beside_its_configs(script, own, monkeypatch):
+    assert script("train-biohsic", "--config-dir=conf", *NAMED, *TINY).code == 0
+    (run,) = (path.resolve() for path in runs(own))
+    sys.modules.pop("my_methods")
+    plugins.PLUGINS.clear()
+    (own / "elsewhere").mkdir()
+    monkeypatch.chdir(own / "elsewhere")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(own)])
+    with pytest.raises(UserError, match="cannot be imported"):
+        projectlib.load(run, plugins=["my_methods"])
+    assert projectlib.load(run, plugins=["my_methods"], config_dir=own / "conf").ensemble.num_models == 2
+
+
 def test_sweeps_import_them_too(script, own):
     """In workers that are processes of their own, too: tests/test_examples.py."""
     ended = script("train-biohsic", "--multirun", "--config-dir=conf", *NAMED, *TINY, "seed=1,2")

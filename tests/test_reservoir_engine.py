@@ -155,9 +155,13 @@ def test_a_state_that_is_not_a_number_stays_so():
 def test_auto_compiles_sparse_reservoirs_that_learn_for_long_or_are_compiled(is_compiled, monkeypatch):
     monkeypatch.setattr(CpuReservoirEngine, "is_compiled", lambda: is_compiled)
 
-    def choose(name, num_updates=10**5, optimizer=OPTIMIZERS["sgd"], **options):
+    def choose(name, num_updates=10**5, optimizer=OPTIMIZERS["sgd"], rule=None, **options):
         ensemble = make_ensemble(1, **options)
-        return choose_reservoir_engine(name, ensemble, optimizer(ensemble.parameters[0]["readout"]), num_updates)
+        rule, optimizer = rule or Delta(2.0, 0.5), optimizer(ensemble.parameters[0]["readout"])
+        return choose_reservoir_engine(name, ensemble, rule, optimizer, num_updates)
+
+    class SignDelta(Delta):
+        """Has a gradient of its own."""
 
     assert choose("auto") is CpuReservoirEngine
     assert choose("auto", num_updates=100) is (CpuReservoirEngine if is_compiled else ReservoirEngine)
@@ -168,3 +172,5 @@ def test_auto_compiles_sparse_reservoirs_that_learn_for_long_or_are_compiled(is_
         choose("compiled", density=0.9)
     with pytest.raises(UserError, match="momentum="):
         choose("compiled", optimizer=lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9))
+    with pytest.raises(UserError, match="cover SignDelta in place of Delta"):
+        choose("compiled", rule=SignDelta(2.0, 0.5))

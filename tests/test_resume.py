@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -233,6 +234,14 @@ def test_auto_finds_the_newest_unfinished_run_of_the_same_config(script, tmp_pat
     ended = script(*XOR, "data.seed=1", "resume=auto")
     assert "starting a new one" in ended.output
     assert len([*(tmp_path / "outputs" / "train-biohsic").glob("*/*")]) == 4
+
+
+def test_auto_goes_by_time_and_not_by_name(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with stopped_at(70):
+        for name in ("mine", "2026-11-27"):
+            assert script(*XOR, f"hydra.run.dir=outputs/train-biohsic/{name}").code == 75
+    assert newest_unfinished("train-biohsic", [*XOR[1:]], None) == Path("outputs/train-biohsic/2026-11-27")
 
 
 def test_auto_finds_a_run_of_another_length_only_where_one_is_asked_for(script, tmp_path, monkeypatch):

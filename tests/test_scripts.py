@@ -19,6 +19,7 @@ from PIL import Image
 from tiny_runs import accuracies, metrics
 
 import projectlib
+from projectlib.runs import recorder
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
 from projectlib.sweeps.experiments import plan
 
@@ -323,3 +324,16 @@ def test_folders_of_images_with_any_name(script, tmp_path):
     ended = script("train-biohsic", *arguments, "training.nepochs=1", "engine=eager", f"hydra.run.dir='{run}'")
     assert ended.code == 0, ended.output
     assert summary(run)["status"] == "finished"
+
+
+def test_a_commit_is_that_of_the_code(monkeypatch):
+    """And not of a checkout that it is installed in."""
+    monkeypatch.setattr(recorder, "__file__", str(ROOT / "tests" / "projectlib" / "runs" / "recorder.py"))
+    assert recorder.commit() == {}
+
+
+def test_all_that_is_required_is_pinned():
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = sum(project["optional-dependencies"].values(), project["dependencies"])
+    assert {re.match(r"[\w.-]+", text)[0] for text in required} - {project["name"]} <= pinned

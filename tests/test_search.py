@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import sqlite3
+import sys
 import time
 from contextlib import closing
 
@@ -202,6 +203,23 @@ def test_no_search_without_a_validation_split_or_on_the_test_set(tmp_path):
     config = without_hydra(compose("train-biohsic", ["data=digits", "objective=test/accuracy"]))
     with pytest.raises(UserError, match="never sees the test set"):
         validate(config)
+
+
+@pytest.mark.parametrize(("objective", "direction"), [("validation/loss", "maximize"), ("train/accuracy", "minimize")])
+def test_no_search_for_the_worst(tmp_path, objective, direction):
+    config = make_config(tmp_path)
+    config.objective, config.search.direction = objective, direction
+    with pytest.raises(
+        UserError, match=rf"search\.direction is '{direction}'; expected m\w+, with objective={objective}"
+    ):
+        run_worker(config, fake_train)
+
+
+def test_a_search_says_what_it_needs(script, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "projectlib.sweeps.search", raising=False)
+    ended = script("train-biohsic", "search=digits", f"hydra.run.dir={tmp_path / 'run'}")
+    assert "search= needs the package optuna, which is not installed: pip install optuna" in ended.error
 
 
 SEARCHES = {

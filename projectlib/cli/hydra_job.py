@@ -19,7 +19,7 @@ from projectlib.cli.interrupts import ignore_signals, signal_previous_listener
 from projectlib.config.plugins import import_plugins, require_plugins
 from projectlib.config.settings import settled
 from projectlib.config.validation import refuse_additions, refuse_ignored, validate
-from projectlib.errors import CLOSED, EXIT_RESUME, FULL, Interrupted, UserError, one_line, system_problem
+from projectlib.errors import CLOSED, EXIT_RESUME, FULL, Interrupted, UserError, not_installed, one_line, system_problem
 from projectlib.garbage import paused_collector
 from projectlib.runs.files import locked
 from projectlib.runs.folder import is_finished, missing_folders, read_summary, remove_unbegun, write_summary
@@ -76,7 +76,8 @@ class Job:
                 with suppress(OSError):  # a full disk, perhaps, is what has to be told
                     is_mistake = isinstance(error, KNOWN) and f"resume={folder}" not in str(error)
                     if not (is_mistake and remove_unbegun(self.made)):
-                        write_summary(folder, {"status": "failed", "error": str(error)})
+                        status = "interrupted" if isinstance(error, Interrupted) else "failed"
+                        write_summary(folder, {"status": status, "error": str(error)})
             raise
 
     def work(self, config: DictConfig, folder: Path) -> float | None:
@@ -84,13 +85,13 @@ class Job:
         refuse_additions(config, hydra)
         validate(config)
         refuse_ignored(config, hydra)
+        if hydra.mode == RunMode.MULTIRUN:
+            limit_threads(hydra.launcher)  # before a plugin imports torch, which counts the cores once
         with paused_collector():
             import_plugins(self.plugins, self.folders)
         require_plugins(config.plugins, str(folder) if self.resumed is not None else "a config file's run")
-        if hydra.mode == RunMode.MULTIRUN:
-            limit_threads(hydra.launcher)
-            if config.evaluate is None and config.search is None:
-                return sweep_job(config, folder, hydra.job)
+        if hydra.mode == RunMode.MULTIRUN and config.evaluate is None and config.search is None:
+            return sweep_job(config, folder, hydra.job)
         with paused_collector():  # seconds of imports, for a config that is sound
             from projectlib.cli.job import evaluate_run, train
             from projectlib.data import downloads
@@ -98,8 +99,10 @@ class Job:
         if config.evaluate is not None:
             return evaluate_run(config, folder)
         if config.search is not None:
-            from projectlib.sweeps.search import run_worker
-
+            try:
+                from projectlib.sweeps.search import run_worker
+            except ModuleNotFoundError as error:
+                raise UserError(not_installed("search=", error.name or "optuna")) from None
             best = run_worker(config, train)
             write_summary(folder, {"status": "searched", "study": config.search.folder})
             return best

@@ -28,6 +28,7 @@ from projectlib.cli.interrupts import SweepInterrupts
 from projectlib.config.compose import CONFIGS, CheckedLoader, HelpLoader, check_choices, make_loader, parse
 from projectlib.config.experiments import with_size
 from projectlib.config.messages import MISTAKES, explained
+from projectlib.config.plugins import plugin_folders
 from projectlib.errors import EXIT_RESUME, UserError, one_line, system_problem
 from projectlib.garbage import skip_final_collection
 from projectlib.runs.folder import is_finished, refuse_links
@@ -137,8 +138,7 @@ def plan(
     overrides = with_size(overrides, config_dir)
     parsed = parse(overrides)
     check_choices(parsed, config_dir)
-    folders = (str(Path.cwd()), *([str(Path(config_dir).resolve().parent)] if config_dir else []))
-    job = partial(make_job, named_plugins(parsed), folders)
+    job = partial(make_job, named_plugins(parsed), plugin_folders(config_dir))
     if wanted is None:
         return job(), overrides, None
     if wanted == "auto":

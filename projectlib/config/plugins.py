@@ -45,6 +45,11 @@ PLUGINS: set[str] = set()
 ADVICE = "a name of the project, or of a plugin: name its module in plugins=[...] if it is code that you trust"
 
 
+def plugin_folders(config_dir: str | Path | None) -> tuple[str, ...]:
+    """Where plugins are looked for: in the current folder, and beside a folder of configs."""
+    return (str(Path.cwd()), *([str(Path(config_dir).resolve().parent)] if config_dir else []))
+
+
 def import_plugins(names: Iterable[str], folders: Sequence[str | Path] = ()) -> None:
     """Import modules that a config may then name, for as long as the process lives.
 

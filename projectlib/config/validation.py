@@ -51,6 +51,7 @@ CHECKS = {
     "search": Check(
         lambda v: v is None or isinstance(v, dict), "null, or a table of settings, as search=digits brings it"
     ),
+    "search.direction": Check(lambda v: v in ("maximize", "minimize"), "maximize or minimize"),
     "search.folder": Check(lambda v: isinstance(v, str) and v != "", "a folder"),
     "search.space": Check(lambda v: isinstance(v, dict), "a table: a key: {low, high} or {choices}"),
     "plugins": Check(

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from projectlib.data.augmentation import Augmentation
 from projectlib.data.dataset import Dataset, Split
-from projectlib.device_memory import total_memory
 from projectlib.errors import UserError, not_installed
+from projectlib.machine import total_memory
 
 CIFAR10_MEAN, CIFAR10_SD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 NUM_POINTS, NUM_TEST_POINTS = 1000, 100
@@ -258,7 +258,7 @@ def _scaled(images: Tensor, scale: str) -> Tensor:
 
 def _idx(class_name: str, name: str, root: str, scale: str) -> Dataset:
     _check_scale(scale, SCALES)
-    root = os.path.expanduser(root)  # shells leave the ~ of data.root=~/images alone
+    root = os.path.expanduser(root)  # Hydra leaves the ~ of "data.root='~/images'" alone
     place = Path(root) / class_name / "raw"
     by_hand = (
         "put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte "
@@ -290,8 +290,9 @@ def _torchvision(class_name: str, place: Path, by_hand: str, root: str) -> list:
             f"data.root is {root!r}, which is no folder; expected one that {place} is read from or downloaded to: make "
             f"it, set data.root to another, {by_hand}"
         )
-    for path in (*place.parent.glob("*.tar.gz"), *place.glob("*")):
-        if not path.is_dir():
+    archive = place.parent / getattr(getattr(datasets, class_name), "filename", ".")  # of the classes that have one
+    for path in (archive, *place.glob("*")):
+        if os.path.lexists(path) and not path.is_dir():
             _check_file(path)
     try:
         download = DOWNLOADS.get() or root == os.path.expanduser(os.environ.get("BIOHSIC_DATA", DEFAULT_ROOT))

@@ -18,7 +18,7 @@ from projectlib.engines.eager import EagerEngine
 from projectlib.engines.eager_reservoir import ReservoirEngine
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
-from projectlib.rules import Rule
+from projectlib.rules import Delta, Rule
 
 CONVOLUTIONS = (ConvolutionStreamEngine, ConvolutionClassifierEngine, ConvolutionEngine)
 COMPILED = {"cpu": (CpuEngine, StreamEngine, *CONVOLUTIONS), "cuda": (GraphEngine,)}
@@ -60,11 +60,13 @@ def choose_engine(
 
 
 def choose_reservoir_engine(
-    name: str, ensemble: Ensemble, optimizer: Optimizer, num_updates: int
+    name: str, ensemble: Ensemble, rule: Delta, optimizer: Optimizer, num_updates: int
 ) -> type[ReservoirEngine]:
     """The engine of a reservoir for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does."""
     device, compiled = device_type(ensemble), CpuReservoirEngine
-    reason = compiled.unsupported(ensemble, optimizer) if device == "cpu" else f"a reservoir on the device {device}"
+    reason = f"a reservoir on the device {device}"
+    if device == "cpu":
+        reason = compiled.unsupported(ensemble, rule, optimizer)
     return choose(name, ReservoirEngine, compiled, reason, num_updates, ensemble.num_models, compiled.is_compiled)
 
 

@@ -100,6 +100,7 @@ class GraphEngine(EagerEngine):
         self.position = torch.zeros((), dtype=torch.int64, device=self.source.inputs.device)
         self.epoch: Epoch = super().draw_epoch(torch.Generator())  # every later one is copied into it for the graph
         self.replays: Replays | None = None  # None: eager
+        self.constants: list[dict] = []  # of the optimizer, as the graph has them
         self.unrolled = UNROLLED if self.ensemble.network.num_timesteps == 1 else 1
 
     def draw_epoch(self, generator: torch.Generator) -> Epoch:
@@ -136,6 +137,7 @@ class GraphEngine(EagerEngine):
 
     def record(self) -> Replays:
         """Capture one step, and ``unrolled`` of them."""
+        self.constants = constants(self.optimizer)
         one = self.capture(self.one_step)
         self.position.zero_()
         return Replays(one, self.capture(self.many_steps) if self.unrolled > 1 else one)
@@ -175,6 +177,11 @@ class GraphEngine(EagerEngine):
     def run(self, epoch: Epoch, start: int, stop: int) -> None:
         whole = start
         if self.replays:
+            if constants(self.optimizer) != self.constants:
+                raise UserError(
+                    "lr_schedule changes more of the optimizer than its learning rate, which a captured graph does not "
+                    "see; use engine=eager"
+                )
             whole = max(start, min(stop, self.whole_steps.steps))
             self.position.fill_(start)
             many, one = divmod(whole - start, self.unrolled)
@@ -215,6 +222,14 @@ class GraphEngine(EagerEngine):
         """Undo all changes since a ``snapshot``, in place."""
         for name, tensor in self.mutable_tensors().items():
             tensor.copy_(saved[name])
+
+
+def constants(optimizer: Optimizer) -> list[dict]:
+    """What of an optimizer's settings is no tensor, by group: a captured step has it as it was."""
+    return [
+        {key: value for key, value in group.items() if key != "params" and not torch.is_tensor(value)}
+        for group in optimizer.param_groups
+    ]
 
 
 def departure(got: Tensor, expected: Tensor, before: Tensor) -> float:

@@ -28,7 +28,8 @@ def load_optimizer(optimizer: Optimizer, saved: dict) -> None:
 def state_problem(optimizer: Optimizer, saved: dict) -> str | None:
     """Why a saved state cannot be this optimizer's, in words; None if it can.
 
-    No parameter has a state yet, or each has all of it: moments of its own shape and type, and counts of steps.
+    A parameter has no state yet, or all of it: moments of its own shape and type, and counts of steps.  Of optimizers
+    that count, some may have none, whose layer a rule leaves alone; of others none or all of them have one.
     """
     groups, state = saved.get("param_groups"), saved.get("state")
     if not isinstance(groups, list) or not isinstance(state, dict) or len(groups) != len(optimizer.param_groups):
@@ -46,7 +47,8 @@ def state_problem(optimizer: Optimizer, saved: dict) -> str | None:
                 problem := state_difference(state[number], fresh_state(optimizer, group, parameter))
             ):
                 return f"has for parameter {number} {problem}"
-    if state and state.keys() != {*range(first)}:
+    lacking = len({*range(first)} - state.keys())
+    if len(state) + lacking != first or (state and lacking and any("step" not in one for one in state.values())):
         return f"has the state of {len(state)} parameters, expected none or those of all {first}"
     return None
 

@@ -106,7 +106,8 @@ class Memory(Modulator):
         count = state.count + 1
         rate, deviation = 1 / count.to(x.dtype).clamp(max=BLOCKS_HORIZON), x - state.mean
         scale = state.scale + rate * (deviation.square().sum() - state.scale)
-        seen = (len(x) / scale.clamp(min=torch.finfo(x.dtype).tiny)).sqrt() * deviation
+        smallest = len(x) * torch.finfo(x.dtype).tiny  # of a layer that was silent until now: 0, not infinity times 0
+        seen = (len(x) / scale.clamp(min=smallest)).sqrt() * deviation
         return seen, Blocks(state.mean + rate * deviation, scale, count, state.memory)
 
     def averaged(self, z: Tensor) -> Tensor:

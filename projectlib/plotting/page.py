@@ -83,7 +83,7 @@ def select_runs(folders: Folders | None, suits: Callable[[Run], bool], what: str
     Raises UserError for a run that does not suit, or where there is none.  what: the runs that suit, in words.
     """
     if folders is None:
-        newest = next((run for run in all_runs(RESULTS) if suits(run) and run.is_finished), None)
+        newest = next((run for run in all_runs(RESULTS) if is_finished_and(suits, run)), None)
         if newest is None:
             raise UserError(f"no finished {what} in {' or '.join(str(root) for root in RESULTS)}; name its folder")
         return [newest]
@@ -92,6 +92,14 @@ def select_runs(folders: Folders | None, suits: Callable[[Run], bool], what: str
         if not suits(run):
             raise UserError(f"{run.folder} is a run of {run.script}.py; expected a {what}")
     return runs
+
+
+def is_finished_and(suits: Callable[[Run], bool], run: Run) -> bool:
+    """Whether a run is finished and suits; one that cannot be read does not."""
+    try:
+        return run.is_finished and suits(run)
+    except UserError:
+        return False
 
 
 def select_run(folders: Folders | None, suits: Callable[[Run], bool], what: str) -> Run:

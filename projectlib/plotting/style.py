@@ -12,7 +12,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from projectlib.config.validation import MEMORIES
 from projectlib.runs.run import Run
 
 # Okabe and Ito's colours in an order of growing lightness
@@ -62,14 +61,17 @@ KINDS = {
 }
 """By ``kind``; one that is not here has a look that is free."""
 
-BASELINES = {
+TITLES = {
+    "parzen": "window, parzen signal",
+    "contrastive": "window, contrastive signal",
+    "reservoir": "reservoir's signal",
     "similarity-matching": "similarity matching",
     "phsic": "plausible HSIC",
     "local-classifier": "local classifiers",
     "direct-feedback-alignment": "direct feedback alignment",
     "feedback-alignment": "feedback alignment",
 }
-"""Titles of further rules; one that is not here either has its own name as title."""
+"""Titles of further kinds; one that is not here either has its own name as title."""
 
 
 SEQUENCE = (
@@ -83,16 +85,17 @@ SEQUENCE = (
 
 
 def kind(run: Run) -> str:
-    """What was chosen as ``rule=``; for biohsic its memory, or ``exact`` with ``hsic.form=exact``."""
-    rule, modulator = str(run.choices.get("rule")), str(run.choices.get("modulator"))
-    if rule == "biohsic" and modulator in MEMORIES:
-        return modulator
-    return "exact" if rule == "biohsic" and run.get("hsic.form") == "exact" else rule
+    """What was chosen as ``rule=``; for biohsic its modulator, and for a window any other signal than the published."""
+    rule, modulator = str(run.choices.get("rule")), run.choices.get("modulator", "window")
+    form = run.get("hsic.form", "published")
+    if rule != "biohsic" or (modulator, form) == ("window", "published"):
+        return rule
+    return form if modulator == "window" else modulator
 
 
 def kind_of(name: str) -> Kind:
     """The kind of that name; of a name that is none of ``KINDS`` one with the first look of ``SEQUENCE``."""
-    return KINDS.get(name, Kind(BASELINES.get(name, name), SEQUENCE[0]))
+    return KINDS.get(name, Kind(TITLES.get(name, name), SEQUENCE[0]))
 
 
 def names_and_looks(runs: Sequence[Run]) -> list[tuple[str, Look]]:
@@ -103,7 +106,7 @@ def names_and_looks(runs: Sequence[Run]) -> list[tuple[str, Look]]:
     free = [look for look in SEQUENCE if look not in {KINDS[name].look for name in kinds if name in KINDS}]
     result, taken = [], set()
     for run, name, words in zip(runs, kinds, overrides, strict=True):
-        title, look = KINDS[name][:2] if name in KINDS else (BASELINES.get(name, name), None)
+        title, look = KINDS[name][:2] if name in KINDS else (TITLES.get(name, name), None)
         if Counter(kinds)[name] > 1:
             title += f" ({' '.join(sorted(words - common)) or run.folder.name})"
         if look is None or look in taken:

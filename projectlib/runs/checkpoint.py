@@ -5,7 +5,6 @@ import hashlib
 import io
 import logging
 import math
-import os
 import pickle
 import re
 import zipfile
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from projectlib.errors import UserError, one_line
+from projectlib.machine import num_cores
 from projectlib.runs.files import write_whole
 from projectlib.runs.folder import NUMBER, STACKS, TABLE
 from projectlib.values import ANYTHING, TEXT, WHOLE, Check, problem
@@ -171,10 +171,12 @@ def is_stack(items: list[Any]) -> bool:
 
 
 def restored_threads(content: dict[str, Any]) -> int:
-    """The threads that a resumed run has: as many as it had, and no more than this machine has cores."""
-    available = os.cpu_count() or 1
+    """The threads that a resumed run has: as many as it had, and no more than this process has cores."""
+    available = num_cores()
     if content["threads"] > available:
-        log.warning("the run had %d threads; resumed with the %d of this machine", content["threads"], available)
+        log.warning(
+            "the run had %d threads; resumed with %d, as many cores as there are", content["threads"], available
+        )
     return min(content["threads"], available)
 
 

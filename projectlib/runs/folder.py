@@ -124,7 +124,7 @@ def checkpoint_folder(run_folder: Path, path: str) -> Path:
     Jobs of a sweep share an absolute path, so each has a folder of its own there, named after its run folder.
     Raises UserError for a relative path that leads out of the run folder, to the checkpoints of another perhaps.
     """
-    place = Path(run_folder).resolve()
+    place, path = Path(run_folder).resolve(), os.path.expanduser(path)
     if Path(path).is_absolute():
         return Path(path) / f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:12]}"
     if (inside := (place / path).resolve()) == place or not inside.is_relative_to(place):

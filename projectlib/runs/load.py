@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from projectlib.config.plugins import import_plugins, require_plugins
+from projectlib.config.plugins import import_plugins, plugin_folders, require_plugins
 from projectlib.config.settings import refuse_resolvers, select
 from projectlib.config.validation import validate
 from projectlib.ensemble import Ensemble
@@ -61,10 +61,16 @@ class TrainedRun:
         return f"TrainedRun({str(self.folder)!r}, {state}, inputs {self.input_shape}, {self.num_classes} classes)"
 
 
-def load(run_folder: str | Path, device: torch.device | str = "cpu", plugins: Sequence[str] = ()) -> TrainedRun:
+def load(
+    run_folder: str | Path,
+    device: torch.device | str = "cpu",
+    plugins: Sequence[str] = (),
+    config_dir: str | Path | None = None,
+) -> TrainedRun:
     """The models of a run as they were at its last checkpoint.
 
-    plugins: modules of one's own that the run needs, if they were not named in this process before.
+    plugins: modules of one's own that the run needs, if they were not named in this process before; they are looked
+    for in the current folder and, as in training, beside ``config_dir``.
     For a reservoir, ``ensemble.network`` is a ``Reservoir`` to be stepped with ``ensemble.member(index)[0]``.
     Raises UserError for a folder that is no run or has no checkpoint that can be read.
     """
@@ -72,7 +78,7 @@ def load(run_folder: str | Path, device: torch.device | str = "cpu", plugins: Se
     config = read_config(folder)
     refuse_resolvers(config, f"{folder}/.hydra/config.yaml")
     validate(config)
-    import_plugins(plugins, [Path.cwd()])
+    import_plugins(plugins, plugin_folders(config_dir))
     require_plugins(select(config, "plugins", []), str(folder))
     checkpoints = checkpoint_folder(folder, config.checkpointing.path)
     saved = newest_checkpoint(checkpoints, device)

@@ -1,10 +1,13 @@
 """Where metrics go while a run goes on, beside its own files: the log, TensorBoard or Weights & Biases."""
 
+import hashlib
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
 from projectlib.errors import UserError, not_installed
+from projectlib.runs.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +21,8 @@ class Logger:
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """At an epoch's end, named ``split/name``: means over models, and of several ``split/name_sd``."""
 
-    def close(self) -> None:
-        """The run has ended."""
+    def close(self, status: str) -> None:
+        """The run has ended.  status: as in ``summary.json``, e.g. finished, interrupted or failed."""
 
 
 class PrintLogger(Logger):
@@ -50,7 +53,7 @@ class TensorBoardLogger(Logger):
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, epoch)
 
-    def close(self) -> None:
+    def close(self, status: str) -> None:
         self.writer.close()
 
 
@@ -65,9 +68,13 @@ class WandbLogger(Logger):
             import wandb
         except ImportError:
             raise UserError(not_installed("logger=wandb", "wandb")) from None
-        name = "-".join(Path(folder).absolute().parts[-3:])
+        place = Path(folder).absolute()
+        same = f"{socket.gethostname()} {place} {Run(place).started}"  # resumed, it goes on as the same run
+        identity, name = hashlib.sha256(same.encode()).hexdigest()[:16], "/".join(place.parts[-3:])
         try:
-            self.run = wandb.init(project=project, dir=str(folder), id=name, resume="allow", config=settings)
+            self.run = wandb.init(
+                project=project, dir=str(folder), id=identity, name=name, resume="allow", config=settings
+            )
         except wandb.Error as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -82,5 +89,5 @@ class WandbLogger(Logger):
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self.run.log({"epoch": epoch} | metrics)
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, status: str) -> None:
+        self.run.finish(exit_code=0 if status in ("finished", "pruned") else 1)

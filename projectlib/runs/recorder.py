@@ -81,6 +81,7 @@ class Recorder:
         reason = None if stopped else str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if error is None:
             status, reason = "finished", None
+        self.status = status
         with nullcontext() if error is None else suppress(OSError):  # a full disk, perhaps, is what has to be told
             try:
                 self.exit_stack.close()  # loggers, which may fail
@@ -91,7 +92,7 @@ class Recorder:
         """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  metadata: what checkpoints say."""
         self.loggers, self.numbers_kept, self.metadata = loggers, numbers_kept, metadata
         for logger in loggers:
-            self.exit_stack.callback(logger.close)
+            self.exit_stack.callback(lambda logger=logger: logger.close(self.status))
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps: a bar, or a line per minute where the output is not a terminal."""
@@ -215,11 +216,12 @@ def describe(split: str, metrics: dict[str, Tensor]) -> str:
 
 
 def commit() -> dict[str, str]:
-    """The commit of the code that runs, where it is a git checkout."""
-    here = Path(__file__).resolve().parent
+    """The commit of the code that runs, where that is a git checkout, and not installed within another."""
+    root = Path(__file__).resolve().parents[2]
     try:
-        command = ["git", "rev-parse", "HEAD"]
-        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
+        command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+        found = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        top, head = found.stdout.splitlines()
+    except (OSError, ValueError, subprocess.SubprocessError):
         return {}
-    return {"commit": found.stdout.strip()}
+    return {"commit": head} if Path(top).resolve() == root else {}

@@ -146,7 +146,7 @@ def newest_unfinished(config_name: str, overrides: list[str], config_dir: str | 
     """The newest folder under outputs/<config>/ of the same composed config whose training was stopped."""
     config = settled(without_hydra(compose(config_name, overrides, config_dir)))
     free = tuple(key for key in RESUMABLE_UNNAMED if key != "training.nepochs" or sets(overrides, key))
-    for run in reversed([*find_runs(Path("outputs", config_name))]):
+    for run in sorted(find_runs(Path("outputs", config_name)), key=lambda run: run.started, reverse=True):
         try:
             if run.status[0] in STOPPED and not differences(config, run.config, run.folder, free):
                 return run.folder

@@ -137,8 +137,11 @@ class Run:
 
     @property
     def started(self) -> float:
-        """When it began, in seconds of the system's clock: Hydra's own settings are written once."""
-        return (self.folder / HYDRA_FOLDER / "hydra.yaml").stat().st_mtime
+        """When it began, in seconds of the system's clock: Hydra's own settings are written once (0: none)."""
+        try:
+            return (self.folder / HYDRA_FOLDER / "hydra.yaml").stat().st_mtime
+        except OSError:
+            return 0.0
 
     @property
     def has_metrics(self) -> bool:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from omegaconf import DictConfig
 from projectlib.config.compose import CONFIGS, compose, parse, quote, without_hydra
 from projectlib.config.experiments import SIZES, Experiment, experiment_names, read_experiment, with_size
 from projectlib.config.messages import MISTAKES, explained
-from projectlib.config.settings import EXTENT, SAME_RESULT, flatten, is_among, plain
-from projectlib.errors import EXIT_RESUME, UserError
+from projectlib.config.settings import EXTENT, RESUMABLE, SAME_RESULT, flatten, is_among, plain
+from projectlib.errors import EXIT_RESUME, UserError, not_installed
 from projectlib.runs.run import Run, all_runs, natural
 from projectlib.values import require
 
-ROOT = CONFIGS.parent
+ROOT = CONFIGS.parent if (CONFIGS.parent / "plotting.ipynb").is_file() else Path()  # installed: the current folder
 RESULTS = (ROOT / "outputs", ROOT / "multirun")  # where single runs and sweeps go
 
 
@@ -199,7 +200,8 @@ def missing_command(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
         return planned.words
     if planned.swept:
         return [*planned.words, f"hydra.sweep.dir={quote(cut.folder.parent)}"]
-    return [planned.words[0], f"resume={cut.folder}"]
+    changeable = [word.input_line for word in parse(list(planned.settings)) if is_among(word.key_or_group, RESUMABLE)]
+    return [planned.words[0], f"resume={quote(cut.folder)}", *map(str, changeable)]
 
 
 def run_missing(
@@ -250,6 +252,9 @@ def main(words: Sequence[str]) -> None:
     options = parser.parse_intermixed_args(words)
     settings = [word for word in options.names if "=" in word]
     named = [word for word in options.names if "=" not in word] or known
+    require((ROOT / "plotting.ipynb").is_file(), "the current folder", str(Path.cwd()), "a clone of the project")
+    if options.draw and not all(map(find_spec, ("nbclient", "nbformat"))):
+        raise UserError(not_installed("--draw", "biological-hsic[notebook]"))
     failed = run_missing([planned for name in named for planned in plan(name, options.size, settings)])
     if options.draw:
         print(f"drawn: {draw(options.size, settings)}")

@@ -29,10 +29,11 @@ from projectlib.config.settings import plain, select
 from projectlib.config.validation import MISSING
 from projectlib.errors import Diverged, Interrupted, Pruned, UserError
 from projectlib.runs.folder import refuse_links, write_settings
+from projectlib.runs.history import DIRECTION
 from projectlib.runs.loggers import Logger
 from projectlib.runs.resume import hydra_settings
 from projectlib.sweeps.jobs import as_text, resume_in_place, settings_digest
-from projectlib.values import is_number
+from projectlib.values import is_number, require
 
 optuna.logging.disable_default_handler()
 optuna.logging.enable_propagation()  # into the job's log
@@ -72,9 +73,14 @@ class PruningLogger(Logger):
 def run_worker(config: DictConfig, train: Train) -> float | None:
     """One worker: run trials until the study has ``search.trials`` of them.  Returns the best objective.
 
-    Raises UserError for a space that cannot be searched and for a study of other settings.
+    Raises UserError for a space or a direction that makes no sense and for a study of other settings.
     """
-    search, folder = config.search, Path(config.search.folder)
+    search, folder = config.search, Path(config.search.folder).expanduser()
+    metric = config.objective.split("/")[1]
+    best = {1: "maximize", -1: "minimize"}.get(DIRECTION.get(metric, 0), search.direction)
+    require(
+        search.direction == best, "search.direction", search.direction, f"{best}, with objective={config.objective}"
+    )
     base, space = config.copy(), plain(search.space)
     base.search = None
     for key in space:
@@ -114,7 +120,9 @@ def open_study(search: DictConfig, folder: Path, about: dict[str, Any], first: d
     folder.mkdir(parents=True, exist_ok=True)
     try:
         check_database(path)
-        with FileLock(folder / ".study-lock"):  # two workers that both find no file would both make its tables
+        with FileLock(
+            folder / ".study-lock", fallback_to_soft=False
+        ):  # two workers that both find no file would both make its tables
             storage = RDBStorage(
                 f"sqlite:///{path.absolute()}",
                 engine_kwargs={"connect_args": {"timeout": 60}},  # seconds to wait while another worker writes

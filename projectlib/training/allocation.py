@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from projectlib.device_memory import total_memory
 from projectlib.errors import UserError
+from projectlib.machine import total_memory
 
 COPIES_IN_TRAINING = 4  # per weight: itself, its gradient and Adam's two moments
 BYTES_PER_WEIGHT = 4  # of a float32

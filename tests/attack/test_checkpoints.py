@@ -123,7 +123,7 @@ def test_groups_of_another_optimizer_are_refused(change):
 
 
 def test_moments_of_some_parameters_only_are_refused():
-    """All learn in every step; torch's fused optimizers fail on a state that one of them lacks."""
+    """But for a layer that never learns: torch's fused SGD fails on momentum that one of its parameters lacks."""
     weights = [torch.ones(2, requires_grad=True) for _ in range(2)]
     optimizer = torch.optim.SGD(weights, momentum=0.9, lr=0.1, fused=True)
     for weight in weights:
@@ -131,6 +131,10 @@ def test_moments_of_some_parameters_only_are_refused():
     optimizer.step()
     saved = optimizer.state_dict()
     load_optimizer(torch.optim.SGD(weights, momentum=0.9, lr=0.1, fused=True), saved)
+    adam = torch.optim.AdamW(weights, fused=True)
+    weights[1].grad = None  # a rule leaves its layer alone
+    adam.step()
+    load_optimizer(torch.optim.AdamW(weights, fused=True), adam.state_dict())
     del saved["state"][1]
     with pytest.raises(ValueError, match="the state of 1 parameters, expected none or those of all 2"):
         load_optimizer(torch.optim.SGD(weights, momentum=0.9, lr=0.1, fused=True), saved)
@@ -144,9 +148,12 @@ def test_a_resumed_run_with_spoilt_moments_ends_in_one_line(script, run_folder):
 
 
 def test_no_more_threads_than_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert restored_threads({"threads": 1_000_000}) == 4
     assert restored_threads({"threads": 3}) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # a cluster's share of the machine
+    assert restored_threads({"threads": 3}) == 2
 
 
 def test_the_directory_attribute_of_an_entry_changes_no_weight(run_folder):

@@ -97,6 +97,12 @@ def test_images_that_do_not_fit_are_not_begun(images):
         data.folder(str(images), (1, 10**9, 10**6), 0.5, 0.5)
 
 
+def test_what_else_is_in_a_folder_of_data_sets_does_not_matter(tmp_path):
+    sparse(tmp_path / "another-data-set.tar.gz")
+    with pytest.raises(UserError, match="could be neither read"):
+        data.cifar10(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("loader", "name"),
     [

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from projectlib.data import Sampler
 from projectlib.engines.cpu.kernels import cnn as image_kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
+from projectlib.engines.cpu.mlp import is_plain
 from projectlib.engines.eager import EagerEngine
 from projectlib.hsic import LABEL_FORMS, modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
@@ -102,7 +103,7 @@ def is_convolutional(network: Network) -> bool:
     types = [type(layer) for layer in network.layers]
     first, *others, last = types if len(types) > 1 else (None, None)
     is_one = first is ImageLayer and not {*others} - {ConvLayer} and last is PooledReadout
-    return is_one and type(network) is Network
+    return is_one and is_plain(network)
 
 
 def write_readout_gradients(

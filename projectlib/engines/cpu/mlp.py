@@ -1,12 +1,12 @@
 """The CPU engine: numba kernels on the tensors' own memory, members spread over threads."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
@@ -18,11 +18,22 @@ from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.hsic import LABEL_FORMS
+from projectlib.machine import num_cores
 from projectlib.models.leaky_integrator import LeakyIntegrator
 from projectlib.models.mlp import DenseLayer, Readout
 from projectlib.models.network import Network
 from projectlib.rules import Rule
 from projectlib.rules.rule import own_kernel
+
+CONVOLUTION = {
+    "kernel_size": (3, 3),
+    "padding": (1, 1),
+    "stride": (1, 1),
+    "dilation": (1, 1),
+    "groups": 1,
+    "padding_mode": "zeros",
+}
+"""What kernels know of a convolution."""
 
 RULES = {
     "biohsic": kernels.BIOHSIC,
@@ -151,7 +162,7 @@ class CpuEngine(EagerEngine):
         return kernels.Presentation(window, self.sampler.stride, self.ensemble.network.num_timesteps, self.rate)
 
     def learning(self) -> kernels.Learning:
-        source = self.monitor or self.rule
+        source = self.rule if self.rule.modulator else self.monitor or self.rule  # of one objective, where both are
         gamma, (_, sigma_y, sigma_z) = source.gamma or 0.0, source.sigmas or (1.0, 1.0, 1.0)
         log_hsic = self.monitor is not None
         kernel = own_kernel(self.rule)
@@ -193,7 +204,7 @@ def is_covered(network: Network) -> bool:
     """Whether kernels have the forward pass of a network: dense layers in a chain, or leaky integrators all alike."""
     layers: list[Any] = [*network.layers]
     types = [type(layer) for layer in layers]
-    if type(network) is not Network:
+    if not is_plain(network):
         return False
     if {*types} == {LeakyIntegrator}:
         *hidden, readout = layers
@@ -201,13 +212,19 @@ def is_covered(network: Network) -> bool:
     return types[-1] is Readout and not {*types[:-1]} - {DenseLayer}
 
 
+def is_plain(network: Network) -> bool:
+    """Whether a network, and what its layers are made of, does what the kernels take it to do: no subclass, no hook."""
+    parts: list[Any] = [part for layer in network.layers for part in layer.children()]
+    convolutions = [part for part in parts if type(part) is nn.Conv2d]
+    return (
+        type(network) is Network
+        and {type(part) for part in parts} <= {nn.Linear, nn.Conv2d}
+        and all(part.bias is not None for part in parts)
+        and all(getattr(part, name) == value for part in convolutions for name, value in CONVOLUTION.items())
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    )
+
+
 def are_alike(layers: Sequence[Any], *constants: str) -> bool:
     """Whether neurons have the same constants in all layers: kernels are told them once."""
     return len({tuple(getattr(layer, name) for name in constants) for layer in layers}) <= 1
-
-
-def num_cores() -> int:
-    """Cores that this process may use, no more than ``OMP_NUM_THREADS`` asks for."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores

@@ -6,19 +6,34 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from projectlib.engines.cpu.kernels import mlp as kernels
 
 KINDS = {SGD: kernels.SGD, Adam: kernels.ADAM, AdamW: kernels.ADAMW}
+SMALLEST_EPS = 1e-12  # of Adam; below it, what keeps the kernels' moments normal numbers would be felt
 PLAIN = {"momentum": 0, "dampening": 0, "nesterov": False, "amsgrad": False, "maximize": False}
 
 
 def unsupported(optimizer: Optimizer) -> str | None:
     """What of an optimizer the kernels do not support, in words; None if they support it."""
-    group = optimizer.param_groups[0]
+    groups = optimizer.param_groups
+    group = groups[0]
     if type(optimizer) is Adam and group.get("decoupled_weight_decay"):
         return "Adam with decoupled weight decay (optimizer=adamw)"
     if type(optimizer) not in KINDS:
         return f"the optimizer {type(optimizer).__name__}"
     if options := [f"{key}={group[key]}" for key, value in PLAIN.items() if group.get(key, value) != value]:
         return f"the optimizer {type(optimizer).__name__} with {', '.join(options)}"
-    return None
+    if group.get("eps", 1) < SMALLEST_EPS:
+        return f"the optimizer {type(optimizer).__name__} with eps={group['eps']}"
+    if len(groups) > 1 and not are_hidden_and_readout(*groups):
+        return "an optimizer with groups of its own"
+    has_hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return "an optimizer with hooks" if has_hooks else None
+
+
+def are_hidden_and_readout(hidden: dict, readout: dict, *more: dict) -> bool:
+    """Whether parameter groups are all hidden layers and the readout, which differ in nothing but their rate."""
+    own = {"params", "lr", "initial_lr"}
+    is_layer = len(readout["params"]) == 2 and readout["params"][0].shape[:2] == readout["params"][1].shape
+    same = {k: v for k, v in hidden.items() if k not in own} == {k: v for k, v in readout.items() if k not in own}
+    return not more and is_layer and same
 
 
 def constants(optimizer: Optimizer, index: int = 0) -> kernels.Optimizer:

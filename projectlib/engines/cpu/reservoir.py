@@ -11,10 +11,12 @@ from torch.optim import Optimizer
 from projectlib.engines.cpu import optimizer as kernel_optimizer
 from projectlib.engines.cpu.kernels import reservoir as reservoir_kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
-from projectlib.engines.cpu.mlp import num_cores
 from projectlib.engines.eager_reservoir import Outputs, ReservoirEngine
 from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.ensemble import Ensemble
+from projectlib.machine import num_cores
+from projectlib.models import Reservoir
+from projectlib.rules import Delta
 
 MOST_DENSE = 0.25  # a product over the non-zeros takes as long as BLAS takes over all of W_r
 
@@ -26,8 +28,11 @@ class CpuReservoirEngine(ReservoirEngine):
     worth_compiling = 3000  # time steps, each of which it makes about a millisecond shorter; compiling takes 3 s
 
     @staticmethod
-    def unsupported(ensemble: Ensemble, optimizer: Optimizer) -> str | None:
+    def unsupported(ensemble: Ensemble, rule: Delta, optimizer: Optimizer) -> str | None:
         """What of a task it does not support, in words; None if it supports it."""
+        for part, own in ((ensemble.network, Reservoir), (rule, Delta)):
+            if type(part) is not own:
+                return f"{type(part).__name__} in place of {own.__name__}"
         recurrent = ensemble.parameters[0]["recurrent"][0]
         density = recurrent.count_nonzero().item() / recurrent.numel()
         if density > MOST_DENSE:

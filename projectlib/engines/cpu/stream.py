@@ -17,7 +17,7 @@ from projectlib.engines.cpu.kernels import hsic as hsic_kernels
 from projectlib.engines.cpu.kernels import stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.memories import MEMORIES
-from projectlib.engines.cpu.mlp import CpuEngine, are_alike, is_covered
+from projectlib.engines.cpu.mlp import CpuEngine, are_alike, is_covered, is_plain
 from projectlib.models import LeakyIntegrator, Network, SpikingLayer
 from projectlib.models.spiking import SpikingState
 from projectlib.modulators.remembered import Remembered
@@ -33,7 +33,9 @@ class StreamEngine(CpuEngine):
 
     @staticmethod
     def supports(network: Network, rule: Rule) -> bool:
-        return rule.streams and len(network.layers) > 1 and (is_spiking(network) or is_covered(network))
+        in_order = rule.window == 1 or network.num_timesteps == 1  # else a block is shown again, and not its samples
+        of_layers = len(network.layers) > 1 and (is_spiking(network) or is_covered(network))
+        return rule.streams and in_order and of_layers
 
     @staticmethod
     def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
@@ -176,7 +178,7 @@ class StreamEngine(CpuEngine):
 def is_spiking(network: Network) -> bool:
     """Whether a network is a chain of layers that fire, all alike, and a readout that does not."""
     *hidden, readout = network.layers
-    if type(network) is not Network or {type(layer) for layer in hidden} != {SpikingLayer}:
+    if not is_plain(network) or {type(layer) for layer in hidden} != {SpikingLayer}:
         return False
     is_leaky = type(readout) is LeakyIntegrator and not readout.hidden
     constants = "rate", "trace_rate", "threshold", "refractory", "slope"

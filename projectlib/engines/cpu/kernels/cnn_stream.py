@@ -91,7 +91,7 @@ def supply_blocks(blocks, memory, settings, means, labels, count, horizon, weigh
             deviation = means[p, i] - blocks.mean[i]
             size += deviation * deviation
         blocks.scale[0] += rate * (size - blocks.scale[0])
-        scale = np.float32(math.sqrt(np.float32(width) / max(blocks.scale[0], TINY)))
+        scale = np.float32(math.sqrt(np.float32(width) / max(blocks.scale[0], np.float32(width) * TINY)))
         for i in range(width):
             deviation = means[p, i] - blocks.mean[i]
             work.seen[i] = scale * deviation

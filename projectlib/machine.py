@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""What of the machine is there: memory, and cores."""
 
 import math
 import os
@@ -18,3 +18,10 @@ def total_memory(device: torch.device) -> float:
     with suppress(ValueError, OSError):  # "max" where the container has no limit
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limits)
+
+
+def num_cores() -> int:
+    """Cores that this process may use, no more than ``OMP_NUM_THREADS`` asks for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores
