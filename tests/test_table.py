@@ -1,11 +1,14 @@
 """The table and the figure of depth, from run folders of a few samples each."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from conftest import scripts_in_this_process
 from sklearn.linear_model import Ridge
+from tiny_runs import accuracies
 
 from projectlib import plotting
 from projectlib.config.plugins import build
@@ -149,6 +152,7 @@ def test_every_layer_of_every_depth_is_probed(tmp_path):
     plt.close(figure)
     text = plotting.depth.section([tmp_path / name for name in names], tmp_path / "page")
     (line,) = [line for line in text.splitlines() if line.startswith("| delta memory |")]
-    shown = [float(value) for cell in line.split("|")[2:4] for value in cell.split(",")]
-    assert shown == [round(value, 1) for value in (*values[:2], values[2], values[5])]
+    shown = [float(value) for value in re.findall(r"[\d.]+", line)]
+    own = [100 * np.mean(accuracies(tmp_path / name)) for name in names]
+    assert shown == [round(value, 1) for value in (*values[:2], own[0], values[2], values[5], own[1])]
     assert (tmp_path / "page" / "depth.png").stat().st_size > 1000

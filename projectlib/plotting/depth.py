@@ -13,6 +13,7 @@ from projectlib.data import Dataset, Split
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.plotting.markdown import grid
+from projectlib.plotting.memories import last_accuracy
 from projectlib.plotting.page import network_runs, new_figure, save, use_panels
 from projectlib.plotting.style import conditions, figure_title, kind, kind_of, legend, names_and_looks, styled
 from projectlib.runs.load import load
@@ -26,9 +27,9 @@ RIDGE = 1e-3  # relative to the mean square of an activation
 INTRODUCTION = """## Depth
 
 Does a later layer add anything? Test accuracy (%) of a linear probe (ridge regression on 10,000 training images) that
-reads the first or the last hidden layer of MLPs with 256 neurons per layer ({conditions});
-`python -m projectlib.sweeps.experiments table/depth` makes the runs. The frozen control is only in the table, not in
-the figure.
+reads the first or the last hidden layer of MLPs with 256 neurons per layer ({conditions}), and
+of the network's own readout. `python -m projectlib.sweeps.experiments table/depth` makes the runs. The frozen control
+is only in the table, not in the figure.
 """
 
 
@@ -71,7 +72,9 @@ def draw_depth(ax: Axes, probed: list[Probed]) -> None:
 
 @styled()
 def section(folders: Folders, folder: Path) -> str:
-    """Draw ``depth.png`` and return the part of a page in Markdown that shows it, with the first and last layers."""
+    """Draw ``depth.png`` and return the part of a page in Markdown that shows it, with the first and last layers and
+    the readout.
+    """
     figure, axes = new_figure(columns=3, width=3.6, sharey=True)
     probed = linear_probes(folders, axes)
     save(figure, folder, "depth", types=["png"])
@@ -80,12 +83,17 @@ def section(folders: Folders, folder: Path) -> str:
     if len({(kind(one.run), one.depth) for one in probed}) < len(probed):
         raise UserError("several runs have the same rule and depth; expected one each: name those to show")
     for name in dict.fromkeys(kind(one.run) for one in probed):
-        of_kind = {one.depth: one.accuracy.mean(0) for one in probed if kind(one.run) == name}
-        shown = [f"{of_kind[d][0]:.1f}, {of_kind[d][-1]:.1f}" if d in of_kind else "-" for d in depths]
-        rows.append([kind_of(name).title, *shown])
-    head = ["rule", *(f"{depth} layers: first, last" for depth in depths)]
+        of_kind = {one.depth: one for one in probed if kind(one.run) == name}
+        rows.append([kind_of(name).title, *(in_words(of_kind[d]) if d in of_kind else "-" for d in depths)])
+    head = ["rule", *(f"{depth} layers: first, last; readout" for depth in depths)]
     introduction = INTRODUCTION.format(conditions=conditions([one.run for one in probed]))
     return f"{introduction}\n{grid(head, rows)}\n![What each layer tells of the class](depth.png)\n"
+
+
+def in_words(probed: Probed) -> str:
+    """Accuracies of probes of the first and the last layer, and of the readout, means over models."""
+    first, *_, last = probed.accuracy.mean(0)
+    return f"{first:.1f}, {last:.1f}; {last_accuracy(probed.run)[0]:.1f}"
 
 
 def probe_run(run: Run) -> np.ndarray:
