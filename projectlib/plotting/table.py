@@ -56,13 +56,13 @@ MARKERS = "oXs^Dv*Pd<>hxpH8+"  # one per row; of one colour (every sixth) far fr
 
 INTRODUCTION = """# One table
 
-`make table` writes this page from run folders (hours on two cores;
-[what it needs](index.md#what-to-run-for-a-figure)); no number is typed by hand. Within a column all rules have the same
+`make table` writes this page from run folders (hours on two cores; [what it
+needs](index.md#what-to-run-for-a-figure)); no number is typed by hand. Within a column all rules have the same
 network, data, epochs and seeds. On MNIST, Fashion-MNIST and digits one update uses 32 samples, except for the window
 rules (one update per window of 6 or 2) and back-propagation one sample at a time. On XOR there is an update at every
-time step (of a window of 64 samples for the paper's window, frozen layers and rules that compare a batch, else of one
-sample), on CIFAR-10 one per 16 images (the paper's window: one per window of 6). Test accuracy after the last epoch,
-mean ± sd over models.
+time step (of 64 samples for the paper's window, frozen layers, back-propagation and rules that compare a batch, of
+two for the window of 2, else of one sample), on CIFAR-10 one per 16 images (the paper's window: one per window of 6).
+Test accuracy after the last epoch, mean ± sd over models.
 
 Settings were chosen on a validation split of the column's own data: 16 trials a rule on MNIST, Fashion-MNIST and
 digits (of one rate for back-propagation and frozen layers, of two to four settings for the others), 24 on XOR (class
