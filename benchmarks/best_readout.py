@@ -23,7 +23,7 @@ from projectlib.rules import Delta
 
 WINDOWS = (2, 3, 4, 6, 10)
 GAMMA, SIGMA = 2.0, 0.5
-NUM_UNITS, NUM_TIMESTEPS, ZDIM = 500, 20, 10
+NUM_UNITS, NUM_TIMESTEPS, ZDIM = 2000, 20, 10
 NUM_SAMPLES = {"train": 3000, "validation": 500, "test": 500}
 STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4)
 
