@@ -119,6 +119,13 @@ def test_prototypes_supply_the_gradient_of_a_gaussian_of_each_class():
         prototypes.Prototypes(2, 1)
 
 
+@pytest.mark.parametrize("ignored", ["data.batchsize=6", "hsic.gamma=3"])
+def test_what_prototypes_do_not_read_is_refused(script, ignored):
+    own = (f"--config-dir={EXAMPLES / 'configs'}", "plugins=[prototypes]", "modulator=prototypes")
+    error = script("train-biohsic", *own, "data=digits", ignored).error
+    assert f"{ignored} has no effect with modulator=prototypes" in error
+
+
 def test_a_spiking_layer_fires_at_the_analytic_interval():
     """A constant drive I charges v = I (1 - (1 - a)^n), which passes 1 after log(1 - 1/I) / log(1 - a) steps."""
     layer = spiking_layer.SpikingLayer(1, 1, 0.1, torch.Generator()).double()

@@ -84,12 +84,12 @@ class Job:
         hydra: Any = HydraConfig.get()  # a DictConfig of Hydra's own settings
         refuse_additions(config, hydra)
         validate(config)
-        refuse_ignored(config, hydra)
         if hydra.mode == RunMode.MULTIRUN:
             limit_threads(hydra.launcher)  # before a plugin imports torch, which counts the cores once
         with paused_collector():
             import_plugins(self.plugins, self.folders)
         require_plugins(config.plugins, str(folder) if self.resumed is not None else "a config file's run")
+        refuse_ignored(config, hydra)
         if hydra.mode == RunMode.MULTIRUN and config.evaluate is None and config.search is None:
             return sweep_job(config, folder, hydra.job)
         with paused_collector():  # seconds of imports, for a config that is sound

@@ -5,6 +5,7 @@ import re
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from projectlib.config.plugins import find_in_plugins
 from projectlib.config.settings import flatten, is_among, plain, select
 from projectlib.errors import UserError
 from projectlib.values import COUNT, WHOLE, Check, is_count, is_number, require
@@ -105,11 +106,12 @@ def refuse_additions(config: DictConfig, hydra: DictConfig) -> None:
 def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
     """Raises UserError for an override of hsic.*, data.batchsize or training.log_hsic that nothing reads.
 
-    hydra: Hydra's settings of the job.
+    hydra: Hydra's settings of the job.  A memory of the user's own has to be imported before.
     """
     modulator, rule = (hydra.runtime.choices.get(group) for group in ("modulator", "rule"))
+    own = find_in_plugins(str(select(config, "modulator._target_")))
     one_by_one = instead = ""  # what sees one sample at a time
-    if modulator in MEMORIES:
+    if modulator in MEMORIES or (own is not None and not getattr(own, "needs_window", True)):
         one_by_one, instead = f"modulator={modulator}", "modulator=window"
     elif rule in SINGLE_SAMPLE_RULES:
         one_by_one, instead = f"rule={rule}", "rule=biohsic"
