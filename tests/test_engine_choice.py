@@ -23,11 +23,17 @@ MEMORY = ReservoirModulator(20, 1.2, 0.5, 5e-3, 1e-3, learning_rate=0.01, seed=0
 
 
 def choose(
-    name, make=MODELS["mlp"], rule=RULES["published"], optimizer=OPTIMIZERS["adamw"], num_epochs=1000, num_models=1
+    name,
+    make=MODELS["mlp"],
+    rule=RULES["published"],
+    optimizer=OPTIMIZERS["adamw"],
+    num_epochs=1000,
+    num_models=1,
+    required=True,
 ):
     ensemble = build_ensemble(make, range(num_models))
     optimizer = optimizer([p for layer in ensemble.parameters for p in layer.values()])
-    return choose_engine(name, ensemble, rule, optimizer, Sampler(31, 6, rule.sliding), num_epochs)
+    return choose_engine(name, ensemble, rule, optimizer, Sampler(31, 6, rule.sliding), num_epochs, required)
 
 
 @pytest.mark.parametrize("name", ["auto", "compiled"])
@@ -136,6 +142,20 @@ def test_what_kernels_do_not_cover_runs_in_eager(case):
     assert choose("auto", **UNCOVERED[case]) is EagerEngine
     with pytest.raises(UserError, match="engine=auto or engine=eager"):
         choose("compiled", **UNCOVERED[case])
+
+
+def test_a_checkpoint_of_a_compiled_engine_goes_on_in_eager():
+    """Of a run under auto: an earlier version may have covered more."""
+    assert choose("compiled", required=False, **UNCOVERED["an optimizer with a hook"]) is EagerEngine
+
+
+def test_groups_are_told_by_their_parameters():
+    """Not by their shapes: XOR has two inputs and two classes."""
+    swapped = lambda p: torch.optim.AdamW([{"params": p[-2:]}, {"params": p[:-2]}])  # noqa: E731
+    split = lambda p: torch.optim.AdamW([{"params": p[:-2]}, {"params": p[-2:], "lr": 0.1}])  # noqa: E731
+    make = lambda generator: mlp((2,), 2, (2,), generator)  # noqa: E731
+    assert choose("auto", make=make, optimizer=swapped) is EagerEngine
+    assert choose("auto", make=make, optimizer=split) is CpuEngine
 
 
 def test_reasons_are_words():

@@ -124,8 +124,8 @@ class Silent(DeltaModulator):
 def test_a_memory_that_sees_images_in_its_own_way_runs_in_eager():
     engine = make_engine(EagerEngine, "delta", model="cnn")
     rule, task = BioHSIC(modulator=Silent()), (engine.optimizer, engine.sampler)
-    assert "Silent on convolutions" in (ConvolutionStreamEngine.unsupported(rule, *task) or "")
-    assert ConvolutionStreamEngine.unsupported(engine.rule, *task) is None
+    assert "Silent on convolutions" in (ConvolutionStreamEngine.unsupported(engine.ensemble, rule, *task) or "")
+    assert ConvolutionStreamEngine.unsupported(engine.ensemble, engine.rule, *task) is None
 
 
 @pytest.mark.parametrize("model", ["mlp", "lif"])

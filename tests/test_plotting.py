@@ -395,7 +395,7 @@ def test_only_what_is_missing_is_run(tiny_results, damaged):
 
     cut = damaged("mnist")
     (cut / "summary.json").unlink()
-    assert missing_command(run, all_runs([cut])) == ["train-biohsic.py", f"resume='{cut}'", "training.nepochs=2"]
+    assert missing_command(run, all_runs([cut])) == ["train-biohsic.py", f"resume={cut}", "training.nepochs=2"]
     moved = replace(run, settings=(*run.settings, "logger=tensorboard", "device=cpu"))
     assert missing_command(moved, all_runs([cut]))[3:] == ["logger=tensorboard", "device=cpu"]
     cut = damaged("window-mnist")

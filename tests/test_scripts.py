@@ -314,6 +314,11 @@ def test_wandb_offline(command, tmp_path):
     ended = command("train-bp", *arguments, WANDB_MODE="offline")
     assert ended.code == 0, ended.output
     assert [*(tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")]
+    ended = command("train-bp", f"resume={tmp_path / 'run'}", "training.nepochs=9", WANDB_MODE="offline")
+    assert ended.code == 0, ended.output
+    parts = [path.name for path in (tmp_path / "run" / "wandb").glob("offline-run-*")]
+    assert len(parts) == 2
+    assert len({name.split("-", 3)[3] for name in parts}) == 1, "it goes on as the same run"
 
 
 def test_folders_of_images_with_any_name(script, tmp_path):
@@ -328,6 +333,9 @@ def test_folders_of_images_with_any_name(script, tmp_path):
 
 def test_a_commit_is_that_of_the_code(monkeypatch):
     """And not of a checkout that it is installed in."""
+    if (ROOT / ".git").exists():
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert recorder.commit() == {"commit": head.stdout.strip()}
     monkeypatch.setattr(recorder, "__file__", str(ROOT / "tests" / "projectlib" / "runs" / "recorder.py"))
     assert recorder.commit() == {}
 

@@ -85,15 +85,17 @@ def test_a_run_folder_from_somebody_else_runs_nothing(script, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_run_folder_from_somebody_else_writes_nowhere_else(script, tmp_path):
+def test_a_run_folder_from_somebody_else_writes_nowhere_else(script, tmp_path, monkeypatch):
     run, place = tmp_path / "run", tmp_path / "sprung"
     assert script("train-biohsic", *TINY, f"hydra.run.dir={run}").code == 0
     (run / "summary.json").unlink()
     config = run / ".hydra" / "config.yaml"
     honest = config.read_text()
-    config.write_text(honest.replace("path: checkpoints", f"path: {place}"))
-    assert "checkpointing.path" in script("train-biohsic", f"resume={run}").error
-    assert not place.exists()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~/sprung", place):
+        config.write_text(honest.replace("path: checkpoints", f"path: {path}"))
+        assert "checkpointing.path" in script("train-biohsic", f"resume={run}").error
+        assert not place.exists()
     assert script("train-biohsic", f"resume={run}", f"checkpointing.path={place}").code == 0  # the person names it
     logger = f"_target_: projectlib.runs.loggers.TensorBoardLogger\n    folder: {place}/log\n    settings: {{}}"
     config.write_text(honest.replace("model:\n", f"model:\n  x:\n    {logger}\n"))

@@ -42,32 +42,34 @@ def choose_engine(
 ) -> Callable[..., EagerEngine]:
     """The engine of a network for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does.
 
-    required: raise UserError, rather than go on in eager, where a captured graph fails or differs from eager's steps.
+    required: raise UserError, rather than go on in eager, where ``compiled`` does not cover the task, or a captured
+    graph fails or differs from eager's steps.
     """
     device = device_type(ensemble)
     layers = [type(layer) for layer in ensemble.network.layers]
     compiled = next((engine for engine in COMPILED.get(device, ()) if engine.supports(ensemble.network, rule)), None)
     if compiled:
-        reason = compiled.unsupported(rule, optimizer, sampler)
+        reason = compiled.unsupported(ensemble, rule, optimizer, sampler)
     else:
         names = ", ".join(sorted({layer.__name__ for layer in layers}))
         layers_of = f"such a network of {names}{' in a stream' if rule.streams else ''}"
         reason = layers_of if device in COMPILED else f"the device {device}"
     updates = num_epochs * sampler.steps * ensemble.network.num_timesteps
     is_compiled = partial(compiled.is_compiled, layers, rule) if compiled else None
-    engine = choose(name, EagerEngine, compiled, reason, updates, ensemble.num_models, is_compiled)
+    engine = choose(name, EagerEngine, compiled, reason, updates, ensemble.num_models, is_compiled, required)
     return partial(engine, required=required) if engine is GraphEngine else engine
 
 
 def choose_reservoir_engine(
-    name: str, ensemble: Ensemble, rule: Delta, optimizer: Optimizer, num_updates: int
+    name: str, ensemble: Ensemble, rule: Delta, optimizer: Optimizer, num_updates: int, required: bool = True
 ) -> type[ReservoirEngine]:
     """The engine of a reservoir for ``auto``, ``eager`` or ``compiled``; raises as ``choose`` does."""
     device, compiled = device_type(ensemble), CpuReservoirEngine
     reason = f"a reservoir on the device {device}"
     if device == "cpu":
         reason = compiled.unsupported(ensemble, rule, optimizer)
-    return choose(name, ReservoirEngine, compiled, reason, num_updates, ensemble.num_models, compiled.is_compiled)
+    models = ensemble.num_models
+    return choose(name, ReservoirEngine, compiled, reason, num_updates, models, compiled.is_compiled, required)
 
 
 def choose(
@@ -78,14 +80,15 @@ def choose(
     updates: int,
     num_models: int,
     is_compiled: Callable[[], bool] | None,
+    required: bool,
 ) -> type:
     """``auto`` takes ``compiled`` if it covers the task, and is cached already or the run is long enough.
 
     Ten models take eager about twice as long as one, and compilation is the same for all.
-    reason: what ``compiled`` does not cover, if anything.  Raises UserError where ``compiled`` is asked for and there
-    is such a reason.
+    reason: what ``compiled`` does not cover, if anything.  Raises UserError where ``compiled`` is asked for, and not
+    only what a checkpoint had (``required``), and there is such a reason.
     """
-    if name == "compiled" and reason:
+    if name == "compiled" and reason and required:
         raise UserError(f"engine is 'compiled', but it does not cover {reason}; use engine=auto or engine=eager")
     if name == "eager":
         return eager

@@ -18,6 +18,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 from projectlib.data import Epoch, Sampler
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
+from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
 from projectlib.models import Network
 from projectlib.rules import Rule
@@ -77,7 +78,7 @@ class GraphEngine(EagerEngine):
         return True
 
     @staticmethod
-    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         """What of a task it does not support, in words; None if it supports it."""
         return "momentum with dampening" if optimizer.param_groups[0].get("dampening") else None
 
@@ -125,8 +126,11 @@ class GraphEngine(EagerEngine):
             failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         self.put_back(before)
         self.optimizer.zero_grad()  # of the steps that were tried
-        if failure is None:
-            return
+        if failure is not None:
+            self.give_up(failure)
+
+    def give_up(self, failure: str) -> None:
+        """Go on in eager.  Raises UserError if the graph is ``required``."""
         if self.required:
             raise UserError(
                 f"engine is 'compiled', but the captured graph fails on this device ({failure}); use engine=auto or "
@@ -176,12 +180,9 @@ class GraphEngine(EagerEngine):
 
     def run(self, epoch: Epoch, start: int, stop: int) -> None:
         whole = start
+        if self.replays and constants(self.optimizer) != self.constants:
+            self.give_up("a schedule changes more of the optimizer than its learning rate, which a graph does not see")
         if self.replays:
-            if constants(self.optimizer) != self.constants:
-                raise UserError(
-                    "lr_schedule changes more of the optimizer than its learning rate, which a captured graph does not "
-                    "see; use engine=eager"
-                )
             whole = max(start, min(stop, self.whole_steps.steps))
             self.position.fill_(start)
             many, one = divmod(whole - start, self.unrolled)

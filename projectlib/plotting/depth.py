@@ -92,8 +92,8 @@ def section(folders: Folders, folder: Path) -> str:
 
 def in_words(probed: Probed) -> str:
     """Accuracies of probes of the first and the last layer, and of the readout, means over models."""
-    first, *_, last = probed.accuracy.mean(0)
-    return f"{first:.1f}, {last:.1f}; {last_accuracy(probed.run)[0]:.1f}"
+    means = probed.accuracy.mean(0)
+    return f"{means[0]:.1f}, {means[-1]:.1f}; {last_accuracy(probed.run)[0]:.1f}"
 
 
 def probe_run(run: Run) -> np.ndarray:

@@ -39,7 +39,7 @@ def network(folders: Folders | None, ax: Axes) -> None:
     dataset = load_data_of_run(run.config, run.folder)
     features = run.get("model.features", [])
     widths = [int(np.prod(dataset.input_shape)), *features, dataset.num_classes]
-    signal = "own signal" if kind_of(kind(run)).has_signal else ""
+    signal = "own signal" if run.choices.get("rule") == "biohsic" or kind_of(kind(run)).has_signal else ""
     names = ["input", *(f"layer {index}" for index in range(1, len(features) + 1)), "readout"]
     taught_by = ["", *(signal for _ in features), "cross-entropy"]
 

@@ -1,19 +1,22 @@
 """Where metrics go while a run goes on, beside its own files: the log, TensorBoard or Weights & Biases."""
 
-import hashlib
 import logging
-import socket
+import secrets
 from pathlib import Path
 from typing import Any
 
 from projectlib.errors import UserError, not_installed
-from projectlib.runs.run import Run
 
 log = logging.getLogger(__name__)
 
 
 class Logger:
-    """Receives a run's metrics from the recorder; methods that a subclass does not define do nothing."""
+    """Receives a run's metrics from the recorder; methods that a subclass does not define do nothing.
+
+    status: how the run ended, as in ``summary.json``, once it has.
+    """
+
+    status = ""
 
     def step(self, global_step: int, metrics: dict[str, float]) -> None:
         """After ``global_step`` steps of training: the running means of the epoch so far, and over models."""
@@ -21,8 +24,8 @@ class Logger:
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """At an epoch's end, named ``split/name``: means over models, and of several ``split/name_sd``."""
 
-    def close(self, status: str) -> None:
-        """The run has ended.  status: as in ``summary.json``, e.g. finished, interrupted or failed."""
+    def close(self) -> None:
+        """The run has ended."""
 
 
 class PrintLogger(Logger):
@@ -53,7 +56,7 @@ class TensorBoardLogger(Logger):
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, epoch)
 
-    def close(self, status: str) -> None:
+    def close(self) -> None:
         self.writer.close()
 
 
@@ -68,9 +71,11 @@ class WandbLogger(Logger):
             import wandb
         except ImportError:
             raise UserError(not_installed("logger=wandb", "wandb")) from None
-        place = Path(folder).absolute()
-        same = f"{socket.gethostname()} {place} {Run(place).started}"  # resumed, it goes on as the same run
-        identity, name = hashlib.sha256(same.encode()).hexdigest()[:16], "/".join(place.parts[-3:])
+        name = "/".join(Path(folder).absolute().parts[-3:])
+        before = sorted(
+            Path(folder).glob("wandb/*run-*-*")
+        )  # (offline-)run-<time>-<id>: a resumed run goes on as itself
+        identity = before[-1].name.removeprefix("offline-").split("-", 2)[2] if before else secrets.token_hex(8)
         try:
             self.run = wandb.init(
                 project=project, dir=str(folder), id=identity, name=name, resume="allow", config=settings
@@ -89,5 +94,5 @@ class WandbLogger(Logger):
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self.run.log({"epoch": epoch} | metrics)
 
-    def close(self, status: str) -> None:
-        self.run.finish(exit_code=0 if status in ("finished", "pruned") else 1)
+    def close(self) -> None:
+        self.run.finish(exit_code=0 if self.status in ("finished", "pruned") else 1)

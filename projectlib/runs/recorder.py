@@ -81,7 +81,8 @@ class Recorder:
         reason = None if stopped else str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if error is None:
             status, reason = "finished", None
-        self.status = status
+        for logger in self.loggers:
+            logger.status = status
         with nullcontext() if error is None else suppress(OSError):  # a full disk, perhaps, is what has to be told
             try:
                 self.exit_stack.close()  # loggers, which may fail
@@ -92,7 +93,7 @@ class Recorder:
         """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  metadata: what checkpoints say."""
         self.loggers, self.numbers_kept, self.metadata = loggers, numbers_kept, metadata
         for logger in loggers:
-            self.exit_stack.callback(lambda logger=logger: logger.close(self.status))
+            self.exit_stack.callback(logger.close)
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps: a bar, or a line per minute where the output is not a terminal."""

@@ -201,7 +201,7 @@ def missing_command(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
     if planned.swept:
         return [*planned.words, f"hydra.sweep.dir={quote(cut.folder.parent)}"]
     changeable = [word.input_line for word in parse(list(planned.settings)) if is_among(word.key_or_group, RESUMABLE)]
-    return [planned.words[0], f"resume={quote(cut.folder)}", *map(str, changeable)]
+    return [planned.words[0], f"resume={cut.folder}", *map(str, changeable)]
 
 
 def run_missing(

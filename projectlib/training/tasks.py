@@ -185,7 +185,8 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
     schedule = build(config.lr_schedule, optimizer=optimizer)
     window, num_timesteps = config.data.batchsize, config.data.ntimesteps
     num_updates = config.training.nepochs * (num_samples - window + 1) * num_timesteps
-    engine_class = choose_reservoir_engine(engine, ensemble, rule, optimizer, num_updates)
+    required = config.engine == "compiled"
+    engine_class = choose_reservoir_engine(engine, ensemble, rule, optimizer, num_updates, required)
     if engine_class is not ReservoirEngine:
         torch.set_num_threads(1)  # the engine has threads of its own
     reservoirs = engine_class(ensemble, rule, optimizer, learnt, window, num_timesteps, seeds(config))

@@ -99,7 +99,7 @@ def test_images_that_do_not_fit_are_not_begun(images):
 
 def test_what_else_is_in_a_folder_of_data_sets_does_not_matter(tmp_path):
     sparse(tmp_path / "another-data-set.tar.gz")
-    with pytest.raises(UserError, match="could be neither read"):
+    with data.downloads(allowed=False), pytest.raises(UserError, match="could be neither read"):
         data.cifar10(str(tmp_path))
 
 

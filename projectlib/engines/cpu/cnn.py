@@ -13,6 +13,7 @@ from projectlib.engines.cpu.kernels import cnn as image_kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.mlp import is_plain
 from projectlib.engines.eager import EagerEngine
+from projectlib.ensemble import Ensemble
 from projectlib.hsic import LABEL_FORMS, modulation_weights
 from projectlib.models.cnn import ConvLayer, ImageLayer, PooledReadout, average
 from projectlib.models.network import Network, Parameters
@@ -36,7 +37,7 @@ class ConvolutionEngine(EagerEngine):
         return not rule.streams and is_convolutional(network)
 
     @staticmethod
-    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         """What of a task it does not support, in words; None if it supports it."""
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__} on convolutions"

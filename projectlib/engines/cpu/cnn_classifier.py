@@ -11,6 +11,7 @@ from projectlib.engines.cpu.cnn_local import Buffers, LocalConvolutionEngine
 from projectlib.engines.cpu.kernels import cnn_stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import copy_tree_
+from projectlib.ensemble import Ensemble
 from projectlib.models.network import Network
 from projectlib.rules import LocalClassifier, Rule
 from projectlib.rules.local_classifier import Classifier
@@ -27,7 +28,7 @@ class ConvolutionClassifierEngine(LocalConvolutionEngine):
         return own_kernel(rule) == "local-classifier" and is_convolutional(network)
 
     @staticmethod
-    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         return None
 
     @staticmethod

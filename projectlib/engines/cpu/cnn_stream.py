@@ -16,6 +16,7 @@ from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.kernels.memories import scratch_for
 from projectlib.engines.cpu.memories import MEMORIES
 from projectlib.engines.eager import copy_tree_
+from projectlib.ensemble import Ensemble
 from projectlib.models.network import Network
 from projectlib.modulators import Memory, Sample
 from projectlib.modulators.memory import BLOCKS_HORIZON, Blocks
@@ -45,7 +46,7 @@ class ConvolutionStreamEngine(LocalConvolutionEngine):
         return rule.streams and is_convolutional(network)
 
     @staticmethod
-    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__} on convolutions"
         sees_blocks = isinstance(rule.modulator, Memory) and all(

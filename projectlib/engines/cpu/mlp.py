@@ -17,6 +17,7 @@ from projectlib.engines.cpu.kernels import mlp as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
+from projectlib.ensemble import Ensemble
 from projectlib.hsic import LABEL_FORMS
 from projectlib.machine import num_cores
 from projectlib.models.leaky_integrator import LeakyIntegrator
@@ -63,13 +64,13 @@ class CpuEngine(EagerEngine):
         return not rule.streams and is_covered(network)
 
     @staticmethod
-    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         """What of a task it does not support, in words; None if it supports it."""
         if own_kernel(rule) not in RULES:
             return f"the rule {type(rule).__name__}"
         if rule.modulator and own_kernel(rule.modulator) != "window":
             return f"the modulator {type(rule.modulator).__name__}"
-        if reason := kernel_optimizer.unsupported(optimizer):
+        if reason := kernel_optimizer.unsupported(optimizer, ensemble.parameters):
             return reason
         return "augmented data" if sampler.augmentation is not None else None
 

@@ -1,5 +1,8 @@
 """A torch optimizer as the kernels read it: its constants, its moments and its count of updates, all still its own."""
 
+from collections.abc import Sequence
+from itertools import chain
+
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -10,8 +13,8 @@ SMALLEST_EPS = 1e-12  # of Adam; below it, what keeps the kernels' moments norma
 PLAIN = {"momentum": 0, "dampening": 0, "nesterov": False, "amsgrad": False, "maximize": False}
 
 
-def unsupported(optimizer: Optimizer) -> str | None:
-    """What of an optimizer the kernels do not support, in words; None if they support it."""
+def unsupported(optimizer: Optimizer, layers: Sequence[dict[str, Tensor]]) -> str | None:
+    """What of an optimizer of these layers the kernels do not support, in words; None if they support it."""
     groups = optimizer.param_groups
     group = groups[0]
     if type(optimizer) is Adam and group.get("decoupled_weight_decay"):
@@ -22,18 +25,19 @@ def unsupported(optimizer: Optimizer) -> str | None:
         return f"the optimizer {type(optimizer).__name__} with {', '.join(options)}"
     if group.get("eps", 1) < SMALLEST_EPS:
         return f"the optimizer {type(optimizer).__name__} with eps={group['eps']}"
-    if len(groups) > 1 and not are_hidden_and_readout(*groups):
+    if not are_hidden_and_readout(groups, layers):
         return "an optimizer with groups of its own"
     has_hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return "an optimizer with hooks" if has_hooks else None
 
 
-def are_hidden_and_readout(hidden: dict, readout: dict, *more: dict) -> bool:
-    """Whether parameter groups are all hidden layers and the readout, which differ in nothing but their rate."""
+def are_hidden_and_readout(groups: list[dict], layers: Sequence[dict[str, Tensor]]) -> bool:
+    """Whether groups are all layers, the readout alone, or hidden layers and readout that differ in their rate only."""
+    *hidden, readout = [[id(parameter) for parameter in layer.values()] for layer in layers]
+    expected = [[*chain(*hidden), *readout]], [readout], [[*chain(*hidden)], readout]
     own = {"params", "lr", "initial_lr"}
-    is_layer = len(readout["params"]) == 2 and readout["params"][0].shape[:2] == readout["params"][1].shape
-    same = {k: v for k, v in hidden.items() if k not in own} == {k: v for k, v in readout.items() if k not in own}
-    return not more and is_layer and same
+    first, *others = [{key: value for key, value in group.items() if key not in own} for group in groups]
+    return [[*map(id, group["params"])] for group in groups] in expected and all(other == first for other in others)
 
 
 def constants(optimizer: Optimizer, index: int = 0) -> kernels.Optimizer:

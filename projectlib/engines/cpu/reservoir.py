@@ -37,7 +37,7 @@ class CpuReservoirEngine(ReservoirEngine):
         density = recurrent.count_nonzero().item() / recurrent.numel()
         if density > MOST_DENSE:
             return f"a reservoir of density {density:.2g}, which is more than {MOST_DENSE}"
-        return kernel_optimizer.unsupported(optimizer)
+        return kernel_optimizer.unsupported(optimizer, [{"readout": ensemble.parameters[0]["readout"]}])
 
     @staticmethod
     def is_compiled() -> bool:

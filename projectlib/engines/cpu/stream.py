@@ -18,6 +18,7 @@ from projectlib.engines.cpu.kernels import stream as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
 from projectlib.engines.cpu.memories import MEMORIES
 from projectlib.engines.cpu.mlp import CpuEngine, are_alike, is_covered, is_plain
+from projectlib.ensemble import Ensemble
 from projectlib.models import LeakyIntegrator, Network, SpikingLayer
 from projectlib.models.spiking import SpikingState
 from projectlib.modulators.remembered import Remembered
@@ -38,12 +39,12 @@ class StreamEngine(CpuEngine):
         return rule.streams and in_order and of_layers
 
     @staticmethod
-    def unsupported(rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
+    def unsupported(ensemble: Ensemble, rule: Rule, optimizer: Optimizer, sampler: Sampler) -> str | None:
         if own_kernel(rule) != "biohsic":
             return f"the rule {type(rule).__name__}"
         if own_kernel(rule.modulator) not in MEMORIES:
             return f"the modulator {type(rule.modulator).__name__}"
-        if reason := kernel_optimizer.unsupported(optimizer):
+        if reason := kernel_optimizer.unsupported(optimizer, ensemble.parameters):
             return reason
         return "augmented data" if sampler.augmentation is not None else None
 
