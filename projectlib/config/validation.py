@@ -5,7 +5,7 @@ import re
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projectlib.config.plugins import find_in_plugins
+from projectlib.config.plugins import TARGETS, find_in_plugins
 from projectlib.config.settings import flatten, is_among, plain, select
 from projectlib.errors import UserError
 from projectlib.values import COUNT, WHOLE, Check, is_count, is_number, require
@@ -109,9 +109,8 @@ def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
     hydra: Hydra's settings of the job.  A memory of the user's own has to be imported before.
     """
     modulator, rule = (hydra.runtime.choices.get(group) for group in ("modulator", "rule"))
-    own = find_in_plugins(str(select(config, "modulator._target_")))
     one_by_one = instead = ""  # what sees one sample at a time
-    if modulator in MEMORIES or (own is not None and not getattr(own, "needs_window", True)):
+    if modulator in MEMORIES or is_own_memory(select(config, "modulator._target_")):
         one_by_one, instead = f"modulator={modulator}", "modulator=window"
     elif rule in SINGLE_SAMPLE_RULES:
         one_by_one, instead = f"rule={rule}", "rule=biohsic"
@@ -132,3 +131,11 @@ def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
         else:
             continue
         raise UserError(f"{line} has no effect with {reason}")
+
+
+def is_own_memory(target: str | None) -> bool:
+    """Whether a modulator is of a plugin and needs no window.
+
+    Of one of the project's no plugin is looked for: that takes time, and garbage to be collected while a run trains.
+    """
+    return target is not None and target not in TARGETS and not getattr(find_in_plugins(target), "needs_window", True)
