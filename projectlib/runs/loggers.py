@@ -72,9 +72,8 @@ class WandbLogger(Logger):
         except ImportError:
             raise UserError(not_installed("logger=wandb", "wandb")) from None
         name = "/".join(Path(folder).absolute().parts[-3:])
-        before = sorted(
-            Path(folder).glob("wandb/*run-*-*")
-        )  # (offline-)run-<time>-<id>: a resumed run goes on as itself
+        # a resumed run goes on as itself: (offline-)run-<time>-<id>
+        before = sorted(Path(folder).glob("wandb/*run-*-*"))
         identity = before[-1].name.removeprefix("offline-").split("-", 2)[2] if before else secrets.token_hex(8)
         try:
             self.run = wandb.init(

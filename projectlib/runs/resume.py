@@ -71,12 +71,9 @@ def resumed_config(composed: DictConfig, folder: Path, overrides: list[str]) -> 
 def refuse_new_place(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Raises UserError where a folder, and not the user, would have checkpoints written where none are yet."""
     path = OmegaConf.select(config, "checkpointing.path")
-    is_elsewhere = isinstance(path, str) and Path(path).expanduser().is_absolute()
-    if (
-        is_elsewhere
-        and not sets(overrides, "checkpointing.path")
-        and not (place := checkpoint_folder(folder, path)).is_dir()
-    ):
+    if not isinstance(path, str) or sets(overrides, "checkpointing.path"):
+        return
+    if Path(path).expanduser().is_absolute() and not (place := checkpoint_folder(folder, path)).is_dir():
         raise UserError(
             f"checkpointing.path of {folder} is {path!r}, and there is no {place}; expected what the run has "
             f"made: if it was moved, name its place, checkpointing.path={path}"

@@ -137,7 +137,7 @@ class Run:
 
     @property
     def started(self) -> float:
-        """When it began, in seconds of the system's clock: Hydra's own settings are written once (0: none)."""
+        """When it began, in seconds of the system's clock: Hydra's own settings are written then (0: none)."""
         try:
             return (self.folder / HYDRA_FOLDER / "hydra.yaml").stat().st_mtime
         except OSError:

@@ -76,11 +76,9 @@ def run_worker(config: DictConfig, train: Train) -> float | None:
     Raises UserError for a space or a direction that makes no sense and for a study of other settings.
     """
     search, folder = config.search, Path(config.search.folder).expanduser()
-    metric = config.objective.split("/")[1]
-    best = {1: "maximize", -1: "minimize"}.get(DIRECTION.get(metric, 0), search.direction)
-    require(
-        search.direction == best, "search.direction", search.direction, f"{best}, with objective={config.objective}"
-    )
+    better = {1: "maximize", -1: "minimize", None: search.direction}[DIRECTION.get(config.objective.split("/")[1])]
+    expected = f"{better}, with objective={config.objective}"
+    require(search.direction == better, "search.direction", search.direction, expected)
     base, space = config.copy(), plain(search.space)
     base.search = None
     for key in space:
@@ -120,9 +118,8 @@ def open_study(search: DictConfig, folder: Path, about: dict[str, Any], first: d
     folder.mkdir(parents=True, exist_ok=True)
     try:
         check_database(path)
-        with FileLock(
-            folder / ".study-lock", fallback_to_soft=False
-        ):  # two workers that both find no file would both make its tables
+        # two workers that both find no file would both make its tables
+        with FileLock(folder / ".study-lock", fallback_to_soft=False):
             storage = RDBStorage(
                 f"sqlite:///{path.absolute()}",
                 engine_kwargs={"connect_args": {"timeout": 60}},  # seconds to wait while another worker writes

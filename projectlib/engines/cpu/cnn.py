@@ -20,6 +20,16 @@ from projectlib.models.network import Network, Parameters
 from projectlib.rules import BioHSIC, Rule, TrainingState
 from projectlib.rules.rule import own_kernel
 
+CONVOLUTION = {
+    "kernel_size": (3, 3),
+    "padding": (1, 1),
+    "stride": (1, 1),
+    "dilation": (1, 1),
+    "groups": 1,
+    "padding_mode": "zeros",
+}
+"""What kernels know of a convolution."""
+
 
 class ConvolutionEngine(EagerEngine):
     """Eager's steps of the local rule, with gradients written out, one member after the other.
@@ -104,7 +114,9 @@ def is_convolutional(network: Network) -> bool:
     types = [type(layer) for layer in network.layers]
     first, *others, last = types if len(types) > 1 else (None, None)
     is_one = first is ImageLayer and not {*others} - {ConvLayer} and last is PooledReadout
-    return is_one and is_plain(network)
+    convolutions = [layer.conv for layer in network.layers[:-1]] if is_one else []
+    is_known = all(getattr(conv, name, None) == value for conv in convolutions for name, value in CONVOLUTION.items())
+    return is_one and is_known and is_plain(network)
 
 
 def write_readout_gradients(
