@@ -5,7 +5,7 @@ import torch
 from projectlib.data import Augmentation, Dataset, Sampler, Split
 from projectlib.ensemble import build_ensemble
 from projectlib.models import cnn, lif_mlp, linear, mlp
-from projectlib.rules import Backprop, BioHSIC, Frozen
+from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen
 from projectlib.training.metrics import HSICMonitor
 
 SIGMAS = (0.5, 0.3, 1.0)
@@ -15,11 +15,13 @@ RULES = {
     "parzen": BioHSIC(2.0, SIGMAS, form="parzen"),
     "contrastive": BioHSIC(2.0, SIGMAS, form="contrastive"),
     "frozen": Frozen(),
+    "hsic": HSIC(2.0, SIGMAS),
     "backprop": Backprop(),
 }
 MODELS = {
     "mlp": lambda generator: mlp((7,), 3, (9, 5), generator),
     "deep": lambda generator: mlp((7,), 3, (6, 5, 4), generator),
+    "wide": lambda generator: mlp((7,), 3, (48, 36), generator),
     "linear": lambda generator: linear((7,), 3, generator),
     "lif": lambda generator: lif_mlp((7,), 3, (6, 4), 5e-3, 1e-3, 3, generator),
 }

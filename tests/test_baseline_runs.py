@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from made_up_engines import EXACT as EXACTLY
-from made_up_engines import FLOAT32, MODELS, OPTIMIZERS, assert_same, train
+from made_up_engines import FLOAT32, MODELS, OPTIMIZERS, SIGMAS, assert_same, train
 from test_learning import final_accuracy
 from test_resume import compare_with_uninterrupted
 from tiny_runs import metrics
@@ -18,6 +18,7 @@ from projectlib.engines.eager import EagerEngine
 from projectlib.ensemble import build_ensemble
 from projectlib.models import cnn
 from projectlib.rules import (
+    HSIC,
     PHSIC,
     Backprop,
     DirectFeedbackAlignment,
@@ -35,6 +36,9 @@ COMPILED = {
     "direct-feedback-alignment": lambda num: DirectFeedbackAlignment(0.8, num),
     "local-classifier": lambda num: LocalClassifier(0.9, accumulate=num),
     "local-classifier-random": lambda num: LocalClassifier(0.9, "random", accumulate=num),
+    "similarity-matching": SimilarityMatching,
+    "phsic": lambda num: PHSIC(groups=None, accumulate=num),
+    "hsic": lambda num: HSIC(2.0, SIGMAS, num),
     "backprop": Backprop,
     "frozen": Frozen,
 }
@@ -75,6 +79,26 @@ def test_kernels_of_other_networks_equal_eager(name, model):
     assert_same(train(compiled, (0, steps)), train(eager, (0, steps)), **FLOAT32)
 
 
+COMPARISONS = {
+    **{name: COMPILED[name] for name in ("similarity-matching", "phsic", "hsic")},
+    "groups": lambda num: PHSIC(gamma=1.6, groups=12, power=0.8, smoothing=0.3, accumulate=num),
+}
+
+
+@pytest.mark.parametrize("num_copies", [1, 4])
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_kernels_of_wide_layers_equal_eager(name, num_copies):
+    """Batches of 11, some samples of which may be copies, and a last one of 1, which is compared with nothing."""
+    engines = [make_engine(engine, COMPARISONS[name](11), "wide", "sgd") for engine in (CpuEngine, EagerEngine)]
+    for engine in engines:
+        inputs = engine.source.inputs
+        engine.optimizer.param_groups[0]["lr"] = 1.0  # or these gradients would move nothing
+        inputs[:] = inputs[torch.arange(len(inputs)) // num_copies * num_copies]
+        assert engine.sampler.steps == 3
+    compiled, eager = (train(engine, (0, 3)) for engine in engines)
+    assert_same(compiled, eager, **FLOAT32)
+
+
 @pytest.mark.parametrize("name", COMPILED)
 def test_engines_go_on_from_each_other(name):
     whole = train(make_engine(EagerEngine, COMPILED[name](4)), (0, 6))
@@ -88,11 +112,7 @@ def test_engines_go_on_from_each_other(name):
     assert_same((second.state_dict(), second.metrics()), whole, **FLOAT32)
 
 
-TRACED = {
-    **{name: make_rule for name, make_rule in COMPILED.items() if name not in ("backprop", "frozen")},
-    "similarity-matching": SimilarityMatching,
-    "phsic": lambda num: PHSIC(groups=None, accumulate=num),
-}
+TRACED = {name: make_rule for name, make_rule in COMPILED.items() if name not in ("backprop", "frozen")}
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -16,6 +16,7 @@ class HSIC(BatchRule):
     """
 
     transports = "labels and the input"
+    kernel = "hsic"
     gamma: float
     sigmas: tuple[float, float, float]
 

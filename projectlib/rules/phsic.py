@@ -30,6 +30,7 @@ class PHSIC(BatchRule):
     """
 
     transports = "how alike labels are"
+    kernel = "phsic"
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class SimilarityMatching(BatchRule):
     """
 
     transports = "how alike labels are"
+    kernel = "similarity-matching"
 
     def __init__(self, accumulate: int = 1):
         self.make_blocks(accumulate)

@@ -15,6 +15,7 @@ from projectlib.engines.cpu import optimizer as kernel_optimizer
 from projectlib.engines.cpu.kernels import hsic as hsic_kernels
 from projectlib.engines.cpu.kernels import mlp as kernels
 from projectlib.engines.cpu.kernels.compiler import cached_signatures
+from projectlib.engines.cpu.kernels.similarity import Groups
 from projectlib.engines.eager import EagerEngine
 from projectlib.engines.optimizers import initialize_optimizer
 from projectlib.ensemble import Ensemble
@@ -33,6 +34,9 @@ RULES = {
     "feedback-alignment": kernels.BACKPROP,
     "direct-feedback-alignment": kernels.DIRECT,
     "local-classifier": kernels.CLASSIFIER,
+    "hsic": kernels.HSIC,
+    "similarity-matching": kernels.SIMILARITY,
+    "phsic": kernels.PLAUSIBLE,
 }
 """By their ``kernel``; feedback alignment differs from back-propagation in what it sends errors through."""
 
@@ -124,7 +128,7 @@ class CpuEngine(EagerEngine):
         """Shared by members: kernel values of each sample with those before it, and per window the weights of xi or,
         for a form in ``LABEL_FORMS``, which samples have the newest's label.
         """
-        source = self.rule if self.rule.modulator else self.monitor
+        source = self.rule if self.rule.sigmas else self.monitor
         lags, modulation = np.zeros((0, window), np.float32), np.zeros((1, window), np.float32)
         if source is not None:
             sigma_x, sigma_y, _ = source.sigmas
@@ -153,14 +157,19 @@ class CpuEngine(EagerEngine):
         return kernels.Presentation(window, self.sampler.stride, self.ensemble.network.num_timesteps, self.rate)
 
     def learning(self) -> kernels.Learning:
-        source = self.rule if self.rule.modulator else self.monitor or self.rule  # of one objective, where both are
+        source = self.rule if self.rule.sigmas else self.monitor or self.rule  # of one objective, where both are
         gamma, (_, sigma_y, sigma_z) = source.gamma or 0.0, source.sigmas or (1.0, 1.0, 1.0)
         log_hsic = self.monitor is not None
         kernel = own_kernel(self.rule)
         assert kernel in RULES  # or it would be ``unsupported``
         rate = float(getattr(self.rule, "learning_rate", 0))
         form = hsic_kernels.form_of(self.rule.form)
-        return kernels.Learning(RULES[kernel], form, rate, log_hsic, float(gamma), float(sigma_y), float(sigma_z))
+        objective = float(gamma), float(sigma_y), float(sigma_z)
+        learning = kernels.Learning(RULES[kernel], form, rate, log_hsic, *objective)
+        if kernel == "phsic":
+            groups = Groups(self.rule.groups or 0, float(self.rule.power), float(self.rule.smoothing))
+            return learning._replace(label_weight=float(self.rule.label_weight), groups=groups)
+        return learning
 
     def feedback_paths(self, index: int, member: tuple[kernels.Layer, ...]) -> tuple[kernels.FeedbackPath, ...]:
         """What sends one model's errors to its hidden layers, as views; the readout's is not read."""

@@ -35,9 +35,19 @@ from projectlib.engines.cpu.kernels.products import (
     send_back,
     transpose,
 )
+from projectlib.engines.cpu.kernels.similarity import (
+    Comparison,
+    Groups,
+    comparison,
+    cosine_target,
+    descend_cosines,
+    descend_hsic,
+    hsic_target,
+    plausible_target,
+)
 from projectlib.engines.cpu.kernels.vectors import exp
 
-BIOHSIC, FROZEN, BACKPROP, DIRECT, CLASSIFIER = range(5)
+BIOHSIC, FROZEN, BACKPROP, DIRECT, CLASSIFIER, HSIC, SIMILARITY, PLAUSIBLE = range(8)
 SGD, ADAM, ADAMW = range(3)
 LAYER_NORM_EPS = np.float32(1e-6)
 TINY = np.float32(1e-30)  # added to moments: silent neurons' do not become subnormal, which are a hundred times as slow
@@ -96,7 +106,8 @@ class Presentation(NamedTuple):
 
 class Learning(NamedTuple):
     """rule: one of those above.  form: of BIOHSIC's signal (``kernels.hsic``).  classifier_rate: of classifiers.
-    log_hsic: whether HSIC is measured, with gamma, sigmas.
+    log_hsic: whether HSIC is measured, with gamma, sigmas, which are also those of the rule HSIC.  label_weight,
+    groups: of PLAUSIBLE.
 
     BACKPROP sends through whatever the feedback_paths have, be it the next layer's own weights or not.
     """
@@ -108,6 +119,8 @@ class Learning(NamedTuple):
     gamma: float
     sigma_y: float
     sigma_z: float
+    label_weight: float = 0.0
+    groups: Groups = Groups(0, 1.0, 1.0)
 
 
 class Workspace(NamedTuple):
@@ -130,6 +143,7 @@ class Workspace(NamedTuple):
     ky: np.ndarray  # (N, N)
     pairs: np.ndarray  # (3, num_pairs(N)) centred kx, centred ky, squared distances of z
     around: np.ndarray  # (largest out, num_places(N)) z of the window, and on round it
+    comparison: Comparison
 
 
 # Forward ---------------------------------------------------------------------------------------------------------
@@ -359,6 +373,10 @@ def learn(member, feedback_paths, work, labels, learning, modulation, rate, opti
                     signal[o, p] /= rate
         elif rule == CLASSIFIER:
             classify(feedback_paths[layer], z, labels, work.classes, work.places, learning.classifier_rate, signal)
+        elif rule == HSIC:
+            descend_hsic(z, learning.sigma_z, work.comparison, signal)
+        elif rule == SIMILARITY or rule == PLAUSIBLE:
+            descend_cosines(z, rule == PLAUSIBLE, learning.groups, work.comparison, signal)
         else:
             modulate(z, modulation, learning.form, learning.sigma_z, signal, work.places)
         pull_back(signal, work.u[layer], z, work.inverse_deviation[layer], rate, first, work.places)
@@ -380,11 +398,12 @@ def train_windows(
     feedback_paths: of each layer, the readout's are not read.  optimizers: of the hidden layers and of the readout.
     """
     window, stride, num_timesteps, dt_over_tau = presentation
-    rule, _, _, log_hsic, gamma, sigma_y, sigma_z = learning
+    rule, log_hsic, gamma, sigma_z = learning.rule, learning.log_hsic, learning.gamma, learning.sigma_z
     rate = np.float32(dt_over_tau)
     readout = len(member) - 1
     sums = totals.copy()  # members' totals lie side by side: their threads would fight over lines of cache
-    other = label_kernel_value(sigma_y, len(member[readout].bias))
+    num_classes = len(member[readout].bias)
+    other = label_kernel_value(learning.sigma_y, num_classes)
     for step in range((len(samples) - window) // stride + 1):
         first = step * stride
         for p in range(window):
@@ -393,8 +412,15 @@ def train_windows(
         if is_small(member[0].weight):
             transpose(work.rows[0], work.h[0])
         window_labels = labels[first : first + window]
-        if log_hsic:
+        if log_hsic or rule == HSIC:
             window_kernel_matrices(lags, labels, first, other, work.kx, work.ky)
+        if rule == HSIC:
+            hsic_target(work.kx, work.ky, gamma, work.means, work.comparison.target)
+        elif rule == SIMILARITY:
+            cosine_target(window_labels, num_classes, work.comparison.target)
+        elif rule == PLAUSIBLE:
+            plausible_target(window_labels, num_classes, learning.label_weight, work.comparison.target)
+        if log_hsic:
             centered_pairs(work.kx, work.means, work.pairs[0])
             centered_pairs(work.ky, work.means, work.pairs[1])
         for _ in range(num_timesteps):
@@ -440,4 +466,5 @@ def workspace(member, window, membranes=None):
         ky=zeros(window, window),
         pairs=zeros(3, num_pairs(window)),
         around=zeros(max(outputs for outputs, _ in shapes), num_places(window)),
+        comparison=comparison(window, max(outputs for outputs, _ in shapes)),
     )
