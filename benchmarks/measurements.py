@@ -98,6 +98,22 @@ def memories(bench: Bench) -> list[Result]:
     return [*results, whole_result(whole, trained[1:])]
 
 
+def comparisons(bench: Bench) -> list[Result]:
+    """A batch under the rules that compare its samples, beside the same batch under back-propagation."""
+    batches, averaged = bench.size(5_000, 20), "optimizer=adamw-averaged"
+    rules = {"similarity matching": "similarity-matching", "plausible HSIC": "phsic", "batch HSIC": "hsic"}
+    results = []
+    for name, rule in rules.items():
+        runs, sticks = [], []
+        for _ in range(bench.repetitions):
+            sticks.append(mnist_run(bench, "train-bp", 1, 3, 32 * batches // 3, averaged).microseconds)
+            runs.append(mnist_run(bench, "train-biohsic", 1, 3, 32 * batches // 3, f"rule={rule}", averaged))
+        limit, stick = Limit(1.5, "stick"), "back-propagation"
+        row = Row(f"MNIST {name}, batch 32, nmodels=1, time a batch", "us", (limit,), stick=stick)
+        results.append(step_result(row, runs, sticks))
+    return results
+
+
 def mnist_run(
     bench: Bench, script: str, num_models: int, num_epochs: int, num_samples: int, *overrides: str
 ) -> Trained:
@@ -178,11 +194,10 @@ def cnn(bench: Bench) -> list[Result]:
 
 def cnn_memory(bench: Bench) -> list[Result]:
     """An image with a memory beside the step of a window."""
-    steps = bench.size(300, 10)
     window, delta = [], []
     for _ in range(bench.repetitions):
-        window.append(cnn_run(bench, steps).microseconds)
-        delta.append(cnn_run(bench, steps, "modulator=delta"))
+        window.append(cnn_run(bench, bench.size(600, 10)).microseconds)
+        delta.append(cnn_run(bench, bench.size(2_000, 10), "modulator=delta"))
     row = Row("CIFAR-10 delta, CNN [128, 256], nmodels=1, time an image", "us", (Limit(0.4, "stick"),), stick="window")
     return [step_result(row, delta, window)]
 
@@ -249,6 +264,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Result]]] = {
     "mnist": mnist,
     "mnist-30": mnist_ensemble,
     "memories": memories,
+    "comparisons": comparisons,
     "evaluation": evaluation,
     "lif-linear": lif_linear,
     "lif-xor": lif_xor,

@@ -375,7 +375,7 @@ def learn(member, feedback_paths, work, labels, learning, modulation, rate, opti
             classify(feedback_paths[layer], z, labels, work.classes, work.places, learning.classifier_rate, signal)
         elif rule == HSIC:
             descend_hsic(z, learning.sigma_z, work.comparison, signal)
-        elif rule == SIMILARITY or rule == PLAUSIBLE:
+        elif rule in (SIMILARITY, PLAUSIBLE):
             descend_cosines(z, rule == PLAUSIBLE, learning.groups, work.comparison, signal)
         else:
             modulate(z, modulation, learning.form, learning.sigma_z, signal, work.places)
