@@ -236,7 +236,7 @@ def test_a_window_of_two_and_frozen_layers_with_averages(script):
         (["rule=local-classifier", "modulator=delta"], "which has no effect on the rule LocalClassifier"),
         (["rule=phsic", "model.features=[60]"], "rule.groups is 32, but layer 0 has 60 neurons or channels"),
         (["rule=phsic", "optimizer.accumulate=5000"], "optimizer.accumulate is 5000; expected at most the"),
-        (["rule=phsic", "engine=compiled"], "it does not cover the rule PHSIC"),
+        (["rule=phsic", "model=divisive-mlp", "engine=compiled"], "it does not cover such a network of DivisiveLayer"),
     ],
 )
 def test_what_a_baseline_cannot_do_is_one_line(script, settings, message):
