@@ -5,7 +5,7 @@ import torch
 from projectlib.data import Augmentation, Dataset, Sampler, Split
 from projectlib.ensemble import build_ensemble
 from projectlib.models import cnn, lif_mlp, linear, mlp
-from projectlib.rules import HSIC, Backprop, BioHSIC, Frozen
+from projectlib.rules import HSIC, PHSIC, Backprop, BioHSIC, Frozen, SimilarityMatching
 from projectlib.training.metrics import HSICMonitor
 
 SIGMAS = (0.5, 0.3, 1.0)
@@ -16,6 +16,8 @@ RULES = {
     "contrastive": BioHSIC(2.0, SIGMAS, form="contrastive"),
     "frozen": Frozen(),
     "hsic": HSIC(2.0, SIGMAS),
+    "similarity-matching": SimilarityMatching(),
+    "phsic": PHSIC(gamma=1.3, groups=None),
     "backprop": Backprop(),
 }
 MODELS = {

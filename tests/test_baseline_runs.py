@@ -16,6 +16,7 @@ from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.engines.cuda_graph import GraphEngine
 from projectlib.engines.eager import EagerEngine
 from projectlib.ensemble import build_ensemble
+from projectlib.hsic import SMALLEST
 from projectlib.models import cnn
 from projectlib.rules import (
     HSIC,
@@ -81,6 +82,8 @@ def test_kernels_of_other_networks_equal_eager(name, model):
 
 COMPARISONS = {
     **{name: COMPILED[name] for name in ("similarity-matching", "phsic", "hsic")},
+    "hsic of small sigmas": lambda num: HSIC(2.0, (0.5, 0.3, 1e-3), num),
+    "hsic of the smallest": lambda num: HSIC(2.0, (0.5, 0.3, SMALLEST), num),
     "groups": lambda num: PHSIC(gamma=1.6, groups=12, power=0.8, smoothing=0.3, accumulate=num),
 }
 
@@ -162,25 +165,23 @@ def test_convolutions_and_averages(script, tmp_path, name):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("phsic", "similarity-matching")])
+@pytest.mark.parametrize("name", NAMES)
 def test_leaky_integrators(script, name):
-    settings = ("data=xor", "nmodels=2", "data.limit=60", "training.nepochs=1", "training.sample_timesteps=3")
-    ended = script("train-lif-biohsic", *settings, f"rule={name}", "hydra.run.dir=run")
+    settings = ("data=xor", "nmodels=2", "data.limit=100", "training.nepochs=1", "training.sample_timesteps=3")
+    ended = script("train-lif-biohsic", *settings, f"rule={name}", "engine=compiled", "hydra.run.dir=run")
     assert ended.code == 0, ended.output
 
 
 @pytest.mark.parametrize(
     ("name", "optimizer"),
-    [*((name, "adamw") for name in NAMES), ("local-classifier", "adamw-averaged"), ("phsic", "adamw-averaged")],
+    [*((n, "adamw") for n in (*NAMES, "hsic")), ("local-classifier", "adamw-averaged"), ("phsic", "adamw-averaged")],
 )
 def test_a_run_that_was_stopped_inside_an_epoch_ends_alike(script, tmp_path, name, optimizer):
-    compares = name in ("phsic", "similarity-matching")
+    compares = name in ("phsic", "similarity-matching", "hsic")
     num, num_steps = (960, 40) if optimizer == "adamw-averaged" else (120, 25) if compares else (30, 40)
-    engine = "engine=eager" if compares else "engine=compiled"
-    settings = ("data=digits", f"data.limit={num}", f"rule={name}", "nmodels=2", "training.nepochs=3", engine)
-    compare_with_uninterrupted(
-        *(script, tmp_path, "train-biohsic", *settings, f"optimizer={optimizer}"), num_steps=num_steps
-    )
+    settings = ("data=digits", f"data.limit={num}", f"rule={name}", f"optimizer={optimizer}", "nmodels=2")
+    arguments = ("train-biohsic", *settings, "training.nepochs=3", "engine=compiled")
+    compare_with_uninterrupted(script, tmp_path, *arguments, num_steps=num_steps)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "local-classifier rule.feedback=random"])

@@ -326,7 +326,7 @@ def refuse_groups(kind, num):
         (lambda: LocalClassifier(feedback="none"), "rule.feedback is 'none'; expected transpose or random"),
         (lambda: PHSIC(groups=2), "rule.groups is 2; expected a whole number of at least 3, or null"),
         (lambda: PHSIC(power=0), "rule.power is 0; expected a number above 0"),
-        (lambda: PHSIC(smoothing=-1), "rule.smoothing is -1; expected a number above 0"),
+        (lambda: PHSIC(smoothing=-1), "rule.smoothing is -1; expected a number of at least 1e-15"),
         (refuse_groups("mlp", 5), "rule.groups is 5, but layer 0 has 12 neurons or channels; expected a number that"),
         (refuse_groups("mlp", 12), "rule.groups is 12, but layer 0 has 12 neurons or channels; expected a number that"),
         (refuse_groups("cnn", 4), "rule.groups is 4, but layer 0 has 6 neurons or channels; expected a number that"),

@@ -108,6 +108,10 @@ def with_hook(parameters):
     return optimizer
 
 
+class OwnHSIC(HSIC):
+    """It may do something else."""
+
+
 UNCOVERED = {
     "hidden layer without relu": {"make": lambda generator: Network(*[linear((7,), 7, generator).layers[0]] * 2)},
     "decoupled decay": {"optimizer": lambda p: torch.optim.Adam(p, decoupled_weight_decay=True)},
@@ -117,7 +121,7 @@ UNCOVERED = {
     "neurons of two kinds": {"make": lambda generator: Network(*unlike(generator), num_timesteps=3)},
     "a network of another order": {"make": lambda generator: Residual(*mlp((7,), 3, (9, 5), generator).layers)},
     "own layers": {"make": lambda generator: Network(torch.nn.Linear(7, 4), torch.nn.Linear(4, 3))},
-    "rule": {"rule": HSIC(2.0, SIGMAS)},
+    "rule": {"rule": OwnHSIC(2.0, SIGMAS)},
     "optimizer": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)},
     "a group of its own for biases": {
         "optimizer": lambda p: torch.optim.AdamW([{"params": p[::2]}, {"params": p[1::2]}])
@@ -125,6 +129,7 @@ UNCOVERED = {
     "settings of its own for the readout": {
         "optimizer": lambda p: torch.optim.AdamW([{"params": p[:-2]}, {"params": p[-2:], "weight_decay": 0}])
     },
+    "the readout alone, under a rule that trains all": {"optimizer": lambda p: torch.optim.AdamW(p[-2:])},
     "an optimizer with a hook": {"optimizer": with_hook},
     "eps that kernels round away": {"optimizer": lambda p: torch.optim.AdamW(p, eps=0)},
     "a masked layer": {"make": lambda generator: changed(mlp((7,), 3, (9,), generator), "affine", Masked(7, 9))},

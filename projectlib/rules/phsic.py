@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from projectlib.errors import UserError
-from projectlib.hsic import check_gamma, cosine_matrix, plausible_hsic
+from projectlib.hsic import SMALLEST, check_gamma, cosine_matrix, plausible_hsic
 from projectlib.rules.batch import BatchRule
 from projectlib.rules.local import Hidden
 from projectlib.values import is_count, is_number, require
@@ -44,7 +44,8 @@ class PHSIC(BatchRule):
         is_groups = groups is None or (is_count(groups) and groups >= 3)
         require(is_groups, "rule.groups", groups, "a whole number of at least 3, or null for no groups")
         require(is_number(power) and power > 0, "rule.power", power, "a number above 0")
-        require(is_number(smoothing) and smoothing > 0, "rule.smoothing", smoothing, "a number above 0")
+        is_normal = is_number(smoothing) and smoothing >= SMALLEST
+        require(is_normal, "rule.smoothing", smoothing, f"a number of at least {SMALLEST:g}")
         self.label_weight, self.groups, self.power, self.smoothing = gamma, groups, power, smoothing
         self.make_blocks(accumulate)
 

@@ -39,6 +39,7 @@ RULES = {
     "phsic": kernels.PLAUSIBLE,
 }
 """By their ``kernel``; feedback alignment differs from back-propagation in what it sends errors through."""
+COMPARE = kernels.HSIC, kernels.SIMILARITY, kernels.PLAUSIBLE
 
 
 class CpuEngine(EagerEngine):
@@ -64,7 +65,7 @@ class CpuEngine(EagerEngine):
             return f"the rule {type(rule).__name__}"
         if rule.modulator and own_kernel(rule.modulator) != "window":
             return f"the modulator {type(rule.modulator).__name__}"
-        if reason := kernel_optimizer.unsupported(optimizer, ensemble.parameters):
+        if reason := kernel_optimizer.unsupported(optimizer, ensemble.parameters, rule.trains_hidden):
             return reason
         return "augmented data" if sampler.augmentation is not None else None
 
@@ -101,7 +102,7 @@ class CpuEngine(EagerEngine):
         def train_member(index: int) -> int:
             member = self.member(index)
             membranes = tuple(u[index].numpy() for u in self.state.layers) if self.is_dynamic else None
-            work = kernels.workspace(member, window, membranes)
+            work = kernels.workspace(member, window, membranes, compares=learning.rule in COMPARE)
             updates = kernels.train_windows(
                 member,
                 self.feedback_paths(index, member),

@@ -13,7 +13,7 @@ SMALLEST_EPS = 1e-12  # of Adam; below it, what keeps the kernels' moments norma
 PLAIN = {"momentum": 0, "dampening": 0, "nesterov": False, "amsgrad": False, "maximize": False}
 
 
-def unsupported(optimizer: Optimizer, layers: Sequence[dict[str, Tensor]]) -> str | None:
+def unsupported(optimizer: Optimizer, layers: Sequence[dict[str, Tensor]], trains_hidden: bool = True) -> str | None:
     """What of an optimizer of these layers the kernels do not support, in words; None if they support it."""
     groups = optimizer.param_groups
     group = groups[0]
@@ -25,16 +25,19 @@ def unsupported(optimizer: Optimizer, layers: Sequence[dict[str, Tensor]]) -> st
         return f"the optimizer {type(optimizer).__name__} with {', '.join(options)}"
     if group.get("eps", 1) < SMALLEST_EPS:
         return f"the optimizer {type(optimizer).__name__} with eps={group['eps']}"
-    if not are_hidden_and_readout(groups, layers):
+    if not are_hidden_and_readout(groups, layers, trains_hidden):
         return "an optimizer with groups of its own"
     has_hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return "an optimizer with hooks" if has_hooks else None
 
 
-def are_hidden_and_readout(groups: list[dict], layers: Sequence[dict[str, Tensor]]) -> bool:
-    """Whether groups are all layers, the readout alone, or hidden layers and readout that differ in their rate only."""
+def are_hidden_and_readout(groups: list[dict], layers: Sequence[dict[str, Tensor]], trains_hidden: bool) -> bool:
+    """Whether groups are all layers, or hidden layers and readout that differ in their rate only; or the readout alone,
+    where hidden layers do not learn.
+    """
     *hidden, readout = [[id(parameter) for parameter in layer.values()] for layer in layers]
-    expected = [[*chain(*hidden), *readout]], [readout], [[*chain(*hidden)], readout]
+    expected = [[[*chain(*hidden), *readout]], [[*chain(*hidden)], readout]]
+    expected += [] if trains_hidden else [[readout]]
     own = {"params", "lr", "initial_lr"}
     first, *others = [{key: value for key, value in group.items() if key not in own} for group in groups]
     return [[*map(id, group["params"])] for group in groups] in expected and all(other == first for other in others)

@@ -443,8 +443,11 @@ def train_windows(
     return updates
 
 
-def workspace(member, window, membranes=None):
-    """The scratch memory of a member at windows of N; membranes, (N, out) a layer, are copied into u."""
+def workspace(member, window, membranes=None, compares=False):
+    """The scratch memory of a member at windows of N; membranes, (N, out) a layer, are copied into u.
+
+    compares: whether the rule is one of HSIC, SIMILARITY and PLAUSIBLE.
+    """
     shapes = [layer.weight.shape for layer in member]
     zeros = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
     if membranes is None:
@@ -466,5 +469,5 @@ def workspace(member, window, membranes=None):
         ky=zeros(window, window),
         pairs=zeros(3, num_pairs(window)),
         around=zeros(max(outputs for outputs, _ in shapes), num_places(window)),
-        comparison=comparison(window, max(outputs for outputs, _ in shapes)),
+        comparison=comparison(window, max(outputs for outputs, _ in shapes)) if compares else comparison(0, 0),
     )

@@ -18,7 +18,7 @@ COSINE_EPSILON = np.float32(1e-12)  # as ``projectlib.hsic.COSINE_EPSILON``
 
 
 class Groups(NamedTuple):
-    """Neurons that plausible HSIC compares by the power of their divisive normalisation; number: 0 for none."""
+    """Groups that plausible HSIC compares (``divide_groups``).  number: 0 for none.  power: p.  smoothing: delta."""
 
     number: int
     power: float
@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
     rows: np.ndarray  # (N d,)
     gradients: np.ndarray  # (N d,) with respect to rows
     slopes: np.ndarray  # (N d,) of groups
-    lengths: np.ndarray  # (N,)
+    inverse_lengths: np.ndarray  # (N,)
 
 
 def comparison(window, width):
@@ -101,40 +101,31 @@ def mean_of(matrix):
 def descend_hsic(z, sigma, work, signal):
     """The gradient of ``tr(A Kz) / (N - 1)^2`` with respect to z, A being the target.  z, signal: (d, N).
 
-    ``dL/dz_i = 2 / (sigma^2 d (N-1)^2) sum_j W_ij z_j``, with ``W_ij = A_ij k(z_i, z_j)`` and rows that sum to 0 by
-    their diagonals; of z less its mean over the batch, so that batches of copies have no gradient at all.
+    ``dL/dz_i = -2 / (sigma^2 d (N-1)^2) sum_j A_ij k(z_i, z_j) (z_i - z_j)``, of differences, so that copies of a
+    sample have no part in it, however small sigma is.
     """
     width, num = z.shape
     rows, gradients = work.rows[: num * width].reshape(num, width), work.gradients[: num * width].reshape(num, width)
-    share = np.float32(1 / num)
     for f in range(width):
-        mean = np.float32(0)
         for p in range(num):
-            mean += share * z[f, p]
-        for p in range(num):
-            rows[p, f] = z[f, p] - mean
+            rows[p, f] = z[f, p]
+            gradients[p, f] = 0
+    scale = np.float32(-LOG2_E / (2 * sigma**2 * width))
     for i in range(num):
-        work.alike[i, i] = 0
         for j in range(i):
             distance = np.float32(0)
             for f in range(width):
                 difference = rows[i, f] - rows[j, f]
                 distance += difference * difference
-            work.alike[i, j] = work.alike[j, i] = distance
-    scale = np.float32(-LOG2_E / (2 * sigma**2 * width))
+            weight = work.target[i, j] * exp2(scale * distance)
+            for f in range(width):
+                step = weight * (rows[i, f] - rows[j, f])
+                gradients[i, f] -= step
+                gradients[j, f] += step
     factor = np.float32(2 / (sigma**2 * width * max(num - 1, 1) ** 2))
-    for i in range(num):
-        for j in range(num):
-            work.alike[i, j] = factor * work.target[i, j] * exp2(scale * work.alike[i, j])
-        work.alike[i, i] = 0
-        total = np.float32(0)
-        for j in range(num):
-            total += work.alike[i, j]
-        work.alike[i, i] = -total
-    outer_over_features(work.alike, rows, 0, gradients)
     for f in range(width):
         for p in range(num):
-            signal[f, p] = gradients[p, f]
+            signal[f, p] = factor * gradients[p, f]
 
 
 @compiled
@@ -154,7 +145,7 @@ def descend_cosines(z, is_centered, groups, work, signal):
         for f in range(width):
             for p in range(num):
                 rows[p, f] = z[f, p]
-    to_unit_length(rows, work.lengths)
+    to_unit_length(rows, work.inverse_lengths)
     multiply_over_features(rows, rows, work.alike)
     mean = mean_of(work.alike) if is_centered else np.float32(0)
     factor = np.float32(4 / num**2)
@@ -167,7 +158,7 @@ def descend_cosines(z, is_centered, groups, work, signal):
         for f in range(compared):
             along += gradients[p, f] * rows[p, f]
         for f in range(compared):
-            gradients[p, f] = work.lengths[p] * (gradients[p, f] - along * rows[p, f])
+            gradients[p, f] = work.inverse_lengths[p] * (gradients[p, f] - along * rows[p, f])
     for f in range(width):
         for p in range(num):
             if groups.number:
@@ -178,8 +169,8 @@ def descend_cosines(z, is_centered, groups, work, signal):
 
 
 @compiled
-def to_unit_length(rows, lengths):
-    """Rows less their means, over their lengths; leaves one over these in lengths.  rows: (N, d).  lengths: (N,)."""
+def to_unit_length(rows, inverse_lengths):
+    """Rows less their means, over their lengths; one over these is left in inverse_lengths, (N,).  rows: (N, d)."""
     num, width = rows.shape
     share = np.float32(1 / width)
     for p in range(num):
@@ -189,9 +180,9 @@ def to_unit_length(rows, lengths):
         for f in range(width):
             rows[p, f] -= mean
             square += rows[p, f] * rows[p, f]
-        lengths[p] = np.float32(1) / math.sqrt(square + COSINE_EPSILON)
+        inverse_lengths[p] = np.float32(1) / math.sqrt(square + COSINE_EPSILON)
         for f in range(width):
-            rows[p, f] *= lengths[p]
+            rows[p, f] *= inverse_lengths[p]
 
 
 @compiled
@@ -199,7 +190,7 @@ def divide_groups(z, groups, centered, powers, slopes):
     """Powers ``u_g = ((delta + sum_{i in g} (z_i - mean_g z)^2) / c)^p`` of groups of c neurons.
 
     z, centered: (d, N), the latter left with ``z_i - mean_g z``.  powers, slopes: (N, groups), the latter left with
-    what makes of these du_g/dz_i, ``2 p u_g / (delta + sum)``.
+    ``2 p u_g / (delta + sum)``, which times ``z_i - mean_g z`` is du_g/dz_i.
     """
     width, num = z.shape
     size = width // groups.number
