@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from projectlib.models.network import Network, Parameters
 
 HEAVY = 1 << 20  # elements of a tensor
-STATE, NOISE = 1, 2  # what a member draws beside its weights, each from a stream of its own
+STATE, NOISE, ACTIVATIONS, RESERVOIR = range(1, 5)  # what is drawn beside weights, each from a stream of its own
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Ensemble:
 
 
 def generator_of(seed: int, purpose: int) -> torch.Generator:
-    """The generator for one purpose of a member, independent of the one that draws its weights.
+    """The generator for one purpose of a seed, independent of the one that draws a member's weights.
 
     torch's generator on a CPU keeps 32 bits of a seed, so that ``seed + 2**32`` would be the same one again.
     """

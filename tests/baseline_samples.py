@@ -1,9 +1,11 @@
 """Baselines on seven made-up samples in float64, and gradients of the tests' own."""
 
 import torch
+from torch.nn import Sequential, Tanh
 from torch.nn.functional import cross_entropy, one_hot
 
-from projectlib.models import cnn, lif_mlp, mlp
+from projectlib.models import Network, cnn, lif_mlp, mlp
+from projectlib.models.network import affine
 from projectlib.rules import (
     PHSIC,
     DirectFeedbackAlignment,
@@ -23,9 +25,20 @@ RULES = {
     "phsic": PHSIC(groups=3),
 }
 STREAMS = [*RULES][:4]
+
+
+def blocks(first, second, generator):
+    """Layers of two maps each."""
+    layers = [
+        Sequential(affine(a, b, generator), Tanh(), affine(b, c, generator), Tanh()) for a, b, c in (first, second)
+    ]
+    return Network(*layers, affine(second[-1], CLASSES, generator))
+
+
 NETWORKS = {
     "mlp": (lambda generator: mlp((5,), CLASSES, (12, 6), generator), (5,)),
     "cnn": (lambda generator: cnn((2, 8, 8), CLASSES, (6, 9), generator), (2, 8, 8)),
+    "blocks": (lambda generator: blocks((5, 8, 12), (12, 7, 6), generator), (5,)),
     "lif": (lambda generator: lif_mlp((5,), CLASSES, (12, 6), 5e-3, 1e-3, 2, generator), (5,)),
 }
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from projectlib import ensemble as ensembles
-from projectlib.ensemble import NOISE, STATE, build_ensemble, generator_of, over_members
+from projectlib.ensemble import ACTIVATIONS, NOISE, RESERVOIR, STATE, build_ensemble, generator_of, over_members
 from projectlib.models import cnn, lif_mlp, mlp
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
 
@@ -97,10 +97,13 @@ def test_a_member_s_state_is_drawn_from_its_own_weights():
     torch.testing.assert_close(signs, ensemble.parameters[0]["affine.weight"].sign(), rtol=0, atol=0)
 
 
+STREAMS = STATE, NOISE, ACTIVATIONS, RESERVOIR
+
+
 def test_what_a_member_draws_beside_its_weights_is_independent_of_them():
     """torch's generator keeps 32 bits of a seed: a stream that is added above them is the weights' own."""
     num = 5_000
-    draws = [torch.Generator().manual_seed(42), *(generator_of(seed, s) for seed in (42, 43) for s in (STATE, NOISE))]
+    draws = [torch.Generator().manual_seed(42), *(generator_of(seed, s) for seed in (42, 43) for s in STREAMS)]
     numbers = torch.stack([torch.randn(num, generator=generator) for generator in draws])
     between = torch.corrcoef(numbers) - torch.eye(len(draws))
     assert between.abs().max() < 5 / num**0.5

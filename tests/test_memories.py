@@ -272,6 +272,25 @@ def test_covariances_and_means_are_running_sums():
         torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), **EXACT)
 
 
+def test_means_over_blocks_are_centred_and_scaled_by_running_means(monkeypatch):
+    """In a loop, beyond the horizon of the running means; the covariances see what comes out."""
+    monkeypatch.setattr("projectlib.modulators.memory.BLOCKS_HORIZON", 5)
+    samples, memory = random_samples(12, z_shape=(4, 6, 3)), MEMORIES["delta"]
+    state = memory.initial_state(sample_at(samples, 0), torch.Generator())
+    mean, scale = [0.0] * 12, 0.0
+    for t in range(12):
+        z = samples.z[t]
+        places = [z[2 * i : 2 * i + 2, 3 * j : 3 * j + 3, c] for i in (0, 1) for j in (0, 1) for c in range(3)]
+        rate, blocks = max(1 / 5, 1 / (t + 1)), [float(place.sum()) / 6 for place in places]
+        deviations = [b - m for b, m in zip(blocks, mean, strict=True)]
+        scale += rate * (sum(d * d for d in deviations) - scale)
+        mean = [m + rate * d for m, d in zip(mean, deviations, strict=True)]
+        expected = torch.tensor([d * (12 / scale) ** 0.5 for d in deviations], dtype=torch.float64)
+        torch.testing.assert_close(memory.scaled(memory.averaged(z), state)[0], expected, **EXACT)
+        _, state = memory(sample_at(samples, t), state, None)
+        torch.testing.assert_close(state.mean, torch.tensor(mean, dtype=torch.float64), **EXACT)
+
+
 def test_a_class_that_was_not_seen_gives_no_signal(memory):
     """Nor does the first sample, nor are there NaNs in what is remembered; a class that was seen gives one."""
     if memory.kernel == "remembered" and memory.signal not in LABEL_FORMS:

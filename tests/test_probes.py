@@ -7,7 +7,8 @@ import torch
 from projectlib.data import Split, digits, xor
 from projectlib.ensemble import build_ensemble
 from projectlib.hsic import hsic_bottleneck
-from projectlib.models import cnn, lif_mlp, mlp
+from projectlib.models import Network, cnn, lif_mlp, mlp
+from projectlib.models.network import affine
 from projectlib.rules import Backprop, BioHSIC, TrainingState
 from projectlib.training.probes import Probe, by_class, cosine, settle
 
@@ -104,6 +105,20 @@ def test_every_model_can_be_looked_into(model, data, settings, shape):
     assert all(array.isfinite().all() for array in arrays.values())
     n = len(arrays["labels"])
     assert arrays[f"kernel_layer{len(settings['features']) - 1}"].shape == (n, n)
+
+
+@pytest.mark.parametrize("width", [8, 6, 2])
+def test_of_a_layer_of_two_maps_there_is_no_weight_between_input_and_neurons(width):
+    def make(input_shape, num_classes, generator):
+        layer = torch.nn.Sequential(
+            torch.nn.Flatten(), affine(64, width, generator), torch.nn.Tanh(), affine(width, 4, generator)
+        )
+        return Network(layer, affine(4, num_classes, generator))
+
+    data = digits()
+    arrays = probe_of(ensemble_of(make, data), data)(0)
+    assert "kernel_layer0" in arrays
+    assert not {"input", "signal", "weight_change"} & {*arrays}
 
 
 def test_looking_changes_nothing_and_happens_when_asked():

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
-from projectlib.hsic import hsic_bottleneck, kernel_matrix, modulation
+from projectlib.errors import UserError
+from projectlib.hsic import LABEL_FORMS, hsic_bottleneck, kernel_matrix, modulation
 from projectlib.models import Network, Reservoir, cnn, lif_mlp, mlp
-from projectlib.rules import HSIC, Backprop, BioHSIC, Delta, Frozen
+from projectlib.modulators import DeltaModulator
+from projectlib.rules import HSIC, Backprop, BioHSIC, Delta, Frozen, SimilarityMatching
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 ADAMW = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 1e-4}
@@ -201,3 +203,28 @@ def test_the_rule_works_on_a_stack_of_layers_of_ones_own():
     xi = modulation(*kernels, z.detach(), rule.gamma, rule.sigmas[2])
     expected = torch.autograd.grad(z[-1] @ xi, list(block.parameters()))
     torch.testing.assert_close([*update.gradients[0].values()], [*expected], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [BioHSIC(), BioHSIC(modulator=DeltaModulator(0.1, 100)), SimilarityMatching()])
+def test_images_with_channels_first_are_refused(rule):
+    generator = torch.Generator().manual_seed(0)
+    network = Network(
+        torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 3))
+    )
+    with pytest.raises(UserError, match=r"layer 0 returns images of shape \(16, 8, 8\); expected its 16 channels last"):
+        rule.initial_state(network, torch.zeros(6, 3, 8, 8), torch.zeros(6, 3), generator)
+
+
+@pytest.mark.parametrize("form", LABEL_FORMS)
+def test_a_reservoir_s_target_knows_labels_apart_under_any_bandwidth(form):
+    """With so large a sigma kernels of all labels are 1; xi shrinks as 1 / sigma^2."""
+    x, y = window_of(6, 2, torch.Generator().manual_seed(0))
+    z = torch.rand(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    small, large = (Delta(2.0, sigma, form).target(x, y, z.double()) * sigma**2 for sigma in (3e3, 3e6))
+    assert large.abs().max() > 1e-3
+    torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-7)
+
+
+def test_a_modulator_is_no_name():
+    with pytest.raises(UserError, match="modulator is 'delta'; expected a Modulator"):
+        BioHSIC(modulator="delta")

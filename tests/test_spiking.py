@@ -142,6 +142,8 @@ BAD = {
     "slope": ([-1, None], "model.slope is"),
     "time_constant": ([0, 5e-4], "model.time_constant"),
     "trace_time_constant": ([0, 5e-4], "model.trace_time_constant"),
+    "time_step": ([0, "1e-3"], "training.time_step is"),
+    "num_timesteps": ([0, 2.5], "num_timesteps is"),
 }
 
 
@@ -149,9 +151,9 @@ BAD = {
 def test_values_that_no_neuron_has_are_refused(name):
     values, message = BAD[name]
     for value in values:
-        options = {**OPTIONS, name: value}
+        options = {**OPTIONS, "num_timesteps": 2, name: value}
         with pytest.raises(UserError, match=message):
-            spiking_mlp((3,), 2, (4,), num_timesteps=2, generator=torch.Generator(), **options)
+            spiking_mlp((3,), 2, (4,), generator=torch.Generator(), **options)
 
 
 def test_memories_learn_xor_through_spikes(script):

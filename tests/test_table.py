@@ -101,7 +101,8 @@ def test_what_is_transported_follows_from_the_settings(overrides, expected):
         ([], 5 * (64 + 10)),  # of a window of 6: inputs and labels before the newest
         (["rule=phsic", "rule.groups=null", "data.batchsize=8"], 8 * (64 + 5 + 4 + 10)),
         (["modulator=delta", "readout.window=1"], (5 + 10 + 5 * 10) + (4 + 10 + 4 * 10)),
-        (["rule=frozen"], 0),
+        (["rule=frozen"], 5 * (64 + 10)),  # its readout learns from the whole window, too
+        (["rule=frozen", "optimizer=adamw-averaged"], 0),
     ],
 )
 def test_numbers_kept_are_what_the_next_update_needs(overrides, kept):

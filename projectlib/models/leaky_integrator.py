@@ -68,7 +68,7 @@ def lif_mlp(
 def membrane_rate(time_constant: float, time_step: float, name: str = "model.time_constant") -> float:
     """dt/tau of seconds.  Raises UserError where the time step is longer than the time constant: it would overshoot."""
     require(is_number(time_constant) and time_constant > 0, name, time_constant, "seconds above 0")
-    if not 0 < time_step <= time_constant:
+    if not (is_number(time_step) and 0 < time_step <= time_constant):
         raise UserError(
             f"training.time_step is {time_step} s and {name} {time_constant} s; expected 0 < time_step <= "
             f"{name.removeprefix('model.')}"

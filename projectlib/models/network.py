@@ -38,14 +38,16 @@ class Network(nn.Module):
 
     layers: modules that map (N, ...) to (N, ...), or ``DynamicLayer``s.  The output of a hidden layer is what a
     local rule modulates and what the next layer receives; the output of the last layer is the logits
-    (N, num_classes).  Any sequence of modules will do, as long as no module keeps hidden state of its own
-    (dropout and batch norm do).
+    (N, num_classes).  Images between layers have channels last, (N, height, width, channels).  Any sequence of
+    modules will do, as long as no module keeps hidden state of its own (dropout and batch norm do).
 
     num_timesteps: how many time steps a window is presented for, with an update at each; 1 without dynamics.
+    Raises UserError unless it is a count, and ValueError without layers.
     """
 
     def __init__(self, *layers: nn.Module, num_timesteps: int = 1):
         super().__init__()
+        require(is_count(num_timesteps), "num_timesteps", num_timesteps, "a whole number of at least 1")
         self.num_timesteps = num_timesteps
         if not layers:
             raise ValueError("a Network needs at least a readout layer, but got no layer")

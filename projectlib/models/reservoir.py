@@ -42,7 +42,7 @@ class Reservoir(nn.Module):
         require(is_number(density) and 0 < density <= 1, "density", density, "a probability in (0, 1]")
         require(is_number(noise) and noise >= 0, "noise", noise, "a number of at least 0")
         require(is_number(time_constant) and time_constant > 0, "time_constant", time_constant, "seconds above 0")
-        if not 0 < time_step <= time_constant:
+        if not (is_number(time_step) and 0 < time_step <= time_constant):
             raise UserError(
                 f"time_step of a reservoir is {time_step} s and its time_constant {time_constant} s; "
                 "expected 0 < time_step <= time_constant"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from projectlib.ensemble import RESERVOIR, generator_of
 from projectlib.errors import UserError
 from projectlib.models.reservoir import Reservoir, readout_gradient
 from projectlib.modulators.modulator import Modulator, Sample
@@ -26,7 +27,7 @@ class ReservoirModulator(Modulator):
         W_o <- W_o - eta (o - xi) r                                                 then it is taught
 
     One time step for each of the network's.  The readout starts at zero; the other weights stay as they are drawn,
-    the same for all models and for layers of one width.
+    the same for all models and for layers of one width (W_r for all layers).
 
     nhidden, recurrent_strength, density, time_constant, time_step: as in ``models.Reservoir``, in seconds.
     learning_rate: eta; its product with nhidden has to stay below 2, where the readout would overshoot.
@@ -74,7 +75,7 @@ class ReservoirModulator(Modulator):
             )
         width = len(sample.z)
         num_inputs = sample.x.numel() + sample.y.numel() + width
-        shared = torch.Generator().manual_seed(self.seed)
+        shared = generator_of(self.seed, RESERVOIR)
         (weights,) = Reservoir(num_inputs, width, **self.units, generator=shared).to(sample.z).split_parameters()
         return ReservoirState(sample.z.new_zeros(self.units["nhidden"]), weights)
 

@@ -36,8 +36,10 @@ class BioHSIC(LocalRule):
 
     gamma: weight of the label term.  sigmas: bandwidths of x, y and z.  form: of ``hsic.modulation``, the signal
     computed from the window.  modulator: who supplies the signal that is applied; the window's own unless it is given.
-    accumulate: A, of a stream.  readout_window: samples, the newest among them, that the readout of a stream learns
-    from, as they were when they were the newest.  Raises UserError for invalid values.
+    accumulate: A, of a stream.  readout_window: samples (of layers with a state, time steps), the newest among them,
+    that the readout of a stream learns from, as they were when they were the newest.
+
+    Raises UserError for invalid values.
     """
 
     smallest_window = 2
@@ -56,6 +58,8 @@ class BioHSIC(LocalRule):
         readout_window: int = 1,
     ):
         self.gamma, self.sigmas = check_objective(gamma, sigmas)
+        is_modulator = modulator is None or isinstance(modulator, Modulator)
+        require(is_modulator, "modulator", modulator, "a Modulator, such as projectlib.modulators.DeltaModulator")
         self.form, self.modulator = check_form(form), modulator or WindowModulator()
         of_labels = self.modulator.applies_window_signal and form in LABEL_FORMS
         self.transports = "labels" if of_labels else self.modulator.transports

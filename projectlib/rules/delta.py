@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from projectlib.hsic import check_form, check_gamma, check_sigma, kernel_matrix, modulation
+from projectlib.hsic import LABEL_FORMS, check_form, check_gamma, check_sigma, kernel_matrix, modulation
 from projectlib.models.reservoir import readout_gradient
 
 
@@ -22,5 +22,6 @@ class Delta:
 
     def target(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         """The signal xi (zdim,) of a window: x (N, ...) inputs, y (N, classes) one-hot, z (N, zdim)."""
-        kx, ky, kz = (kernel_matrix(a, self.sigma) for a in (x, y, z))
+        kx, kz = kernel_matrix(x, self.sigma), kernel_matrix(z, self.sigma)
+        ky = y @ y.T if self.form in LABEL_FORMS else kernel_matrix(y, self.sigma)
         return modulation(kx, ky, kz, z, self.gamma, self.sigma, self.form)

@@ -37,15 +37,10 @@ class FeedbackAlignment(Rule):
         self.window = accumulate
 
     def rule_state(self, network: Network, x: Tensor, y: Tensor, generator: torch.Generator) -> list[dict[str, Tensor]]:
-        """B of every layer's maps, by the name of the weight in whose place it is; the first sends nothing back."""
-        check_maps(network, x)
+        """B of every map but that of the input, by layer and the name of the weight in whose place it is."""
         return [
-            {
-                name: self.scale * lecun_normal_(torch.empty_like(weight), generator)
-                for name, weight in (layer.items() if index else ())
-                if weight.ndim > 1
-            }
-            for index, layer in enumerate(network.split_parameters())
+            {name: self.scale * lecun_normal_(torch.empty_like(weight), generator) for name, weight in maps.items()}
+            for maps in maps_that_send_back(network, x)
         ]
 
     def __call__(
@@ -64,23 +59,28 @@ class FeedbackAlignment(Rule):
         return Update(gradients, TrainingState(layers, state.rule), outputs)
 
 
-def check_maps(network: Network, x: Tensor) -> None:
-    """Raises UserError where a weight of a layer but the first is not, as it is, that of a linear map or convolution.
+def maps_that_send_back(network: Network, x: Tensor) -> Parameters:
+    """Weights of every layer by name, but vectors and the weight that reads the input: nothing is sent back through it.
 
-    x: (N, ...), what the network is run on to see.
+    x: (N, ...), what the network is run on to see.  Raises UserError where one is not, as it is, that of a linear map
+    or convolution.
     """
     parameters = network.split_parameters()
     with Used() as used, torch.no_grad():
         network.run(parameters, network.initial_state(len(x)), x)
-    for index, (layer, weights) in enumerate(zip(network.layers, parameters, strict=True)):
-        for name, weight in weights.items() if index else ():
-            if weight.ndim > 1 and not any(weight is one for one in used.weights):
+    maps = [{name: weight for name, weight in layer.items() if weight.ndim > 1} for layer in parameters]
+    first = [*maps[0].values()] if len(maps[0]) == 1 else used.weights[:1]  # it reads the input
+    maps[0] = {name: weight for name, weight in maps[0].items() if not any(weight is one for one in first)}
+    for index, (layer, weights) in enumerate(zip(network.layers, maps, strict=True)):
+        for name, weight in weights.items():
+            if not any(weight is one for one in used.weights):
                 owner = type(layer.get_submodule(name.rpartition(".")[0])).__name__
                 raise UserError(
                     f"layer {index} has {name} of a {owner}, which no linear map or convolution uses as it is, so that "
                     "no error can be sent back; expected torch.nn.Linear or torch.nn.Conv2d, or another rule, such as "
                     "rule=direct-feedback-alignment"
                 )
+    return maps
 
 
 class Used(TorchFunctionMode):

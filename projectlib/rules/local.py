@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from projectlib.errors import UserError
 from projectlib.models.network import Network, Parameters
 from projectlib.rules.rule import Rule, TrainingState, Update
 
@@ -89,9 +90,10 @@ class LocalRule(Rule):
         return gradients, logits, u, memory
 
     def rule_state(self, network: Network, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple:
-        """What is remembered of every layer, the readout last."""
+        """What is remembered of every layer, the readout last.  Raises UserError for images with channels first."""
         parameters, layers = network.split_parameters(), network.initial_state(len(x))
         outputs, _ = network.run(parameters, layers, x)
+        check_channels(parameters, outputs)
         hidden = (
             self.hidden_state(Hidden(index, network, parameters[index], x, h, layers[index], y), z, generator)
             for index, (h, z) in enumerate(zip([x, *outputs], outputs[:-1], strict=False))
@@ -119,3 +121,14 @@ class LocalRule(Rule):
             TrainingState((*(update.u for update in updates), u), (*(update.memory for update in updates), of_readout)),
             [*(update.z for update in updates), logits],
         )
+
+
+def check_channels(parameters: Parameters, outputs: list[Tensor]) -> None:
+    """Raises UserError where a layer's images have other channels last than a convolution in it makes."""
+    for index, (layer, z) in enumerate(zip(parameters, outputs, strict=True)):
+        channels = [len(weight) for weight in layer.values() if weight.ndim == 4]
+        if z.ndim == 4 and channels and z.shape[-1] not in channels:
+            raise UserError(
+                f"layer {index} returns images of shape {tuple(z.shape[1:])}; expected its {channels[-1]} channels "
+                "last, (height, width, channels), as rules and memories read them: z.permute(0, 2, 3, 1)"
+            )

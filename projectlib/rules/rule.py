@@ -47,7 +47,8 @@ class Rule(ABC):
     streams: whether samples are run once each, in blocks of ``window`` that make one update.
     window: samples in a window or batch, where the rule leaves no choice; None for ``data.batchsize``.
     smallest_window: the fewest that it can learn from.
-    num_replayed: samples before the newest that the readout of a stream learns from again.
+    num_replayed: samples before the newest that the readout of a stream learns from again; of layers with a state,
+        time steps.
     trains_hidden: whether hidden layers learn, or only the readout.
     gamma, sigmas: of the objective HSIC(X, Z) - gamma HSIC(Y, Z), which is then what ``training.log_hsic`` measures,
         also where ``form`` descends another; None for a rule without them.

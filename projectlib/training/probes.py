@@ -86,7 +86,7 @@ class Probe:
             weight_change   (o, i)     the rule's step there, before the optimizer
 
         At most 32 inputs and neurons are kept, evenly spaced; a convolution's pixels are averaged, its kernel is
-        summed.
+        summed.  These three are not kept of a layer without a weight between what it receives and its neurons.
         """
         if epoch not in self.epochs:
             return {}
@@ -164,21 +164,21 @@ def three_factors(
     context = rule.prepare(x, y)
     update = rule(network, parameters, TrainingState(layers, memories), x, y, context)
     received, z = [x, *update.outputs][-3:-1]
-    gradient = next(g for g in update.gradients[-2].values() if g.ndim >= 2)
     if rule.own_memory:
         _, xi = rule.own_memory.recall(Sample(x[-1], y[-1], z[-1]), memories[-2])
     else:
         xi = rule.signal(z, context)
-    h, xi = received[-1], xi.reshape(-1, len(gradient)).mean(0)  # of a convolution the mean over places
-    if gradient.ndim > 2:  # a convolution's channels are last, but first in an image
-        channels = h if len(update.outputs) > 2 else h.movedim(0, -1)
-        h, gradient = channels.flatten(0, 1).mean(0), gradient.flatten(2).sum(2)
-    inputs, neurons = evenly(gradient.shape[1]), evenly(gradient.shape[0])
-    return {
-        "input": h.flatten()[inputs],
-        "signal": xi[neurons],
-        "weight_change": -gradient[neurons][:, inputs],
-    }
+    h, xi = received[-1], xi.reshape(-1, z.shape[-1]).mean(0)  # of a convolution the mean over places
+    for gradient in update.gradients[-2].values():
+        source = h.flatten()
+        if gradient.ndim > 2 and h.ndim == 3:  # a convolution's channels are last, but first in an image
+            channels = h if len(update.outputs) > 2 else h.movedim(0, -1)
+            source, gradient = channels.flatten(0, 1).mean(0), gradient.flatten(2).sum(2)
+        if gradient.shape == (len(xi), len(source)):
+            neurons, inputs = evenly(len(xi)), evenly(len(source))
+            change = -gradient[neurons][:, inputs]
+            return {"input": source[inputs], "signal": xi[neurons], "weight_change": change}
+    return {}
 
 
 def evenly(num_units: int) -> list[int]:

@@ -14,7 +14,7 @@ from projectlib.config.settings import refuse_resolvers
 from projectlib.data import Dataset, Sampler, Split, downloads, prepare
 from projectlib.engines import choose_engine, choose_reservoir_engine
 from projectlib.engines.eager_reservoir import ReservoirEngine, ReservoirSamples
-from projectlib.ensemble import Ensemble, build_ensemble, is_heavy
+from projectlib.ensemble import ACTIVATIONS, Ensemble, build_ensemble, generator_of, is_heavy
 from projectlib.errors import UserError
 from projectlib.models import DynamicLayer
 from projectlib.models.make import make_model
@@ -171,7 +171,7 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
             f"data.nsamples is {num_samples} with data.zdim=1; expected more than data.batchsize: errors are relative "
             "to the variance of the targets, and a single number has none"
         )
-    generator = torch.Generator().manual_seed(config.data.seed)
+    generator = generator_of(config.data.seed, ACTIVATIONS)
     learnt, held_out = (
         present_samples(Split(*(tensor[part] for tensor in dataset.test)), dataset.num_classes, zdim, generator, device)
         for part in (slice(num_samples), slice(num_samples, 2 * num_samples))
@@ -197,7 +197,7 @@ def reservoir_task(config: DictConfig, device: torch.device, engine: str) -> Tas
             scores["test"] = reservoirs.score(held_out)
         return scores
 
-    kept = config.data.batchsize * sum(part[0].numel() for part in (learnt.x, learnt.y, learnt.z))
+    kept = (config.data.batchsize - 1) * sum(part[0].numel() for part in (learnt.x, learnt.y, learnt.z))
     return Task(reservoirs, score, schedule, sizes, probe=lambda epoch: {}, numbers_kept=kept)
 
 
@@ -237,7 +237,7 @@ def numbers_kept(rule: Rule, state: TrainingState, ensemble: Ensemble, example: 
     plain batch inputs, labels and all activations.
     """
     remembered = sum(leaf[0].numel() for leaf in tree_leaves(state.rule) if leaf.is_floating_point())
-    if rule.smallest_window == 1:
+    if rule.smallest_window == 1 and not rule.sliding:
         return remembered
     with torch.no_grad():
         outputs, _ = ensemble.network.run(ensemble.member(0), ensemble.network.initial_state(1), example)
