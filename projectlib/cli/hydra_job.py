@@ -163,13 +163,10 @@ def explanation(error: Exception) -> str:
 def unforeseen(error: Exception) -> str:
     """One line for an unexpected error; its traceback goes to the log file, or to a temporary one."""
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
-    with (
-        open(files[0].baseFilename, "a", encoding="utf-8", errors="backslashreplace")
-        if files
-        else tempfile.NamedTemporaryFile("w", prefix="biohsic-", suffix=".log", delete=False, encoding="utf-8")
-    ) as file:
+    path = files[0].baseFilename if files else tempfile.mkstemp(prefix="biohsic-", suffix=".log")[1]
+    with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(traceback.format_exception(error))
-    return f"{type(error).__name__}: {one_line(error)[:300]} (unforeseen: its traceback is in {file.name})"
+    return f"{type(error).__name__}: {one_line(error)[:300]} (unforeseen: its traceback is in {path})"
 
 
 def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None:

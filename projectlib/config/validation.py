@@ -8,69 +8,54 @@ from omegaconf.errors import OmegaConfBaseException
 from projectlib.config.plugins import TARGETS, find_in_plugins
 from projectlib.config.settings import flatten, is_among, plain, select
 from projectlib.errors import UserError
-from projectlib.values import COUNT, WHOLE, Check, is_count, is_number, require
+from projectlib.values import COUNT, TEXT, WHOLE, Check, is_count, is_number, require
 
 SINGLE_SAMPLE_RULES = ("direct-feedback-alignment", "feedback-alignment", "local-classifier")
 MEMORIES = ("remembered", "covariance", "delta", "class-means")
 MISSING = object()
 
-SECTIONS = ("training", "checkpointing", "sweep", "data", "hsic")
-BUILT = ("data.source", "model", "rule", "optimizer", "lr_schedule", "logger")
-REQUIRED = {
-    **dict.fromkeys((*SECTIONS, *BUILT), Check(lambda v: isinstance(v, dict), "a table of settings, as in configs/")),
-    **{f"{key}._target_": Check(lambda v: isinstance(v, str), "the name of a function or a class") for key in BUILT},
-    **dict.fromkeys(("checkpointing.rate", "training.nepochs", "training.log_interval"), COUNT),
-}
-"""What no run can do without; of ``CHECKS``, a key that a config lacks is not checked."""
-
+TABLE = Check(lambda v: isinstance(v, dict), "a table of settings, as in configs/")
 POSITIVE = Check(lambda v: is_number(v) and v > 0, "a number above 0")
+POSITIVE_OR_NULL = Check(lambda v: v is None or POSITIVE.is_valid(v), "a number above 0, or null")
 NOT_NEGATIVE = Check(lambda v: is_number(v) and v >= 0, "a number of at least 0")
 FLAG = Check(lambda v: isinstance(v, bool), "true or false")
 
+BUILT = ("data.source", "model", "rule", "optimizer", "lr_schedule", "logger")
+REQUIRED = {
+    **dict.fromkeys(("training", "checkpointing", "sweep", "data", "hsic", *BUILT), TABLE),
+    **{f"{key}._target_": Check(TEXT.is_valid, "the name of a function or a class") for key in BUILT},
+    **dict.fromkeys(("checkpointing.rate", "training.nepochs", "training.log_interval"), COUNT),
+}
+"""What no run can do without."""
+
 CHECKS = {
-    **dict.fromkeys(("seed", "data.seed"), WHOLE),
-    **dict.fromkeys(("nmodels", "readout.window", "optimizer.accumulate", "training.sample_timesteps"), COUNT),
-    **{f"data.{name}": COUNT for name in ("batchsize", "test_batchsize", "nsamples", "ntimesteps", "zdim")},
-    **dict.fromkeys(("training.time_step", "optimizer.lr", "lr_schedule.gamma"), POSITIVE),
-    **dict.fromkeys(("optimizer.weight_decay", "optimizer.eps", "lr_schedule.eta_min"), NOT_NEGATIVE),
-    **dict.fromkeys(("sweep.skip_finished", "training.log_hsic", "training.log_memory"), FLAG),
-    **dict.fromkeys(("lr_schedule.T_max", "lr_schedule.num_epochs", "lr_schedule.parts"), COUNT),
+    "seed data.seed data.source.seed search.worker search.startup": WHOLE,
+    "nmodels readout.window optimizer.accumulate training.sample_timesteps model.num_timesteps": COUNT,
+    "data.batchsize data.test_batchsize data.nsamples data.ntimesteps data.zdim": COUNT,
+    "lr_schedule.T_max lr_schedule.num_epochs lr_schedule.parts search.trials search.heartbeat": COUNT,
+    "training.time_step optimizer.lr lr_schedule.gamma": POSITIVE,
+    "optimizer.readout_lr checkpointing.minutes": POSITIVE_OR_NULL,
+    "optimizer.weight_decay optimizer.eps lr_schedule.eta_min": NOT_NEGATIVE,
+    "optimizer.betas": Check(lambda v: isinstance(v, list) and len(v) == 2 and all(map(is_number, v)), "two numbers"),
     "lr_schedule.milestones": Check(lambda v: isinstance(v, list) and all(map(is_count, v)), "a list of epochs"),
-    "optimizer.readout_lr": Check(lambda v: v is None or POSITIVE.is_valid(v), "a number above 0, or null for lr"),
-    "checkpointing.minutes": Check(lambda v: v is None or POSITIVE.is_valid(v), "a number of minutes or null"),
-    "checkpointing.path": Check(lambda v: isinstance(v, str) and v != "", "a folder"),
+    "training.log_arrays": Check(lambda v: isinstance(v, list) and all(map(WHOLE.is_valid, v)), "a list of epochs"),
+    "training.log_hsic training.log_memory sweep.skip_finished": FLAG,
+    "checkpointing.path search.folder": Check(lambda v: isinstance(v, str) and v != "", "a folder"),
+    "plugins": Check(lambda v: isinstance(v, list) and all(map(TEXT.is_valid, v)), "a list of modules: plugins=[mine]"),
     "task": Check(lambda v: v in ("network", "reservoir"), "network or reservoir"),
-    "device": Check(lambda v: isinstance(v, str), "auto, cpu, cuda, cuda:0 or mps"),
+    "device": Check(TEXT.is_valid, "auto, cpu, cuda, cuda:0 or mps"),
     "engine": Check(lambda v: v in ("auto", "eager", "compiled"), "auto, eager or compiled"),
     "evaluate": Check(lambda v: v is None or isinstance(v, str), "a run folder, or null"),
     "objective": Check(
         lambda v: isinstance(v, str) and re.fullmatch(r"(train|validation)/\w+", v) is not None,
         "train/ or validation/ and a metric: a search never sees the test set",
     ),
-    **dict.fromkeys(("search.trials", "search.heartbeat"), COUNT),
-    **dict.fromkeys(("search.worker", "search.startup"), WHOLE),
-    "search": Check(
-        lambda v: v is None or isinstance(v, dict), "null, or a table of settings, as search=digits brings it"
-    ),
+    "search": Check(lambda v: v is None or isinstance(v, dict), "null, or settings as search=digits brings them"),
     "search.direction": Check(lambda v: v in ("maximize", "minimize"), "maximize or minimize"),
-    "search.folder": Check(lambda v: isinstance(v, str) and v != "", "a folder"),
-    "search.space": Check(lambda v: isinstance(v, dict), "a table: a key: {low, high} or {choices}"),
-    "plugins": Check(
-        lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
-        "a list of modules: plugins=[my_rules]",
-    ),
-    "training.log_arrays": Check(
-        lambda v: isinstance(v, list) and all(e == 0 or is_count(e) for e in v),
-        "a list of epochs, 0 for before training",
-    ),
-    "optimizer.betas": Check(lambda v: isinstance(v, list) and len(v) == 2 and all(map(is_number, v)), "two numbers"),
-    "data.source.seed": WHOLE,
-    "model.num_timesteps": COUNT,
-    "rule.modulator": Check(
-        lambda v: v is None or (isinstance(v, dict) and "_target_" in v),
-        "null, or a modulator as modulator=window brings it",
-    ),
+    "search.space": Check(TABLE.is_valid, "a table: a key: {low, high} or {choices}"),
+    "rule.modulator": Check(lambda v: v is None or (TABLE.is_valid(v) and "_target_" in v), "null, or a modulator"),
 }
+"""What is checked of settings, named between blanks, where a config has them."""
 
 
 def validate(config: DictConfig) -> None:
@@ -79,10 +64,10 @@ def validate(config: DictConfig) -> None:
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key, reason = str(error.full_key), str(error).splitlines()[0]
-        raise UserError(
-            f"{key} has no value ({reason}); expected one: set {key}=..., or choose another {key.split('.')[0]}="
-        ) from None
-    for key, (is_valid, expected) in {**REQUIRED, **CHECKS}.items():
+        group = key.split(".")[0]
+        raise UserError(f"{key} has no value ({reason}); expected {key}=..., or another {group}=") from None
+    optional = {key: check for keys, check in CHECKS.items() for key in keys.split()}
+    for key, (is_valid, expected) in {**REQUIRED, **optional}.items():
         value = select(config, key, default=None if key in REQUIRED else MISSING)
         if value is not MISSING:
             require(is_valid(value), key, value, expected)

@@ -64,7 +64,7 @@ def leave_out_epoch_0(ax: Axes) -> None:
 def learning_curve(folders: Folders | None, ax: Axes) -> None:
     """Accuracy of one run over epochs on each of its splits, mean and sd over models."""
     run = network_run(folders)
-    splits = [split for split in run.history.splits if split not in ("memory", TRAIN_SET)]
+    splits = [split for split in run.history.frame["split"].unique() if split not in ("memory", TRAIN_SET)]
     for split, look in zip(splits, SEQUENCE, strict=False):
         epochs, values = run.curve(split, "accuracy")
         band(ax, epochs, 100 * values, split, look, PERCENT)
@@ -93,7 +93,7 @@ def hsic(folders: Folders | None, ax: Axes) -> None:
 
 def num_measured_layers(run: Run) -> int:
     """The number of layers whose HSIC was logged."""
-    return sum(name.startswith("hsic_layer") for name in run.history.metrics) if run.has_metrics else 0
+    return sum(name.startswith("hsic_layer") for name in run.history.frame) if run.has_metrics else 0
 
 
 def window_size(folders: Folders | None, ax: Axes) -> None:

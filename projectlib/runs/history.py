@@ -47,14 +47,6 @@ class History:
     def last_epoch(self) -> int:
         return max((row["epoch"] for row in self.rows), default=0)
 
-    @property
-    def splits(self) -> list[str]:
-        return [*dict.fromkeys(row["split"] for row in self.rows)]
-
-    @property
-    def metrics(self) -> list[str]:
-        return [name for name in self.frame if name not in KEYS]
-
     def values(self, epoch: int, split: str, metric: str) -> list[float]:
         """One metric of every model; empty where it was not measured."""
         return [row[metric] for row in self.rows if row["epoch"] == epoch and row["split"] == split and metric in row]

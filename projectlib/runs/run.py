@@ -7,6 +7,7 @@ import glob
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,11 +78,6 @@ class Run:
     def choices(self) -> dict[str, Any]:
         """What was chosen of every group of configs, by group."""
         return self.hydra["runtime"]["choices"]
-
-    @property
-    def experiment(self) -> str | None:
-        """The experiment it was started as."""
-        return self.choices.get("experiment")
 
     @property
     def is_sweep_job(self) -> bool:
@@ -216,8 +212,7 @@ def find_runs(root: str | Path) -> Iterator[Run]:
 
 def natural(name: str) -> tuple[bool, int, str]:
     """Sorts numbers by value and before words."""
-    is_decimal = name.isascii() and name.isdigit() and len(name) < 100
-    return (not is_decimal, int(name) if is_decimal else 0, name)
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
 
 
 def open_runs(folders: Folders) -> list[Run]:
@@ -243,12 +238,9 @@ def open_runs(folders: Folders) -> list[Run]:
 
 def all_runs(roots: Sequence[str | Path]) -> list[Run]:
     """Every run below these folders whose script and settings can be read, newest first; a folder may be missing."""
-    runs = (run for root in roots for run in find_runs(root) if is_readable(run))
+    runs = []
+    for run in (run for root in roots for run in find_runs(root)):
+        with suppress(UserError):
+            if run.script and run.settings:
+                runs.append(run)
     return sorted(runs, key=lambda run: run.started, reverse=True)
-
-
-def is_readable(run: Run) -> bool:
-    try:
-        return bool(run.script) and bool(run.settings)
-    except UserError:
-        return False

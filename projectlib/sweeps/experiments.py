@@ -81,20 +81,24 @@ class PlannedRun:
         return config_of(self.script, *self.overrides)
 
     @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The same as plain values by dotted key."""
+        return flatten(plain(self.config))
+
+    @cached_property
     def distinctive(self) -> dict[str, Any]:
         """The settings in which the runs of a figure by one script differ."""
-        siblings = [replace(self, name=name) for name in self.experiment.runs]
-        own = planned_settings(self.script, *self.overrides)
-        others = [planned_settings(s.script, *s.overrides) for s in siblings if s.script == self.script]
-        return {key: own[key] for key in own if any(other.get(key) != own[key] for other in others)}
+        siblings = (replace(self, name=name) for name in self.experiment.runs)
+        others = [one.flat for one in siblings if one.script == self.script]
+        return {key: own for key, own in self.flat.items() if any(other.get(key) != own for other in others)}
 
     def matches(self, run: Run) -> bool:
         """Whether a run is this one: started as such, or a single run of the same settings."""
         if run.script != self.script or run.is_sweep_job != bool(self.swept):
             return False
-        if run.experiment is None:
+        if (started_as := run.choices.get("experiment")) is None:
             return not self.swept and self.has_settings(run)
-        if (run.experiment, run.get("size")) != (self.experiment.name, self.size):
+        if (started_as, run.get("size")) != (self.experiment.name, self.size):
             return False
         found = flatten(plain(run.config))
         return all(found.get(key) == value for key, value in self.distinctive.items())
@@ -104,9 +108,8 @@ class PlannedRun:
 
         A setting that one of them lacks came with a later version, which keeps what was there before as its default.
         """
-        ours, theirs = planned_settings(self.script, *self.overrides), flatten(plain(run.config))
-        left = (*SAME_RESULT, *self.swept, *free)
-        return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys() if not is_among(key, left))
+        theirs, left = flatten(plain(run.config)), (*SAME_RESULT, *self.swept, *free)
+        return all(self.flat[key] == theirs[key] for key in self.flat.keys() & theirs if not is_among(key, left))
 
     def matches_fully(self, run: Run) -> bool:
         """Whether a run is this one, and as long and large."""
@@ -124,12 +127,6 @@ def config_of(script: str, *overrides: str) -> DictConfig:
     """What a command composes, but for the settings that a sweep goes through."""
     single = [str(word.input_line) for word in parse(with_size([*overrides])) if not word.is_sweep_override()]
     return without_hydra(compose(script, single))
-
-
-@cache
-def planned_settings(script: str, *overrides: str) -> dict[str, Any]:
-    """The same as plain values by dotted key."""
-    return flatten(plain(config_of(script, *overrides)))
 
 
 class Results:
@@ -162,11 +159,9 @@ class Results:
         missing = [f"no run of {p.title} yet: {p.command}" for p, runs in zip(planned, found, strict=True) if not runs]
         if len(missing) == len(planned):
             raise UserError("\n".join(missing))
-        for line in missing:
-            print(line)
-        for run in (run for runs in found for run in runs):
-            print(f"drawn from {run}")
-        return [run.folder for runs in found for run in runs]
+        drawn = [run for runs in found for run in runs]
+        print(*missing, *(f"drawn from {run}" for run in drawn), sep="\n")
+        return [run.folder for run in drawn]
 
     def newest(self, planned: PlannedRun) -> list[Run]:
         """Its newest run, or all jobs of its newest sweep that have metrics, by number; empty where there is none."""

@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from projectlib.config.settings import plain, select
 from projectlib.config.validation import MISSING
-from projectlib.errors import Diverged, Interrupted, Pruned, UserError
+from projectlib.errors import Diverged, Interrupted, Pruned, UserError, one_line
 from projectlib.runs.folder import refuse_links, write_settings
 from projectlib.runs.history import DIRECTION
 from projectlib.runs.loggers import Logger
@@ -47,9 +47,6 @@ SILENT = 4  # heartbeats missed before a trial is taken for dead
 
 log = logging.getLogger(__name__)
 
-Train = Callable[..., float | None]
-"""``train(config, folder, job_number, loggers)``, as ``projectlib.cli.job.train``."""
-
 
 class PruningLogger(Logger):
     """Reports the objective of every epoch to a trial, and ends it where the study says so."""
@@ -61,18 +58,17 @@ class PruningLogger(Logger):
         if epoch == 0:
             return
         if self.objective not in metrics:
-            raise UserError(
-                f"objective is {self.objective!r}, which is not measured; expected one of {', '.join(metrics)}: "
-                "for a validation split, set data.validation=0.1"
-            )
+            expected = f"one of {', '.join(metrics)}; for a validation split set data.validation=0.1"
+            raise UserError(f"objective is {self.objective!r}, which is not measured; expected {expected}")
         self.trial.report(metrics[self.objective], epoch)
         if self.trial.should_prune():
             raise Pruned(f"{self.objective} {metrics[self.objective]:.4g} after epoch {epoch}")
 
 
-def run_worker(config: DictConfig, train: Train) -> float | None:
+def run_worker(config: DictConfig, train: Callable[..., float | None]) -> float | None:
     """One worker: run trials until the study has ``search.trials`` of them.  Returns the best objective.
 
+    train: as ``projectlib.cli.job.train``.
     Raises UserError for a space or a direction that makes no sense and for a study of other settings.
     """
     search, folder = config.search, Path(config.search.folder).expanduser()
@@ -131,21 +127,13 @@ def open_study(search: DictConfig, folder: Path, about: dict[str, Any], first: d
                 storage=storage, study_name="search", direction=search.direction, load_if_exists=True
             )
             if study.user_attrs.get("about", text) != text:
-                raise UserError(
-                    f"{folder} holds a search of other settings; choose another search.folder, or issue the command "
-                    "that it was begun with"
-                )
+                raise ValueError("it is a search of other settings, which only the command that began it goes on with")
             study.set_user_attr("about", text)
             study.enqueue_trial(first, skip_if_exists=True)
         check_trials(study.trials, about["space"])
-    except UserError:
-        raise
     except Exception as error:  # whatever a file that may be any database makes SQLite, SQLAlchemy and Optuna raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path} cannot be used ({reason}); expected a study that a search wrote, or none: choose another "
-            "search.folder"
-        ) from None
+        expected = "expected a study that this search wrote, or none: choose another search.folder"
+        raise UserError(f"{path} cannot be used ({one_line(error):.200}); {expected}") from None
     digest = hashlib.sha256(f"{text} {search.worker} {len(study.trials)}".encode()).digest()
     study.sampler = optuna.samplers.TPESampler(
         n_startup_trials=search.startup, multivariate=True, seed=int.from_bytes(digest[:4], "little")
@@ -204,9 +192,8 @@ def suggest(trial: Trial, key: str, bounds: dict[str, Any]) -> Any:
         whole = isinstance(bounds["low"], int) and isinstance(bounds["high"], int)
         return (trial.suggest_int if whole else trial.suggest_float)(key, **bounds)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"search.space has {key}: {bounds}, which is refused ({error}); expected {{low, high}} or {{choices}}"
-        ) from None
+        refused = f"search.space has {key}: {bounds}, which is refused ({error})"
+        raise UserError(f"{refused}; expected {{low, high}} or {{choices}}") from None
 
 
 def with_values(config: DictConfig, values: dict[str, Any]) -> DictConfig:
