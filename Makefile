@@ -36,7 +36,7 @@ paper: setup
 	$(PY) -m projectlib.sweeps.experiments --draw $(SETTINGS)
 
 # The table of all rules: runs what is missing of it, hours on two cores, and writes docs/table.md and docs/table.png. Its column of
-# CIFAR-10 needs images of your own, and is empty unless its runs are in outputs/: make them before, one model at a time on a CPU, by
+# CIFAR-10 needs images of your own, and is empty unless its runs, of two models each, are in outputs/: make them before, by
 # .venv/bin/python -m projectlib.sweeps.experiments table/cifar10 data.root=path/to/images
 table: setup
 	$(PY) -m projectlib.sweeps.experiments table/mnist table/fashion_mnist table/digits table/xor table/depth $(SETTINGS)
