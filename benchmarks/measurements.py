@@ -45,7 +45,7 @@ def mnist(bench: Bench) -> list[Result]:
 
 
 def mnist_ensemble(bench: Bench) -> list[Result]:
-    """Thirty models' step, and the memory they take: all of MNIST is loaded, however few steps are taken."""
+    """Thirty models' step, and the memory they take: all of MNIST is read, and the samples of these steps are kept."""
     num_models, steps = 30, bench.size(2_000, 20)
     floor, runs = [], []
     for _ in range(bench.repetitions):

@@ -18,7 +18,7 @@ from projectlib.engines.cpu import optimizer as kernel_optimizer
 from projectlib.engines.cpu.kernels import hsic as hsic_kernels
 from projectlib.engines.cpu.kernels import mlp as kernels
 from projectlib.engines.cpu.kernels.compiler import compiled
-from projectlib.engines.cpu.mlp import CpuEngine
+from projectlib.engines.cpu.mlp import COMPARE, CpuEngine
 from projectlib.training.tasks import build_task
 
 SECONDS = 0.5  # that a part is repeated for
@@ -65,7 +65,9 @@ def main() -> None:
 
 
 def profile(engine: CpuEngine) -> None:
-    """Print what each part of a time step takes."""
+    """Print what each part of a time step takes; of rules that compare a batch without what its labels determine."""
+    if type(engine) is not CpuEngine:
+        sys.exit("error: expected an MLP or leaky integrators that learn from windows or batches: no memory, no images")
     engine.compile()
     epoch = engine.draw_epoch(torch.Generator().manual_seed(0))
     num = min(engine.sampler.steps, 500)
@@ -76,7 +78,8 @@ def profile(engine: CpuEngine) -> None:
     samples, labels = engine.source.inputs.flatten(1).numpy()[indices], engine.source.labels.numpy()[indices]
     presentation, learning = engine.presentation(window), engine.learning()
     membranes = tuple(u[0].numpy() for u in engine.state.layers) if engine.is_dynamic else None
-    member, work = engine.member(0), kernels.workspace(engine.member(0), window, membranes)
+    member, compares = engine.member(0), learning.rule in COMPARE
+    work = kernels.workspace(member, window, membranes, compares)
     work.h[0][:], work.rows[0][:] = samples[:window].T, samples[:window]
     weights = engine.shared_by_members(samples, labels, window)[1][0]
     rate, sigma = np.float32(presentation.rate), learning.sigma_z

@@ -2,7 +2,8 @@
 
     python benchmarks/run_folders.py [--number 10000] [--folder /tmp/run-folders]
 
-The folders hold what a real run leaves but its checkpoints: config, log, metrics, summary.  Delete them yourself.
+The folders hold what a real run leaves but its checkpoints and its figure: config, log, metrics, summary.  Delete them
+yourself.
 """
 
 import argparse

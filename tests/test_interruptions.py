@@ -15,6 +15,10 @@ from tiny_runs import XOR, status, stopped_at, unfinish
 
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
 from projectlib.runs.files import locked
+from projectlib.runs.history import History
+from projectlib.runs.recorder import Recorder
+from projectlib.runs.run import Run
+from projectlib.sweeps.collect import read_run
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -93,6 +97,20 @@ def test_a_folder_has_one_writer(script, tiny_run):
     with locked(tiny_run):
         pass  # what a killed owner leaves behind holds nobody
     assert script("train-biohsic", f"resume={tiny_run}").code == 0
+
+
+def test_a_finished_run_that_goes_on_and_is_killed_is_not_finished(script, tiny_run, monkeypatch):
+    with monkeypatch.context() as patch, stopped_at(40):
+        patch.setattr(Recorder, "__exit__", lambda *_: None)  # nothing is written at the end
+        script("train-biohsic", f"resume={tiny_run}", "training.nepochs=6")
+    reached = History.read(tiny_run / "metrics.csv")
+    assert reached.last_epoch > 3
+    assert Run(tiny_run).status == ("interrupted", "")
+    row = read_run(Run(tiny_run))
+    assert (row["status"], row["training.nepochs"]) == ("interrupted", 6)
+    assert row["test_accuracy"] == reached.summary()["test"]["accuracy"]["mean"]
+    assert script("train-biohsic", f"resume={tiny_run}").code == 0
+    assert (Run(tiny_run).is_finished, Run(tiny_run).history.last_epoch) == (True, 6)
 
 
 def test_a_look_at_a_folder_does_not_keep_its_writer_out(tmp_path, monkeypatch):

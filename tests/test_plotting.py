@@ -1,5 +1,6 @@
 """Figures have their curves, experiments are what they say, and what is missing or damaged is told in one line."""
 
+import json
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -344,11 +345,49 @@ def test_a_run_as_large_as_the_experiment_goes_before_a_newer_one_that_is_not(ti
     assert Results([smaller], "quick", settings).newest(local)[0].folder == smaller
 
 
+def part_of_sweep(sweep, folder, *numbers):
+    """A newer sweep of some of its values, whose jobs are numbered from 0."""
+    for number, job in enumerate(numbers):
+        shutil.copytree(sweep / str(job), folder / str(number))
+        (folder / str(number) / ".hydra" / "hydra.yaml").touch()
+    return folder
+
+
+def test_a_newer_sweep_of_fewer_values_does_not_replace_a_whole_one(damaged, tmp_path, capsys):
+    whole, settings = damaged("window-mnist"), ("nmodels=2", "data.limit=40", "training.nepochs=2")
+    (planned,) = plan("window-mnist", "quick", settings)
+    part = part_of_sweep(whole, tmp_path / "part", 2, 3)
+    assert Results([whole, part], "quick", settings).runs("window-mnist") == [whole / str(job) for job in range(5)]
+    assert "lacks" not in capsys.readouterr().out
+    assert Results([part], "quick", settings).runs("window-mnist") == [part / "0", part / "1"]
+    assert "window-mnist local lacks 2, 4, 32: python train-biohsic.py --multirun" in capsys.readouterr().out
+    assert missing_command(planned, all_runs([part])) == planned.words  # its jobs have other values by these numbers
+    begun = part_of_sweep(whole, tmp_path / "begun", 0, 1)
+    assert missing_command(planned, all_runs([part, begun]))[-1] == f"hydra.sweep.dir='{begun}'"
+
+
+def test_figures_follow_jobs_that_were_skipped(damaged, tmp_path):
+    whole, settings = damaged("window-mnist"), ("nmodels=2", "data.limit=40", "training.nepochs=2")
+    (planned,) = plan("window-mnist", "quick", settings)
+    again = part_of_sweep(whole, tmp_path / "again", 0, 1, 2, 3, 4)
+    for job in ("0", "3"):
+        shutil.rmtree(again / job / "figures", ignore_errors=True)
+        (again / job / "metrics.csv").unlink()
+        summary = {"status": "skipped", "finished_in": str(whole / job)}
+        (again / job / "summary.json").write_text(json.dumps(summary))
+    assert is_complete(planned, all_runs([again]))
+    expected = [whole / "0", again / "1", again / "2", whole / "3", again / "4"]
+    assert Results([again], "quick", settings).runs("window-mnist") == expected
+    assert [run.folder for run in plotting.curves.window_sweep(again)] == expected
+    shutil.rmtree(whole)
+    assert not is_complete(planned, all_runs([again]))
+
+
 def test_the_runs_of_a_figure_are_told_apart(tiny_results):
     runs = all_runs([tiny_results / "outputs", tiny_results / "multirun"])
     for planned in (one for name in NAMES for one in plan(name, "quick")):
         claimed = [run for run in runs if planned.matches(run)]
-        assert len(claimed) == max(1, sum(planned.swept.values())), planned.title
+        assert len(claimed) == len(planned.jobs), planned.title
     for planned in (one for name in NAMES for one in plan(name)):
         assert not any(planned.matches(run) for run in runs), planned.title
 
@@ -376,7 +415,8 @@ def test_an_experiment_is_its_command():
     (sweep,), (quick,), (fixed,) = (
         plan("window-mnist", *more) for more in ([], ["quick"], ["paper", ["data.batchsize=2", "seed=1,2"]])
     )
-    assert (sweep.swept, quick.swept, fixed.swept) == ({"data.batchsize": 6}, {"data.batchsize": 5}, {"seed": 2})
+    assert sweep.swept == {"data.batchsize": ["2", "4", "8", "16", "32", "64"]}
+    assert (quick.swept["data.batchsize"], fixed.swept) == (sweep.swept["data.batchsize"][:5], {"seed": ["1", "2"]})
     assert sweep.command == "python train-biohsic.py --multirun experiment=window-mnist"
 
 

@@ -64,6 +64,8 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
             torch.set_num_threads(restored_threads(checkpoint))
         logger = build(config.logger, folder=str(folder), settings=settings)
         recorder.attach([logger, *loggers], task.numbers_kept, sizes=task.sizes, device=device.type)
+        if checkpoint:
+            recorder.reopen()
         # the settings that the folder has from now on: it may have been resumed, or begun again, with others
         write_settings(folder, config=OmegaConf.merge(config, {"resume": None}))
         log.info("run folder %s, engine %s, device %s", folder, task.engine.name, device)

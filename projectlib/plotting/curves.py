@@ -25,7 +25,7 @@ from projectlib.plotting.style import (
 )
 from projectlib.runs.history import TRAIN_SET
 from projectlib.runs.run import Folders, Run, all_runs
-from projectlib.sweeps.experiments import RESULTS
+from projectlib.sweeps.experiments import RESULTS, stood_for
 
 MAX_EPOCHS = 3  # drawn of a sweep
 DASHED = (0, (8, 4))  # of published values
@@ -151,12 +151,13 @@ def window_sweep(folders: Folders | None) -> list[Run]:
 def newest_window_sweep() -> Folders:
     """The folders of the newest sweep over windows."""
     sweeps: dict[Path, list[Run]] = {}
-    for run in all_runs(RESULTS):
-        if run.is_sweep_job and run.is_finished:
-            sweeps.setdefault(run.folder.parent, []).append(run)
-    for jobs in sweeps.values():
-        if 1 < len(jobs) == len({job.get("data.batchsize") for job in jobs}):
-            return [job.folder for job in jobs]
+    for job in all_runs(RESULTS):
+        run = stood_for(job)
+        if job.is_sweep_job and run is not None and run.is_finished and run.choices.get("rule") == "biohsic":
+            sweeps.setdefault(job.folder.parent, []).append(run)
+    for runs in sweeps.values():
+        if 1 < len(runs) == len({run.get("data.batchsize") for run in runs}):
+            return [run.folder for run in runs]
     raise UserError("no finished sweep over data.batchsize; name its folder")
 
 

@@ -1,5 +1,6 @@
 """Does a later layer add anything: how well a linear readout of each layer tells the classes apart."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from projectlib.errors import UserError
 from projectlib.plotting.markdown import grid
 from projectlib.plotting.memories import last_accuracy
 from projectlib.plotting.page import network_runs, new_figure, save, use_panels
-from projectlib.plotting.style import conditions, figure_title, kind, kind_of, legend, names_and_looks, styled
+from projectlib.plotting.style import Look, conditions, figure_title, kind, kind_of, legend, names_and_looks, styled
 from projectlib.runs.load import load
 from projectlib.runs.run import Folders, Run
 from projectlib.training.probes import settle
@@ -53,18 +54,26 @@ def linear_probes(folders: Folders | None, axes: np.ndarray) -> list[Probed]:
     learning = [one for one in probed if kind(one.run) != "frozen"] or probed
     depths = sorted({one.depth for one in learning})
     axes = use_panels(axes, len(depths), "depths")
+    of_kinds = {kind(one.run): one.run for one in learning}
+    looks = dict(zip(of_kinds, names_and_looks([*of_kinds.values()]), strict=True))
     for ax, depth in zip(axes, depths, strict=True):
-        draw_depth(ax, [one for one in learning if one.depth == depth])
+        draw_depth(ax, [one for one in learning if one.depth == depth], looks)
         ax.set(title=f"{depth} hidden layers", xlabel="hidden layer")
         ax.locator_params("x", integer=True)
     axes[0].set_ylabel("accuracy of a linear probe (%)")
+    for name in looks.keys() - {kind(one.run) for one in learning if one.depth == depths[-1]}:  # in other panels only
+        axes[-1].plot([], [], **looks[name][1]._asdict(), label=looks[name][0])
     legend(axes[-1])
     figure_title(axes[0].figure, f"What each layer tells of the class, {conditions([one.run for one in probed])}")
     return probed
 
 
-def draw_depth(ax: Axes, probed: list[Probed]) -> None:
-    for (name, look), (_, accuracy) in zip(names_and_looks([one.run for one in probed]), probed, strict=True):
+def draw_depth(ax: Axes, probed: list[Probed], looks: dict[str, tuple[str, Look]]) -> None:
+    """One depth.  looks: by kind, the same in all panels; several runs of a kind have others."""
+    runs = [one.run for one in probed]
+    num = Counter(map(kind, runs))
+    for own, (run, accuracy) in zip(names_and_looks(runs), probed, strict=True):
+        name, look = own if num[kind(run)] > 1 else looks[kind(run)]
         layers = np.arange(1, accuracy.shape[1] + 1)
         sd = accuracy.std(0, ddof=1) if len(accuracy) > 1 else None
         ax.errorbar(layers, accuracy.mean(0), sd, **look._asdict(), capsize=2, elinewidth=0.8, label=name)

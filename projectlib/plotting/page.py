@@ -87,7 +87,7 @@ def select_runs(folders: Folders | None, suits: Callable[[Run], bool], what: str
         if newest is None:
             raise UserError(f"no finished {what} in {' or '.join(str(root) for root in RESULTS)}; name its folder")
         return [newest]
-    runs = open_runs(folders)
+    runs = [run.trained() for run in open_runs(folders)]
     for run in runs:
         if not suits(run):
             raise UserError(f"{run.folder} is a run of {run.script}.py; expected a {what}")

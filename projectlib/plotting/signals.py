@@ -57,7 +57,7 @@ def three_factors(folders: Folders | None, axes: np.ndarray) -> None:
         draw_factor(above, inputs[index][None])
         draw_factor(beside, signals[index][:, None])
         beside.set_ylabel("signal")
-        above.set_title(f"epoch {epochs[index]}\nlargest change {np.abs(changes[index]).max():.1e}")
+        above.set_title(f"epoch {epochs[index]}\nlargest, before the optimizer: {np.abs(changes[index]).max():.1e}")
         above.set_ylabel("input", rotation=0, ha="right", va="center")
         ax.set_xlabel("weight change")
     figure_title(axes[0].figure, f"Three factors of the last hidden layer of one model, {conditions([run])}")

@@ -85,11 +85,15 @@ SEQUENCE = (
 
 
 def kind(run: Run) -> str:
-    """What was chosen as ``rule=``; for biohsic its modulator, and for a window any other signal than the published."""
+    """What was chosen as ``rule=``; for biohsic its modulator, and any other signal than the usual one of that."""
     rule, modulator = str(run.choices.get("rule")), run.choices.get("modulator", "window")
-    form = run.get("hsic.form", "published")
+    form, signal = run.get("hsic.form", "published"), run.get("rule.modulator.signal", "parzen")
+    if rule == "local-classifier" and run.get("rule.feedback") == "random":
+        return "local classifiers, random feedback"
     if rule != "biohsic" or (modulator, form) == ("window", "published"):
         return rule
+    if modulator == "remembered" and signal != "parzen":
+        return f"remembered window, {signal} signal"
     return form if modulator == "window" else modulator
 
 
@@ -110,10 +114,21 @@ def names_and_looks(runs: Sequence[Run]) -> list[tuple[str, Look]]:
         if Counter(kinds)[name] > 1:
             title += f" ({' '.join(sorted(words - common)) or run.folder.name})"
         if look is None or look in taken:
-            look = free.pop(0) if free else SEQUENCE[len(result) % len(SEQUENCE)]
+            look = free.pop(0) if free else mixed_look(len(result))
         taken.add(look)
         result.append((title + progress(run), look))
-    return result
+    titles = Counter(title for title, _ in result)
+    return [
+        (f"{title} in {run.folder.name}" if titles[title] > 1 else title, look)
+        for run, (title, look) in zip(runs, result, strict=True)
+    ]
+
+
+def mixed_look(place: int) -> Look:
+    """A look for many curves: the color of one of ``SEQUENCE``, line and marker of another; thirty pairs."""
+    num = len(SEQUENCE)
+    line = SEQUENCE[(place + 1 + place // num % (num - 1)) % num]
+    return line._replace(color=SEQUENCE[place % num].color)
 
 
 def progress(run: Run) -> str:

@@ -9,6 +9,7 @@ Its runs are those of the experiments ``table/...``; ``make table`` runs what is
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -72,18 +73,19 @@ trials). [Memories](memories.md), [baselines](baselines.md) and [images](images.
 they found. The windows have the published settings on MNIST, XOR and CIFAR-10 (a
 [search](memories.md#how-the-settings-were-found) of the window's on MNIST, with a decaying rate, is not in the
 table), on Fashion-MNIST those of MNIST, on digits MNIST's with a rate of 1e-3; their rate is constant, and their
-images are not scaled to [0, 1]. Supervised contrastive on MNIST and CIFAR-10 has the settings of the remembered window, and random
-feedback on MNIST, XOR and CIFAR-10 those of local classifiers. On XOR all but the windows, frozen layers, batch HSIC
-and back-propagation have a cosine decay. The memories' betas, horizons and scale of inputs were not searched: they
-are from early experiments that had looked at test accuracy. All rows are with AdamW ([plain
+images are not scaled to [0, 1]. Supervised contrastive on MNIST and CIFAR-10 has the settings of the remembered
+window, and random feedback on MNIST, XOR and CIFAR-10 those of local classifiers. On XOR all but the windows, frozen
+layers, batch HSIC and back-propagation have a cosine decay. The memories' betas, horizons and scale of inputs were
+not searched: they are from early experiments that had looked at test accuracy. All rows are with AdamW ([plain
 SGD](memories.md#without-the-optimizers-memory)). CIFAR-10 is of JPEG images.
 
 *Transported* is what has to reach a hidden layer besides its own input and activity. Errors that a small matrix beside
 the layer sends back through its own weights (the delta memory, class means, local classifiers without random feedback)
 are not counted. *Numbers kept* are those of a model's memories, windows, replay, classifiers and feedback, not its
 membranes, its optimizer's moments or the gradients that an update of several samples sums ([glossary](glossary.md)).
-Seconds are for all models together, with evaluation but without compilation; most runs shared their cores, so compare
-orders of magnitude only ([speed](speed.md) has times of idle cores). A dash: not run.
+Seconds are for all models together, from the start of a run to its end but for compilation: a second or two of
+loading, checkpoints and figure are among them. Most runs shared their cores, so compare orders of magnitude only
+([speed](speed.md) has times of idle cores). A dash: not run.
 """
 
 
@@ -95,12 +97,16 @@ def table(results: Results) -> pd.DataFrame:
         (column, planned, run)
         for column in COLUMNS
         for planned in plan(f"table/{column}", results.size, results.settings)
-        for run in results.newest(planned)
-        if run.is_finished and planned.has_settings(run, free=LOGGED)  # what the command in its row would make
+        for run in results.newest(planned, partial(is_made_by, planned))
     ]
     if not found:
         raise UserError(f"no finished run of a table in {results.roots}; expected some: make table")
     return pd.DataFrame([row(*one) for one in found])
+
+
+def is_made_by(planned: PlannedRun, run: Run) -> bool:
+    """Whether a run is finished, and what the command in its row would make."""
+    return run.is_finished and planned.has_settings(run, free=LOGGED)
 
 
 def row(column: str, planned: PlannedRun, run: Run) -> dict:
@@ -191,9 +197,9 @@ def write(results: Results, folder: Path) -> Path:
     save(figure, folder, "table", types=["png"])
     path = folder / "table.md"
     parts = [markdown(rows)]
-    deeper = [run for planned in plan("table/depth", results.size, results.settings) for run in results.newest(planned)]
-    if finished := [run.folder for run in deeper if run.is_finished]:
-        parts.append(depth.section(finished, folder))
+    deeper = plan("table/depth", results.size, results.settings)
+    if found := [run.folder for one in deeper for run in results.newest(one, partial(is_made_by, one))]:
+        parts.append(depth.section(found, folder))
     path.write_text("\n".join(parts), encoding="utf-8")
     return path
 

@@ -87,13 +87,17 @@ class Recorder:
             try:
                 self.exit_stack.close()  # loggers, which may fail
             finally:
-                self.write_summary(status, reason)
+                self.write_summary(status, reason, trained=self.progress is not None)
 
     def attach(self, loggers: list, numbers_kept: int, **metadata: Any) -> None:
         """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  metadata: what checkpoints say."""
         self.loggers, self.numbers_kept, self.metadata = loggers, numbers_kept, metadata
         for logger in loggers:
             self.exit_stack.callback(logger.close)
+
+    def reopen(self) -> None:
+        """A run that goes on is not finished any more, also to those who read its folder after a kill."""
+        self.write_summary("interrupted", None, trained=True)
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps: a bar, or a line per minute where the output is not a terminal."""
@@ -186,7 +190,7 @@ class Recorder:
         """Since the run began, in all of its processes."""
         return self.seconds["wall"] + time.monotonic() - self.started
 
-    def write_summary(self, status: str, error: str | None) -> None:
+    def write_summary(self, status: str, error: str | None, trained: bool) -> None:
         training = self.seconds["training"]
         versions = {"python": sys.version.split()[0], "torch": torch.__version__, "platform": platform.platform()}
         summary = {
@@ -204,7 +208,7 @@ class Recorder:
             "nmodels": self.config["nmodels"],
             **self.code,
         }
-        write_summary(self.folder, summary, trained=self.progress is not None)
+        write_summary(self.folder, summary, trained)
 
 
 def describe(split: str, metrics: dict[str, Tensor]) -> str:

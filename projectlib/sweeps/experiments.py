@@ -8,7 +8,6 @@ Interrupted runs are resumed.
 """
 
 import argparse
-import math
 import os
 import shlex
 import subprocess
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,20 @@ class PlannedRun:
         return shlex.join(["python", *self.words])
 
     @cached_property
-    def swept(self) -> dict[str, int]:
-        """How many values a sweep goes through, by key; empty for a single run."""
+    def swept(self) -> dict[str, list[str]]:
+        """The values that a sweep goes through, by key; empty for a single run."""
         overrides = [*parse(self.experiment.sweep), *parse(with_size(self.overrides))]
         last = {override.key_or_group: override for override in overrides}
-        return {key: len([*last[key].sweep_iterator()]) for key in last if last[key].is_sweep_override()}
+        return {key: [*map(str, last[key].sweep_iterator())] for key in last if last[key].is_sweep_override()}
+
+    @property
+    def jobs(self) -> list[tuple[str, ...]]:
+        """The values of each job of a sweep, by its number; of a single run none."""
+        return [*product(*self.swept.values())]
+
+    def values(self, run: Run) -> tuple[str, ...]:
+        """A run's own values of what is swept."""
+        return tuple(str(run.get(key)) for key in self.swept)
 
     @property
     def config(self) -> DictConfig:
@@ -149,7 +158,8 @@ class Results:
 
         Of each the newest run, or all jobs of the newest sweep.  A finished run goes before one that is not, one as
         long and large as the experiment's before others, and one with exactly its settings before one with some of its
-        own.  Prints the command for each that has none.  Raises UserError where none has one.
+        own; of sweeps that with the most such jobs.  Prints the command for each that has none, and what a sweep lacks.
+        Raises UserError where none has one.
         """
         by_name = {run.name: run for run in plan(experiment, self.size, self.settings)}
         if unknown := [name for name in names if name not in by_name]:
@@ -159,21 +169,42 @@ class Results:
         missing = [f"no run of {p.title} yet: {p.command}" for p, runs in zip(planned, found, strict=True) if not runs]
         if len(missing) == len(planned):
             raise UserError("\n".join(missing))
+        for p, runs in zip(planned, found, strict=True):
+            if absent := set(p.jobs) - {p.values(run) for run in runs} if runs else set():
+                missing.append(f"{p.title} lacks {', '.join(sorted(map(' '.join, absent), key=natural))}: {p.command}")
         drawn = [run for runs in found for run in runs]
         print(*missing, *(f"drawn from {run}" for run in drawn), sep="\n")
         return [run.folder for run in drawn]
 
-    def newest(self, planned: PlannedRun) -> list[Run]:
-        """Its newest run, or all jobs of its newest sweep that have metrics, by number; empty where there is none."""
-        runs = [run for run in self.found if planned.matches(run) and run.has_metrics]
-        if not runs:
+    def newest(self, planned: PlannedRun, suits: Callable[[Run], bool] = lambda run: True) -> list[Run]:
+        """Its newest run that suits, or all jobs of its newest sweep that have metrics, by number; empty where there is
+        none.  A job that was skipped is the finished run that it stands for.
+        """
+        jobs = {run: stood_for(run) for run in self.found if planned.matches(run)}
+        trained = {job: run for job, run in jobs.items() if run is not None and run.has_metrics and suits(run)}
+        if not trained:
             return []
 
-        def rank(run: Run) -> tuple:
-            return run.is_finished, planned.matches_fully(run), planned.has_settings(run), run.started
+        def rank(job: Run) -> tuple:
+            return trained[job].is_finished, planned.matches_fully(job), planned.has_settings(job), job.started
 
-        best = max(runs, key=rank)
-        return jobs_beside(best, runs) if planned.swept else [best]
+        if not planned.swept:
+            return [trained[max(trained, key=rank)]]
+
+        def worth(sweep: list[Run]) -> tuple:
+            full = {planned.values(job) for job in sweep if rank(job)[:2] == (True, True)}
+            return len(full & {*planned.jobs}), max(map(rank, sweep))
+
+        best = max((jobs_beside(job, [*trained]) for job in trained), key=worth)
+        return [trained[job] for job in best]
+
+
+def stood_for(job: Run) -> Run | None:
+    """The run itself, or that for which a sweep skipped it; None where that is gone."""
+    try:
+        return job.trained()
+    except UserError:
+        return None
 
 
 def jobs_beside(job: Run, runs: Sequence[Run]) -> list[Run]:
@@ -184,19 +215,27 @@ def jobs_beside(job: Run, runs: Sequence[Run]) -> list[Run]:
 
 def is_complete(planned: PlannedRun, runs: Sequence[Run]) -> bool:
     """Whether a finished run, or a sweep whose jobs are all finished, has the settings and the extent of a plan."""
-    full = [run for run in runs if run.is_finished and planned.matches_fully(run)]
-    return any(len(jobs_beside(run, full)) >= math.prod(planned.swept.values()) for run in full)
+    full = [run for run in runs if planned.matches_fully(run) and (own := stood_for(run)) and own.is_finished]
+    return any({*planned.jobs} <= {planned.values(job) for job in jobs_beside(run, full)} for run in full)
 
 
 def missing_command(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
     """The command line that makes what is missing; an interrupted run or sweep is resumed."""
-    cut = next((run for run in runs if planned.matches_fully(run)), None)
-    if cut is None:
-        return planned.words
+    same = [run for run in runs if planned.matches_fully(run)]
     if planned.swept:
-        return [*planned.words, f"hydra.sweep.dir={quote(cut.folder.parent)}"]
+        cut = next((run for run in same if is_begun(planned, jobs_beside(run, same))), None)
+        return [*planned.words, *([f"hydra.sweep.dir={quote(cut.folder.parent)}"] if cut else [])]
+    if not same:
+        return planned.words
+    cut = same[0]
     changeable = [word.input_line for word in parse(list(planned.settings)) if is_among(word.key_or_group, RESUMABLE)]
     return [planned.words[0], f"resume={cut.folder}", *map(str, changeable)]
+
+
+def is_begun(planned: PlannedRun, jobs: Sequence[Run]) -> bool:
+    """Whether jobs of one sweep are those of the plan, by number: one of other values would refuse its folder."""
+    numbered = {str(number): values for number, values in enumerate(planned.jobs)}
+    return all(numbered.get(job.folder.name) == planned.values(job) for job in jobs)
 
 
 def run_missing(
