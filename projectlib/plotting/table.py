@@ -197,6 +197,8 @@ def write(results: Results, folder: Path) -> Path:
     save(figure, folder, "table", types=["png"])
     path = folder / "table.md"
     parts = [markdown(rows)]
+    if results.size == "quick":
+        parts.insert(0, "> Quick runs: every column is of a few hundred digits, and no number here means anything.\n")
     deeper = plan("table/depth", results.size, results.settings)
     if found := [run.folder for one in deeper for run in results.newest(one, partial(is_made_by, one))]:
         parts.append(depth.section(found, folder))

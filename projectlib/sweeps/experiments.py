@@ -186,7 +186,9 @@ class Results:
             return []
 
         def rank(job: Run) -> tuple:
-            return trained[job].is_finished, planned.matches_fully(job), planned.has_settings(job), job.started
+            is_same_data = flatten(plain(job.config)).get("data.root") == planned.flat.get("data.root")
+            is_as_asked = planned.matches_fully(job), planned.has_settings(job), is_same_data
+            return trained[job].is_finished, *is_as_asked, job.started
 
         if not planned.swept:
             return [trained[max(trained, key=rank)]]
