@@ -78,6 +78,37 @@ def test_feedback_alignment_of_convolutions_is_the_backward_pass_written_out():
     assert_gradients(update.gradients[0], torch.autograd.grad(pooled, [*first.parameters()], xi))
 
 
+class OwnMap(torch.nn.Module):
+    """A matrix that no linear map has reads the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Parameter(torch.ones(4, 5, dtype=torch.float64))
+        self.second = torch.nn.Linear(4, 6).double()
+
+    def forward(self, x):
+        return self.second((x @ self.first.T).tanh())
+
+
+class Gated(torch.nn.Module):
+    """Two maps of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.value, self.gate = torch.nn.Linear(5, 6).double(), torch.nn.Linear(5, 6).double()
+
+    def forward(self, x):
+        return self.value(x) * self.gate(x).sigmoid()
+
+
+@pytest.mark.parametrize(("layer", "names"), [(OwnMap, ["second.weight"]), (Gated, [])])
+def test_feedback_is_for_all_maps_but_those_of_the_input(layer, names):
+    network = Network(layer(), torch.nn.Linear(6, 3).double())
+    _, x, _, y = make()
+    state = first_state(RULES["feedback-alignment"], network, x, y)
+    assert [[*matrices] for matrices in state.rule] == [names, ["weight"]]
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_feedback_alignment_with_the_weights_themselves_is_back_propagation(kind):
     network, x, _, y = make(kind)

@@ -366,6 +366,15 @@ def test_a_newer_sweep_of_fewer_values_does_not_replace_a_whole_one(damaged, tmp
     assert missing_command(planned, all_runs([part, begun]))[-1] == f"hydra.sweep.dir='{begun}'"
 
 
+def test_a_sweep_over_a_group_is_complete(damaged):
+    """Of a group of configs a run says what was chosen; texts with blanks are quoted on the command line."""
+    settings = ["data.batchsize=6", "lr_schedule=constant,cosine", "data.root='my images',b"]
+    (planned,) = plan("window-mnist", "quick", settings)
+    assert planned.jobs == [(a, b) for a in ("constant", "cosine") for b in ("my images", "b")]
+    run = Run(damaged("mnist"))
+    assert planned.values(run)[0] == run.choices["lr_schedule"] == "constant"
+
+
 def test_figures_follow_jobs_that_were_skipped(damaged, tmp_path):
     whole, settings = damaged("window-mnist"), ("nmodels=2", "data.limit=40", "training.nepochs=2")
     (planned,) = plan("window-mnist", "quick", settings)

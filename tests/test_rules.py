@@ -215,6 +215,19 @@ def test_images_with_channels_first_are_refused(rule):
         rule.initial_state(network, torch.zeros(6, 3, 8, 8), torch.zeros(6, 3), generator)
 
 
+class ChannelsLast(torch.nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("convolution", [torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ConvTranspose2d(3, 16, 1)])
+def test_channels_last_may_be_others_than_a_convolution_makes(convolution):
+    layer = ChannelsLast(convolution, torch.nn.GLU(dim=1))
+    network = Network(layer, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8 * 81, 3)))
+    state = BioHSIC().initial_state(network, torch.zeros(6, 3, 9, 9), torch.zeros(6, 3), torch.Generator())
+    assert len(state.rule) == 2
+
+
 @pytest.mark.parametrize("form", LABEL_FORMS)
 def test_a_reservoir_s_target_knows_labels_apart_under_any_bandwidth(form):
     """With so large a sigma kernels of all labels are 1; xi shrinks as 1 / sigma^2."""

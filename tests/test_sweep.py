@@ -257,3 +257,15 @@ def test_a_signal_after_a_job_s_last_checkpoint_stops_the_sweep(script, tmp_path
     again = script(*sweep_of)
     assert again.code == 0, again.output
     assert "skipped: finished in" in again.output
+
+
+def test_a_job_that_was_skipped_is_trained_where_its_run_is_gone(script, tmp_path):
+    sweep_of = ("train-biohsic", "--multirun", *TINY, "seed=0", "sweep.skip_finished=true")
+    assert script(*sweep_of, "hydra.sweep.dir=first").code == 0
+    assert script(*sweep_of, "hydra.sweep.dir=second").code == 0
+    job = Run(tmp_path / "second" / "0")
+    assert job.trained().folder == tmp_path / "first" / "0"
+    shutil.rmtree(tmp_path / "first")
+    assert script(*sweep_of, "hydra.sweep.dir=second").code == 0
+    assert Run(job.folder).is_finished
+    assert (job.folder / "figures" / "learning-curve.png").exists()

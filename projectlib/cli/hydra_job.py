@@ -6,6 +6,7 @@ import tempfile
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +164,11 @@ def explanation(error: Exception) -> str:
 def unforeseen(error: Exception) -> str:
     """One line for an unexpected error; its traceback goes to the log file, or to a temporary one."""
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
-    path = files[0].baseFilename if files else tempfile.mkstemp(prefix="biohsic-", suffix=".log")[1]
-    with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+    options: Any = {"mode": "a", "encoding": "utf-8", "errors": "backslashreplace"}
+    temporary = partial(tempfile.NamedTemporaryFile, prefix="biohsic-", suffix=".log", delete=False)
+    with open(files[0].baseFilename, **options) if files else temporary(**options) as file:
         file.writelines(traceback.format_exception(error))
-    return f"{type(error).__name__}: {one_line(error)[:300]} (unforeseen: its traceback is in {path})"
+    return f"{type(error).__name__}: {one_line(error)[:300]} (unforeseen: its traceback is in {file.name})"
 
 
 def sweep_job(config: DictConfig, folder: Path, job: DictConfig) -> float | None:

@@ -18,7 +18,7 @@ from projectlib.errors import UserError, system_problem
 from projectlib.garbage import paused_collector
 from projectlib.runs.checkpoint import checkpoint_files, newest_checkpoint, restored_threads
 from projectlib.runs.files import locked, remove_partial_files
-from projectlib.runs.folder import HYDRA_FOLDER, checkpoint_folder, is_finished, write_settings, write_summary
+from projectlib.runs.folder import HYDRA_FOLDER, SUMMARY, checkpoint_folder, is_finished, write_settings, write_summary
 from projectlib.runs.history import History, format_mean, row_split
 from projectlib.runs.load import load
 from projectlib.runs.loggers import Logger
@@ -64,7 +64,7 @@ def train(config: DictConfig, folder: Path, job_number: int = 0, loggers: Sequen
             torch.set_num_threads(restored_threads(checkpoint))
         logger = build(config.logger, folder=str(folder), settings=settings)
         recorder.attach([logger, *loggers], task.numbers_kept, sizes=task.sizes, device=device.type)
-        if checkpoint:
+        if (folder / SUMMARY).exists():
             recorder.reopen()
         # the settings that the folder has from now on: it may have been resumed, or begun again, with others
         write_settings(folder, config=OmegaConf.merge(config, {"resume": None}))

@@ -1,7 +1,6 @@
 """Accuracy and HSIC over epochs, and accuracy against the window size."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,7 +24,7 @@ from projectlib.plotting.style import (
 )
 from projectlib.runs.history import TRAIN_SET
 from projectlib.runs.run import Folders, Run, all_runs
-from projectlib.sweeps.experiments import RESULTS, stood_for
+from projectlib.sweeps.experiments import RESULTS, stood_for, sweeps_of
 
 MAX_EPOCHS = 3  # drawn of a sweep
 DASHED = (0, (8, 4))  # of published values
@@ -150,12 +149,10 @@ def window_sweep(folders: Folders | None) -> list[Run]:
 
 def newest_window_sweep() -> Folders:
     """The folders of the newest sweep over windows."""
-    sweeps: dict[Path, list[Run]] = {}
-    for job in all_runs(RESULTS):
-        run = stood_for(job)
-        if job.is_sweep_job and run is not None and run.is_finished and run.choices.get("rule") == "biohsic":
-            sweeps.setdefault(job.folder.parent, []).append(run)
-    for runs in sweeps.values():
+    jobs = {job: stood_for(job) for job in all_runs(RESULTS) if job.is_sweep_job}
+    finished = {j: run for j, run in jobs.items() if run and run.is_finished and run.choices.get("rule") == "biohsic"}
+    for sweep in sweeps_of(finished):
+        runs = [finished[job] for job in sweep]
         if 1 < len(runs) == len({run.get("data.batchsize") for run in runs}):
             return [run.folder for run in runs]
     raise UserError("no finished sweep over data.batchsize; name its folder")

@@ -61,8 +61,9 @@ def linear_probes(folders: Folders | None, axes: np.ndarray) -> list[Probed]:
         ax.set(title=f"{depth} hidden layers", xlabel="hidden layer")
         ax.locator_params("x", integer=True)
     axes[0].set_ylabel("accuracy of a linear probe (%)")
-    for name in looks.keys() - {kind(one.run) for one in learning if one.depth == depths[-1]}:  # in other panels only
-        axes[-1].plot([], [], **looks[name][1]._asdict(), label=looks[name][0])
+    last = {kind(one.run) for one in learning if one.depth == depths[-1]}
+    for title, look in (looks[name] for name in looks if name not in last):
+        axes[-1].plot([], [], **look._asdict(), label=title)
     legend(axes[-1])
     figure_title(axes[0].figure, f"What each layer tells of the class, {conditions([one.run for one in probed])}")
     return probed

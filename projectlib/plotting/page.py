@@ -1,5 +1,6 @@
 """Where figures go, a page of a notebook and the files made of it, and which runs they draw."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +88,8 @@ def select_runs(folders: Folders | None, suits: Callable[[Run], bool], what: str
         if newest is None:
             raise UserError(f"no finished {what} in {' or '.join(str(root) for root in RESULTS)}; name its folder")
         return [newest]
-    runs = [run.trained() for run in open_runs(folders)]
+    given = (run if run.has_metrics else run.trained() for run in open_runs(folders))
+    runs = [*{os.path.realpath(run.folder): run for run in given}.values()]
     for run in runs:
         if not suits(run):
             raise UserError(f"{run.folder} is a run of {run.script}.py; expected a {what}")

@@ -119,7 +119,7 @@ def names_and_looks(runs: Sequence[Run]) -> list[tuple[str, Look]]:
         result.append((title + progress(run), look))
     titles = Counter(title for title, _ in result)
     return [
-        (f"{title} in {run.folder.name}" if titles[title] > 1 else title, look)
+        (f"{title} in {run.folder.parent.name}/{run.folder.name}" if titles[title] > 1 else title, look)
         for run, (title, look) in zip(runs, result, strict=True)
     ]
 

@@ -68,9 +68,9 @@ back-propagation one image at a time). Test accuracy after the last epoch, mean 
 Settings were chosen on a validation split of the column's own data: 16 trials a rule on MNIST, Fashion-MNIST and
 digits (of one rate for back-propagation and frozen layers, of two to four settings for the others), 24 on XOR (class
 means: and some more, on three draws of the data; remembered and baselines: of fewer models and epochs), 6 on CIFAR-10
-(12 of local classifiers, 4 of back-propagation one image at a time; the delta memory's blocks and rates had earlier
-trials). [Memories](memories.md), [baselines](baselines.md) and [images](images.md) have the commands, and say what
-they found. The windows have the published settings on MNIST, XOR and CIFAR-10 (a
+(7 or 8 of six rules, 12 of local classifiers, 4 of back-propagation one image at a time; the delta memory's blocks
+and rates had earlier trials). [Memories](memories.md), [baselines](baselines.md) and [images](images.md) have the
+commands, and say what they found. The windows have the published settings on MNIST, XOR and CIFAR-10 (a
 [search](memories.md#how-the-settings-were-found) of the window's on MNIST, with a decaying rate, is not in the
 table), on Fashion-MNIST those of MNIST, on digits MNIST's with a rate of 1e-3; their rate is constant, and their
 images are not scaled to [0, 1]. Supervised contrastive on MNIST and CIFAR-10 has the settings of the remembered
@@ -198,7 +198,7 @@ def write(results: Results, folder: Path) -> Path:
     path = folder / "table.md"
     parts = [markdown(rows)]
     if results.size == "quick":
-        parts.insert(0, "> Quick runs: every column is of a few hundred digits, and no number here means anything.\n")
+        parts.insert(0, "> Quick runs, of digits or of few points and epochs: no number here means anything.\n")
     deeper = plan("table/depth", results.size, results.settings)
     if found := [run.folder for one in deeper for run in results.newest(one, partial(is_made_by, one))]:
         parts.append(depth.section(found, folder))

@@ -60,17 +60,16 @@ class FeedbackAlignment(Rule):
 
 
 def maps_that_send_back(network: Network, x: Tensor) -> Parameters:
-    """Weights of every layer by name, but vectors and the weight that reads the input: nothing is sent back through it.
+    """Weights of every layer by name, but vectors, and maps of the input itself: nothing is sent back through these.
 
     x: (N, ...), what the network is run on to see.  Raises UserError where one is not, as it is, that of a linear map
-    or convolution.
+    or convolution; in the first layer, where it may read the input, it is left alone.
     """
     parameters = network.split_parameters()
-    with Used() as used, torch.no_grad():
+    with Used(x) as used, torch.no_grad():
         network.run(parameters, network.initial_state(len(x)), x)
     maps = [{name: weight for name, weight in layer.items() if weight.ndim > 1} for layer in parameters]
-    first = [*maps[0].values()] if len(maps[0]) == 1 else used.weights[:1]  # it reads the input
-    maps[0] = {name: weight for name, weight in maps[0].items() if not any(weight is one for one in first)}
+    maps[0] = {name: weight for name, weight in maps[0].items() if any(weight is one for one in used.weights)}
     for index, (layer, weights) in enumerate(zip(network.layers, maps, strict=True)):
         for name, weight in weights.items():
             if not any(weight is one for one in used.weights):
@@ -84,15 +83,17 @@ def maps_that_send_back(network: Network, x: Tensor) -> Parameters:
 
 
 class Used(TorchFunctionMode):
-    """While it is active, notes the weights of linear maps and convolutions."""
+    """While it is active, notes the weights of linear maps and convolutions of anything but x itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, x: Tensor) -> None:
         super().__init__()
-        self.weights: list[Tensor] = []
+        self.x, self.weights = x, list[Tensor]()
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         if function in MAPS:
-            self.weights.append(weight_of(arguments, options or {}))
+            h: Any = arguments[0] if arguments else (options or {}).get("input")
+            if h.untyped_storage().data_ptr() != self.x.untyped_storage().data_ptr():
+                self.weights.append(weight_of(arguments, options or {}))
         return function(*arguments, **(options or {}))
 
 

@@ -124,10 +124,10 @@ class LocalRule(Rule):
 
 
 def check_channels(parameters: Parameters, outputs: list[Tensor]) -> None:
-    """Raises UserError where a layer's images have other channels last than a convolution in it makes."""
+    """Raises UserError where a layer's images have first, and not last, the channels that a convolution in it makes."""
     for index, (layer, z) in enumerate(zip(parameters, outputs, strict=True)):
         channels = [len(weight) for weight in layer.values() if weight.ndim == 4]
-        if z.ndim == 4 and channels and z.shape[-1] not in channels:
+        if z.ndim == 4 and z.shape[1] in channels and z.shape[-1] not in channels:
             raise UserError(
                 f"layer {index} returns images of shape {tuple(z.shape[1:])}; expected its {channels[-1]} channels "
                 "last, (height, width, channels), as rules and memories read them: z.permute(0, 2, 3, 1)"

@@ -87,7 +87,8 @@ class Recorder:
             try:
                 self.exit_stack.close()  # loggers, which may fail
             finally:
-                self.write_summary(status, reason, trained=self.progress is not None)
+                measured = {"metrics": self.history.summary(), "best": self.history.best()}
+                self.write_summary(status, reason, trained=self.progress is not None, measured=measured)
 
     def attach(self, loggers: list, numbers_kept: int, **metadata: Any) -> None:
         """loggers: where metrics go beside the files.  numbers_kept: of ``Task``.  metadata: what checkpoints say."""
@@ -96,8 +97,10 @@ class Recorder:
             self.exit_stack.callback(logger.close)
 
     def reopen(self) -> None:
-        """A run that goes on is not finished any more, also to those who read its folder after a kill."""
-        self.write_summary("interrupted", None, trained=True)
+        """A run that goes on is neither finished nor skipped any more, also to those who read its folder after a kill:
+        what it has reached is in metrics.csv.
+        """
+        self.write_summary("interrupted", None, trained=True, measured={})
 
     def begin(self, num_epochs: int, total: int, done: int) -> None:
         """Show progress in steps: a bar, or a line per minute where the output is not a terminal."""
@@ -190,14 +193,13 @@ class Recorder:
         """Since the run began, in all of its processes."""
         return self.seconds["wall"] + time.monotonic() - self.started
 
-    def write_summary(self, status: str, error: str | None, trained: bool) -> None:
+    def write_summary(self, status: str, error: str | None, trained: bool, measured: dict[str, Any]) -> None:
         training = self.seconds["training"]
         versions = {"python": sys.version.split()[0], "torch": torch.__version__, "platform": platform.platform()}
         summary = {
             "status": status,
             **({"error": error} if error else {}),
-            "metrics": self.history.summary(),
-            "best": self.history.best(),
+            **measured,
             "steps_per_second": self.steps / training if training else None,
             "compile_seconds": self.seconds["compile"],
             "wall_seconds": self.wall_seconds(),

@@ -52,9 +52,9 @@ def row_of(run: Run) -> Row:
     own = {key: v for key, v in plain.items() if "${" not in str(v) and not is_metric(key)}  # a reference says it again
     if wrong := problem(own.get("nmodels", 1), COUNT, "nmodels"):
         raise UserError(f"{run.folder}: {wrong}")
-    metrics = run.summary.get("metrics", {})
-    if run.has_metrics and not run.is_finished:  # a killed run recorded more than its summary
-        metrics = run.history.summary()
+    metrics = run.summary.get("metrics")
+    if metrics is None:
+        metrics = run.history.summary() if run.has_metrics else {}
     best = run.summary.get("best", {})  # without the test set's own: an epoch that it chose is no result
     return {
         **own,

@@ -12,7 +12,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import QuotedString
 from omegaconf import DictConfig
 
 from projectlib.config.compose import CONFIGS, compose, parse, quote, without_hydra
@@ -73,7 +75,7 @@ class PlannedRun:
         """The values that a sweep goes through, by key; empty for a single run."""
         overrides = [*parse(self.experiment.sweep), *parse(with_size(self.overrides))]
         last = {override.key_or_group: override for override in overrides}
-        return {key: [*map(str, last[key].sweep_iterator())] for key in last if last[key].is_sweep_override()}
+        return {key: [*map(in_words, last[key].sweep_iterator())] for key in last if last[key].is_sweep_override()}
 
     @property
     def jobs(self) -> list[tuple[str, ...]]:
@@ -81,8 +83,8 @@ class PlannedRun:
         return [*product(*self.swept.values())]
 
     def values(self, run: Run) -> tuple[str, ...]:
-        """A run's own values of what is swept."""
-        return tuple(str(run.get(key)) for key in self.swept)
+        """A run's own values of what is swept; of a group of configs what was chosen."""
+        return tuple(str(run.choices.get(key, run.get(key))) for key in self.swept)
 
     @property
     def config(self) -> DictConfig:
@@ -185,48 +187,56 @@ class Results:
         if not trained:
             return []
 
-        def rank(job: Run) -> tuple:
+        def rank_of(job: Run) -> tuple:
             is_same_data = flatten(plain(job.config)).get("data.root") == planned.flat.get("data.root")
             is_as_asked = planned.matches_fully(job), planned.has_settings(job), is_same_data
             return trained[job].is_finished, *is_as_asked, job.started
 
+        rank = {job: rank_of(job) for job in trained}
         if not planned.swept:
-            return [trained[max(trained, key=rank)]]
+            return [trained[max(trained, key=rank.__getitem__)]]
 
         def worth(sweep: list[Run]) -> tuple:
-            full = {planned.values(job) for job in sweep if rank(job)[:2] == (True, True)}
-            return len(full & {*planned.jobs}), max(map(rank, sweep))
+            full = {planned.values(job) for job in sweep if rank[job][:2] == (True, True)}
+            return len(full & {*planned.jobs}), max(rank[job] for job in sweep)
 
-        best = max((jobs_beside(job, [*trained]) for job in trained), key=worth)
-        return [trained[job] for job in best]
+        return [trained[job] for job in max(sweeps_of(trained), key=worth)]
 
 
 def stood_for(job: Run) -> Run | None:
     """The run itself, or that for which a sweep skipped it; None where that is gone."""
-    try:
-        return job.trained()
-    except UserError:
-        return None
+    with suppress(UserError):
+        run = job.trained()
+        if run is job or (run.script and run.settings):
+            return run
+    return job if job.has_metrics and not job.is_finished else None  # its summary is damaged
 
 
-def jobs_beside(job: Run, runs: Sequence[Run]) -> list[Run]:
-    """The jobs of one sweep among runs, in the order of their folders' numbers."""
-    jobs = [run for run in runs if run.folder.parent == job.folder.parent]
-    return sorted(jobs, key=lambda run: natural(run.folder.name))
+def sweeps_of(jobs: Iterable[Run]) -> list[list[Run]]:
+    """Jobs by the folder of their sweep, each in the order of their folders' numbers."""
+    sweeps: dict[Path, list[Run]] = {}
+    for job in jobs:
+        sweeps.setdefault(job.folder.parent, []).append(job)
+    return [sorted(sweep, key=lambda job: natural(job.folder.name)) for sweep in sweeps.values()]
+
+
+def in_words(value: Any) -> str:
+    """A value of a sweep as a run's settings print it."""
+    return value.text if isinstance(value, QuotedString) else str(value)
 
 
 def is_complete(planned: PlannedRun, runs: Sequence[Run]) -> bool:
     """Whether a finished run, or a sweep whose jobs are all finished, has the settings and the extent of a plan."""
     full = [run for run in runs if planned.matches_fully(run) and (own := stood_for(run)) and own.is_finished]
-    return any({*planned.jobs} <= {planned.values(job) for job in jobs_beside(run, full)} for run in full)
+    return any({*planned.jobs} <= {planned.values(job) for job in sweep} for sweep in sweeps_of(full))
 
 
 def missing_command(planned: PlannedRun, runs: Sequence[Run]) -> list[str]:
     """The command line that makes what is missing; an interrupted run or sweep is resumed."""
     same = [run for run in runs if planned.matches_fully(run)]
     if planned.swept:
-        cut = next((run for run in same if is_begun(planned, jobs_beside(run, same))), None)
-        return [*planned.words, *([f"hydra.sweep.dir={quote(cut.folder.parent)}"] if cut else [])]
+        begun = next((sweep for sweep in sweeps_of(same) if is_begun(planned, sweep)), None)
+        return [*planned.words, *([f"hydra.sweep.dir={quote(begun[0].folder.parent)}"] if begun else [])]
     if not same:
         return planned.words
     cut = same[0]
