@@ -107,13 +107,13 @@ def test_every_model_can_be_looked_into(model, data, settings, shape):
     assert arrays[f"kernel_layer{len(settings['features']) - 1}"].shape == (n, n)
 
 
-@pytest.mark.parametrize("width", [8, 6, 2])
-def test_of_a_layer_of_two_maps_there_is_no_weight_between_input_and_neurons(width):
+@pytest.mark.parametrize(("width", "outputs"), [(8, 4), (6, 4), (2, 4), (64, 64)])
+def test_of_a_layer_of_two_maps_there_is_no_weight_between_input_and_neurons(width, outputs):
     def make(input_shape, num_classes, generator):
         layer = torch.nn.Sequential(
-            torch.nn.Flatten(), affine(64, width, generator), torch.nn.Tanh(), affine(width, 4, generator)
+            torch.nn.Flatten(), affine(64, width, generator), torch.nn.Tanh(), affine(width, outputs, generator)
         )
-        return Network(layer, affine(4, num_classes, generator))
+        return Network(layer, affine(outputs, num_classes, generator))
 
     data = digits()
     arrays = probe_of(ensemble_of(make, data), data)(0)

@@ -268,4 +268,3 @@ def test_a_job_that_was_skipped_is_trained_where_its_run_is_gone(script, tmp_pat
     shutil.rmtree(tmp_path / "first")
     assert script(*sweep_of, "hydra.sweep.dir=second").code == 0
     assert Run(job.folder).is_finished
-    assert (job.folder / "figures" / "learning-curve.png").exists()

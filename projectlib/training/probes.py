@@ -169,16 +169,15 @@ def three_factors(
     else:
         xi = rule.signal(z, context)
     h, xi = received[-1], xi.reshape(-1, z.shape[-1]).mean(0)  # of a convolution the mean over places
-    for gradient in update.gradients[-2].values():
-        source = h.flatten()
-        if gradient.ndim > 2 and h.ndim == 3:  # a convolution's channels are last, but first in an image
-            channels = h if len(update.outputs) > 2 else h.movedim(0, -1)
-            source, gradient = channels.flatten(0, 1).mean(0), gradient.flatten(2).sum(2)
-        if gradient.shape == (len(xi), len(source)):
-            neurons, inputs = evenly(len(xi)), evenly(len(source))
-            change = -gradient[neurons][:, inputs]
-            return {"input": source[inputs], "signal": xi[neurons], "weight_change": change}
-    return {}
+    source, weights = h.flatten(), [g for g in update.gradients[-2].values() if g.ndim >= 2]
+    gradient = weights[0] if len(weights) == 1 else xi  # one map of what is received
+    if gradient.ndim > 2 and h.ndim == 3:  # a convolution's channels are last, but first in an image
+        channels = h if len(update.outputs) > 2 else h.movedim(0, -1)
+        source, gradient = channels.flatten(0, 1).mean(0), gradient.flatten(2).sum(2)
+    if gradient.shape != (len(xi), len(source)):
+        return {}
+    neurons, inputs = evenly(len(xi)), evenly(len(source))
+    return {"input": source[inputs], "signal": xi[neurons], "weight_change": -gradient[neurons][:, inputs]}
 
 
 def evenly(num_units: int) -> list[int]:
