@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
-from projectlib.models import Network, divisive_mlp, mlp
+from projectlib.models import Network, cnn, divisive_mlp, mlp
 from projectlib.modulators.class_means import ClassMeansModulator
 from projectlib.rules import (
     HSIC,
@@ -107,6 +107,14 @@ def test_feedback_is_for_all_maps_but_those_of_the_input(layer, names):
     _, x, _, y = make()
     state = first_state(RULES["feedback-alignment"], network, x, y)
     assert [[*matrices] for matrices in state.rule] == [names, ["weight"]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_that_are_copied_before_the_first_map_are_the_input_too(channels):
+    network = cnn((channels, 16, 16), 3, (4, 5), torch.Generator().manual_seed(0))
+    state = first_state(RULES["feedback-alignment"], network, torch.zeros(2, channels, 16, 16), torch.zeros(2, 3))
+    assert [[*matrices] for matrices in state.rule] == [[], ["conv.weight"], ["affine.weight"]]
+    assert not any(leaf.requires_grad for leaf in tree_leaves(state.rule))
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -60,13 +60,13 @@ class FeedbackAlignment(Rule):
 
 
 def maps_that_send_back(network: Network, x: Tensor) -> Parameters:
-    """Weights of every layer by name, but vectors, and maps of the input itself: nothing is sent back through these.
+    """Weights of every layer by name, but vectors, and maps of the input: nothing is sent back through these.
 
     x: (N, ...), what the network is run on to see.  Raises UserError where one is not, as it is, that of a linear map
     or convolution; in the first layer, where it may read the input, it is left alone.
     """
-    parameters = network.split_parameters()
-    with Used(x) as used, torch.no_grad():
+    parameters = [{name: p.requires_grad_() for name, p in layer.items()} for layer in network.split_parameters()]
+    with torch.enable_grad(), Used() as used:
         network.run(parameters, network.initial_state(len(x)), x)
     maps = [{name: weight for name, weight in layer.items() if weight.ndim > 1} for layer in parameters]
     maps[0] = {name: weight for name, weight in maps[0].items() if any(weight is one for one in used.weights)}
@@ -83,16 +83,16 @@ def maps_that_send_back(network: Network, x: Tensor) -> Parameters:
 
 
 class Used(TorchFunctionMode):
-    """While it is active, notes the weights of linear maps and convolutions of anything but x itself."""
+    """While it is active, notes the weights of linear maps and convolutions of what depends on other weights."""
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.x, self.weights = x, list[Tensor]()
+        self.weights: list[Tensor] = []
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         if function in MAPS:
             h: Any = arguments[0] if arguments else (options or {}).get("input")
-            if h.untyped_storage().data_ptr() != self.x.untyped_storage().data_ptr():
+            if h.requires_grad:
                 self.weights.append(weight_of(arguments, options or {}))
         return function(*arguments, **(options or {}))
 
