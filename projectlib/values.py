@@ -1,6 +1,6 @@
 """What a value must be, checked where it is used: the same from Python as from a config."""
 
-import math
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,12 +15,12 @@ def require(is_valid: bool, name: str, value: Any, expected: str) -> None:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_count(value: Any) -> bool:
     """Whether a value is a whole number of at least 1, and no truth value."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**63
 
 
 class Check(NamedTuple):

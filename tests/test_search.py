@@ -194,6 +194,14 @@ def test_a_space_that_cannot_be_searched_is_told(tmp_path, space, message):
         run_worker(config, fake_train)
 
 
+def test_settings_are_added_to_what_is_searched(script, tmp_path):
+    tiny = ["data.limit=60", "training.nepochs=1", "nmodels=1", "engine=eager", "search.trials=1"]
+    space = "+search.space={optimizer.betas.0:{choices:[0.7]},optimizer.lr:{choices:[0.002]}}"
+    ended = script("train-biohsic", "search=digits", *tiny, space, f"search.folder={tmp_path}")
+    assert ended.code == 0, ended.output
+    assert {"optimizer.betas=[0.7,0.99]", "optimizer.lr=0.002"} <= set(ended.output.split())
+
+
 def test_no_search_without_a_validation_split_or_on_the_test_set(tmp_path):
     def without_validation(config, folder, job_number, loggers):
         loggers[0].epoch(1, {"test/accuracy": 1.0})

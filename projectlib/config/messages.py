@@ -21,13 +21,15 @@ def explained(error: BaseException, config_name: str) -> str:
     causes = [error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else []
     text = " ".join(" ".join(str(part) for part in (error, *causes)).split())
     if found := re.match(r"Could not override '([^']+)'\. To append", text):
-        return unknown_key(found[1].split("@")[0], config_name)
+        return unknown_key(getattr(error.__cause__, "full_key", None) or found[1].split("@")[0], config_name)
     text = re.sub(r" Config search path:.*| Search path:.*| See https://hydra.cc\S*( for details)?", "", text)
     return text + (QUOTES if isinstance(error, OverrideParseException) else "")
 
 
 def unknown_key(name: str, config_name: str) -> str:
     """That a key does not exist, and those that it may have been."""
+    if name.startswith("search.space."):
+        return f"{name} is not among what is searched; expected +search.space={{...}}, which adds to it"
     try:
         config = compose(config_name, ["data=mnist"])
     except Exception:  # a config of the user's own may need more than a data set; the advice can do without it

@@ -40,7 +40,7 @@ CHECKS = {
     "lr_schedule.milestones": Check(lambda v: isinstance(v, list) and all(map(is_count, v)), "a list of epochs"),
     "training.log_arrays": Check(lambda v: isinstance(v, list) and all(map(WHOLE.is_valid, v)), "a list of epochs"),
     "training.log_hsic training.log_memory sweep.skip_finished": FLAG,
-    "checkpointing.path search.folder": Check(lambda v: isinstance(v, str) and v != "", "a folder"),
+    "checkpointing.path search.folder": Check(lambda v: isinstance(v, str) and v != "" and "\0" not in v, "a folder"),
     "plugins": Check(lambda v: isinstance(v, list) and all(map(TEXT.is_valid, v)), "a list of modules: plugins=[mine]"),
     "task": Check(lambda v: v in ("network", "reservoir"), "network or reservoir"),
     "device": Check(TEXT.is_valid, "auto, cpu, cuda, cuda:0 or mps"),
@@ -53,6 +53,7 @@ CHECKS = {
     "search": Check(lambda v: v is None or isinstance(v, dict), "null, or settings as search=digits brings them"),
     "search.direction": Check(lambda v: v in ("maximize", "minimize"), "maximize or minimize"),
     "search.space": Check(TABLE.is_valid, "a table: a key: {low, high} or {choices}"),
+    "modulator._target_": TEXT,
     "rule.modulator": Check(lambda v: v is None or (TABLE.is_valid(v) and "_target_" in v), "null, or a modulator"),
 }
 """What is checked of settings, named between blanks, where a config has them."""
@@ -81,7 +82,8 @@ def refuse_additions(config: DictConfig, hydra: DictConfig) -> None:
     """
     for line in hydra.overrides.task:
         key = line.split("=")[0].lstrip("+").split("@")[0]
-        if not line.startswith("+") or key in hydra.runtime.choices:
+        is_searched = is_among(key, ("search.space",)) and hydra.runtime.choices.get("search") is not None
+        if not line.startswith("+") or key in hydra.runtime.choices or is_searched:
             continue
         parents = [OmegaConf.select(config, key.rsplit(".", depth)[0]) for depth in range(1, key.count(".") + 1)]
         if not any(OmegaConf.is_dict(parent) and "_target_" in parent for parent in parents):
