@@ -267,6 +267,8 @@ def build_optimizer(config: DictConfig, hidden: list[Tensor], readout: list[Tens
     settings = config.optimizer
     own = {"accumulate", "readout_lr"}  # ours, not torch's
     torch_settings = OmegaConf.masked_copy(settings, [key for key in settings if key not in own])
+    if "betas" in torch_settings:  # of which torch refuses a whole number beside a fraction
+        torch_settings.betas = [*map(float, torch_settings.betas)]
     device = readout[0].device
     options: dict[str, Any] = {"fused": device.type in ("cpu", "cuda")}
     rates = settings.lr, settings.lr if settings.readout_lr is None else settings.readout_lr
