@@ -17,7 +17,7 @@ from made_up_engines import (
 )
 
 from projectlib.engines import choice
-from projectlib.engines.cuda_graph import GraphEngine
+from projectlib.engines.cuda_graph import GraphEngine, departure
 from projectlib.engines.eager import EagerEngine
 from projectlib.errors import UserError
 from projectlib.modulators import RememberedModulator
@@ -81,10 +81,35 @@ def test_a_schedule_of_more_than_the_rate_is_refused():
     assert graph.name == "eager"
 
 
+@pytest.mark.usefixtures("few_steps")
+def test_a_schedule_that_makes_a_new_tensor_of_the_rate_is_refused():
+    graph = make_engine(GraphEngine, capture=replay_by_calling, backend=None)
+    (group,) = graph.optimizer.param_groups
+    group["lr"] = torch.tensor(group["lr"])  # as on a GPU, where a graph reads it
+    train(graph, (0, 2))
+    group["lr"].mul_(0.5)
+    graph.run(graph.epoch, 2, 4)
+    group["lr"] = group["lr"] * 0.5
+    with pytest.raises(UserError, match="changes more of the optimizer than its learning rate"):
+        graph.run(graph.epoch, 4, 6)
+
+
 def refuse(engine):
     def capture(function):
         replay_by_calling(function)
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    return capture
+
+
+def fail_at_the_end(engine):
+    """As torch does when it leaves a capture within which something failed."""
+
+    def capture(function):
+        try:
+            raise ValueError("a number was read on the host")
+        finally:
+            raise RuntimeError("failed due to a previous error during capture")
 
     return capture
 
@@ -143,6 +168,7 @@ FAILING = {
     "metrics": (change_after_replay(lambda e: e.totals[:, 1].mul_(1.1)), "totals"),
     "state": (change_after_replay(lambda e: e.state.layers[0].mul_(1.1)), "eager's"),
     "the next step": (change_after_replay(lambda e: e.position.sub_(1).clamp_(min=0)), "eager's"),
+    "fails within": (fail_at_the_end, "ValueError: a number was read on the host; then RuntimeError: failed due to"),
 }
 
 
@@ -196,6 +222,22 @@ def test_other_rounding_of_early_updates_is_not_taken_for_other_steps(monkeypatc
     engine.capture = replay_by_calling
     engine.compile()
     assert engine.name == "compiled"
+
+
+def test_what_departs_from_eager():
+    before, expected = torch.zeros(2000), torch.linspace(-1, 1, 2000)
+    assert departure(expected + 1e-4, expected, before) < 0.1
+    flipped = expected.clone()
+    flipped[7] = 1000.0
+    assert departure(flipped, expected, before) > 1, "one number of 2000"
+    assert departure(flipped, expected, before, flips=1e-3) == 0, "that of a neuron that fires or does not"
+    assert departure(flipped + 0.1, expected, before, flips=1e-3) > 1
+    flipped[7] = torch.nan
+    assert departure(flipped, expected, before) == torch.inf
+    assert departure(flipped, flipped, before) == 0, "a model that diverges in both"
+    wrong = flipped.clone()
+    wrong[8:] += 0.1
+    assert departure(wrong, flipped, before) > 1, "and hides no other"
 
 
 def test_one_step_left_out_of_all_is_noticed():

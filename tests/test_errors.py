@@ -1,11 +1,14 @@
 """Bad input: one line that names the value, what was expected and what to do; exit code 1; nothing half-made."""
 
 import errno
+import gc
+import weakref
 
 import pytest
 import torch
 from data_files import write_images
 
+import projectlib.cli.job
 from projectlib.errors import system_problem
 from projectlib.runs.folder import missing_folders, read_summary, remove_unbegun
 
@@ -315,3 +318,22 @@ def test_one_bad_job_leaves_the_others_of_a_sweep_alone(script, tmp_path):
     assert not (tmp_path / "sweep" / "0" / "metrics.csv").exists()
     assert read_summary(tmp_path / "sweep" / "0")["status"] == "failed", "a row of the sweep says why"
     assert (tmp_path / "sweep" / "1" / "metrics.csv").exists()
+
+
+def test_a_failed_job_leaves_no_engine_behind(script, tmp_path, monkeypatch):
+    """Else each would hold the memory of a GPU until the sweep ends."""
+    engines, build_task = [], projectlib.cli.job.build_task
+
+    def watched(*arguments):
+        gc.collect()
+        assert not any(engine() for engine in engines)
+        task = build_task(*arguments)
+        engines.append(weakref.ref(task.engine))
+        return task
+
+    monkeypatch.setattr(projectlib.cli.job, "build_task", watched)
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    ended = script("train-bp", "--multirun", "data=digits", *TINY, "optimizer=sgd", "optimizer.lr=1e30,1e31", sweep)
+    assert ended.code == 1
+    assert [read_summary(tmp_path / "sweep" / job)["status"] for job in "01"] == ["failed", "failed"]
+    assert len(engines) == 2

@@ -134,9 +134,10 @@ class CommandLineJob(Job):
             sys.exit(EXIT_RESUME)
         except Exception as error:
             log.error("%s", explanation(error))
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise FailedJob(str(error)) from error
-            sys.exit(1)
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                sys.exit(1)
+            failed = FailedJob(str(error))
+        raise failed  # here, where no context of its keeps the frames of the run, and with them its tensors
 
 
 def with_new_folders(job: Job, config: DictConfig) -> Job:

@@ -184,7 +184,7 @@ def resolve_device(name: str, job_number: int = 0) -> torch.device:
         torch.empty(1, device=device)
         if device.type == "cuda":
             device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-            torch.backends.cudnn.allow_tf32 = False  # convolutions in float32, as on a CPU
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32, as on a CPU
             torch.cuda.set_device(device)  # graphs are captured on the current device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -145,7 +145,7 @@ class EagerEngine:
             "parameters": self.ensemble.parameters,
             "state": tree_leaves(self.state),
             "optimizer": self.optimizer.state_dict(),
-            "totals": self.totals,
+            "totals": self.totals.cpu().double(),  # on MPS, which has no float64, too
             "steps_in_epoch": self.steps_in_epoch,
         }
 
