@@ -45,6 +45,8 @@ class FileConfigSource(file_config_source.FileConfigSource):
             config, header = OmegaConf.create({} if content is None else content), self._get_header_dict(text)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+        if OmegaConf.is_dict(config):
+            check_search_path(OmegaConf.select(config, "hydra.searchpath"))
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, header)
 
 
@@ -68,12 +70,6 @@ class CheckedLoader(ConfigLoaderImpl):
             raise UserError(f"settings are refused: {one_line(error)}; a place in a list is a number, from 0") from None
         check_hydra(config.hydra, overrides)
         return config
-
-    def _process_config_searchpath(self, config_name: Any, parsed_overrides: Any, repo: Any) -> None:
-        loaded = repo.load_config(config_path=config_name) if config_name is not None else None
-        if loaded is not None and OmegaConf.is_dict(loaded.config):
-            check_search_path(OmegaConf.select(loaded.config, "hydra.searchpath"))
-        super()._process_config_searchpath(config_name, parsed_overrides, repo)
 
 
 class HelpLoader(CheckedLoader):

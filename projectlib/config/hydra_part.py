@@ -6,6 +6,7 @@ sweep is not restricted.
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,7 @@ from projectlib.values import require
 COMMANDS = ("setup", "teardown", "srun_args", "additional_parameters", "ray")  # of a launcher: what a scheduler runs
 USUAL = {"additional_parameters.requeue": True}
 REFERENCES = re.compile(r"(\$\{hydra\.(sweep\.dir|job\.name)\}|[^$])*")  # of a launcher; others may change later
+ON_COMMAND_LINE = "it on the command line, not in a config file"
 NAME = re.compile(r"[\w-][\w.-]*")
 
 
@@ -36,13 +38,12 @@ def check_hydra(hydra: DictConfig, overrides: list[str]) -> None:
     if sorted([*raw["overrides"]["hydra"], *raw["overrides"]["task"]]) != sorted(overrides):
         raise UserError("hydra.overrides is filled by a config file; expected it empty: it says what is overridden")
     require(not raw["callbacks"], "hydra.callbacks", raw["callbacks"], "none: a config may not run code of its own")
-    check_places(hydra, raw)
-    check_environment(hydra, raw)
     check_logging(raw)
     for part, base in (("launcher", Launcher), ("sweeper", Sweeper)):
         check_plugin(hydra, part, base)
-    check_scheduler(hydra)
-    check_sweep(hydra, raw["sweeper"].get("params"))
+    named = tuple(line.lstrip("+~").split("=")[0] for line in raw["overrides"]["hydra"])
+    for key, value, expected in only_from_the_user(hydra, raw):
+        require(is_among(key, named), key, value, expected)
 
 
 def check_search_path(places: Any) -> None:
@@ -52,28 +53,34 @@ def check_search_path(places: Any) -> None:
             raise UserError(f"hydra.searchpath has {place!r} in a config file; expected a folder: it would import code")
 
 
-def check_places(hydra: DictConfig, raw: dict[str, Any]) -> None:
-    """Raises UserError unless the job's name is a plain name and output_subdir the usual one: both form paths."""
-    name, subdir = raw["job"]["name"], raw["output_subdir"]
-    is_name = name == "${hydra.job.config_name}" or NAME.fullmatch(str(name)) is not None
-    for key, value, is_usual, expected in (
-        ("hydra.job.name", name, is_name, "letters and digits"),
-        ("hydra.output_subdir", subdir, subdir in (None, ".hydra"), "null, as the run itself writes .hydra"),
-    ):
-        require(is_usual or is_overridden(hydra, key), key, value, expected)
+def only_from_the_user(hydra: DictConfig, raw: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """What is said to Hydra that a config file may not say: key, value, and what is expected in a file.
 
-
-def check_environment(hydra: DictConfig, raw: dict[str, Any]) -> None:
-    """Raises UserError where a config file changes the environment: PATH decides which programs run.
-
-    Values count as they are written: what is resolved may be another value the next time.
+    The job's name and output_subdir form paths; PATH decides which programs run; a scheduler is given no commands, line
+    breaks or late references; a sweep's jobs take its keys for overridden.  Values count as they are written: what is
+    resolved may be another value the next time.
     """
-    values = raw["job"]["env_set"]
-    require(isinstance(values, dict), "hydra.job.env_set", values, "names and values, written out")
-    for name, value in values.items():
-        key = f"hydra.job.env_set.{name}"
-        if value != os.environ.get(name) and not is_overridden(hydra, key):
-            raise UserError(f"{key} is {value!r} in a config file; expected it on the command line, if you want it")
+    name, subdir = raw["job"]["name"], raw["output_subdir"]
+    variables, params = raw["job"]["env_set"], raw["sweeper"].get("params") or {}
+    for key, table in (("hydra.job.env_set", variables), ("hydra.sweeper.params", params)):
+        require(isinstance(table, dict), key, table, "names and values, written out")
+    if name != "${hydra.job.config_name}" and not NAME.fullmatch(str(name)):
+        yield "hydra.job.name", name, "letters and digits"
+    if subdir not in (None, ".hydra"):
+        yield "hydra.output_subdir", subdir, "null, as the run itself writes .hydra"
+    for variable, value in variables.items():
+        if value != os.environ.get(variable):
+            yield f"hydra.job.env_set.{variable}", value, ON_COMMAND_LINE
+    written, resolved = flatten(plain(hydra.launcher)), flatten(plain(hydra.launcher, resolve=True))
+    for key, value in resolved.items():
+        runs = is_among(key, COMMANDS) and bool(value) and USUAL.get(key) != value
+        adds = any(isinstance(leaf, str) and re.search(r"[\r\n]", leaf) for leaf in leaves(value))
+        late = any(isinstance(leaf, str) and not REFERENCES.fullmatch(leaf) for leaf in leaves(written.get(key, "$")))
+        if runs or adds or late:
+            yield f"hydra.launcher.{key}", value, ON_COMMAND_LINE
+    for key in params:
+        if re.match(r"[+~\s]*hydra", str(key)):
+            yield "hydra.sweeper.params", key, "no setting of hydra's in a config file"
 
 
 def check_logging(raw: dict[str, Any]) -> None:
@@ -96,28 +103,3 @@ def check_plugin(hydra: DictConfig, part: str, base: type) -> None:
     require(is_installed and is_described, f"hydra.{part}", raw, "an installed plugin, with the settings that it has")
     with open_dict(hydra[part]):
         hydra[part]["_recursive_"] = False
-
-
-def check_scheduler(hydra: DictConfig) -> None:
-    """Raises UserError where a config file gives a scheduler commands, line breaks or late references."""
-    written, resolved = flatten(plain(hydra.launcher)), flatten(plain(hydra.launcher, resolve=True))
-    for key, value in resolved.items():
-        runs = is_among(key, COMMANDS) and bool(value) and USUAL.get(key) != value
-        adds = any(isinstance(leaf, str) and re.search(r"[\r\n]", leaf) for leaf in leaves(value))
-        late = any(isinstance(leaf, str) and not REFERENCES.fullmatch(leaf) for leaf in leaves(written.get(key, "$")))
-        if (runs or adds or late) and not is_overridden(hydra, f"hydra.launcher.{key}"):
-            raise UserError(f"hydra.launcher.{key} is {value!r} in a config file; expected it on the command line")
-
-
-def check_sweep(hydra: DictConfig, params: Any) -> None:
-    """Raises UserError where a config file sweeps over Hydra's own settings: its jobs take them for overridden."""
-    require(params is None or isinstance(params, dict), "hydra.sweeper.params", params, "keys and values")
-    for key in params or {}:
-        if re.match(r"[+~\s]*hydra", str(key)) and not is_overridden(hydra, "hydra.sweeper.params"):
-            raise UserError(f"hydra.sweeper.params has {key}; expected no setting of hydra's in a config file")
-
-
-def is_overridden(hydra: DictConfig, key: str) -> bool:
-    """Whether the user set a key of Hydra's, or one above it, on the command line."""
-    named = tuple(line.lstrip("+~").split("=")[0] for line in plain(hydra.overrides)["hydra"])
-    return is_among(key, named)

@@ -22,30 +22,19 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {
-    "nmodels": Setting(is_extent=True),
-    "seed": Setting(is_extent=True),
-    "training.nepochs": Setting(resumable=True, is_extent=True),
-    "training.log_hsic": Setting(is_extent=True),
-    "training.log_memory": Setting(is_extent=True),
-    "training.log_arrays": Setting(is_extent=True),
-    "training.log_interval": Setting("nothing", resumable=True),
-    "logger": Setting("nothing", resumable=True),
-    "device": Setting("nothing", resumable=True),
-    "checkpointing.path": Setting("nothing"),  # elsewhere a resumed run would find no checkpoint, and start over
-    "checkpointing.rate": Setting("nothing", resumable=True),
-    "checkpointing.minutes": Setting("nothing", resumable=True),
-    "plugins": Setting("nothing", resumable=True),
-    "resume": Setting("nothing", resumable=True),
-    "evaluate": Setting("nothing"),
-    "objective": Setting("nothing"),
-    "sweep": Setting("nothing"),
-    "search": Setting("nothing"),
-    "size": Setting("nothing", resumable=True),  # these two are names for settings that are checked themselves
-    "figure": Setting("nothing", resumable=True),
-    "engine": Setting("rounding"),
-    "data.root": Setting("rounding", resumable=True),  # another machine has the data elsewhere
-    "data.source.root": Setting("rounding", resumable=True),
-    "data.test_batchsize": Setting("rounding"),
+    key: setting
+    for keys, setting in {
+        "nmodels seed training.log_hsic training.log_memory training.log_arrays": Setting(is_extent=True),
+        "training.nepochs": Setting(resumable=True, is_extent=True),
+        "training.log_interval logger device plugins resume": Setting("nothing", resumable=True),
+        "checkpointing.rate checkpointing.minutes": Setting("nothing", resumable=True),
+        "checkpointing.path": Setting("nothing"),  # elsewhere a resumed run would find no checkpoint, and start over
+        "size figure": Setting("nothing", resumable=True),  # names for settings that are checked themselves
+        "evaluate objective sweep search": Setting("nothing"),
+        "engine data.test_batchsize": Setting("rounding"),
+        "data.root data.source.root": Setting("rounding", resumable=True),  # another machine has the data elsewhere
+    }.items()
+    for key in keys.split()
 }
 """All that are not plain settings of the numbers: a key that is not here is ``Setting()``."""
 

@@ -96,8 +96,11 @@ def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
     hydra: Hydra's settings of the job.  A memory of the user's own has to be imported before.
     """
     modulator, rule = (hydra.runtime.choices.get(group) for group in ("modulator", "rule"))
+    target = select(config, "modulator._target_")
+    # of one of the project's no plugin is looked for: that takes time, and garbage to be collected while a run trains
+    is_own = target is not None and target not in TARGETS and not getattr(find_in_plugins(target), "needs_window", True)
     one_by_one = instead = ""  # what sees one sample at a time
-    if modulator in MEMORIES or is_own_memory(select(config, "modulator._target_")):
+    if modulator in MEMORIES or is_own:
         one_by_one, instead = f"modulator={modulator}", "modulator=window"
     elif rule in SINGLE_SAMPLE_RULES:
         one_by_one, instead = f"rule={rule}", "rule=biohsic"
@@ -118,11 +121,3 @@ def refuse_ignored(config: DictConfig, hydra: DictConfig) -> None:
         else:
             continue
         raise UserError(f"{line} has no effect with {reason}")
-
-
-def is_own_memory(target: str | None) -> bool:
-    """Whether a modulator is of a plugin and needs no window.
-
-    Of one of the project's no plugin is looked for: that takes time, and garbage to be collected while a run trains.
-    """
-    return target is not None and target not in TARGETS and not getattr(find_in_plugins(target), "needs_window", True)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
 from projectlib.plotting import published
-from projectlib.plotting.page import network_run, network_runs, select_run
+from projectlib.plotting.page import select_run, select_runs
 from projectlib.plotting.style import (
     BLACK,
     KINDS,
@@ -32,7 +32,7 @@ DASHED = (0, (8, 4))  # of published values
 
 def accuracy(folders: Folders | None, ax: Axes) -> None:
     """Test accuracy over epochs, mean and sd over models, with the published final values as dashed lines."""
-    runs = network_runs(folders)
+    runs = select_runs(folders)
     for run, (name, look) in zip(runs, names_and_looks(runs), strict=True):
         epochs, values = run.curve("test", "accuracy")
         band(ax, epochs, 100 * values, name, look, PERCENT)
@@ -62,7 +62,7 @@ def leave_out_epoch_0(ax: Axes) -> None:
 
 def learning_curve(folders: Folders | None, ax: Axes) -> None:
     """Accuracy of one run over epochs on each of its splits, mean and sd over models."""
-    run = network_run(folders)
+    run = select_run(folders)
     splits = [split for split in run.history.frame["split"].unique() if split not in ("memory", TRAIN_SET)]
     for split, look in zip(splits, SEQUENCE, strict=False):
         epochs, values = run.curve(split, "accuracy")
@@ -133,7 +133,7 @@ def accuracy_by_window(
 
 def window_sweep(folders: Folders | None) -> list[Run]:
     """The runs of a sweep over windows, smallest first.  Raises UserError unless they have a window each."""
-    jobs = network_runs(newest_window_sweep() if folders is None else folders)
+    jobs = select_runs(newest_window_sweep() if folders is None else folders)
     by_window = {job.get("data.batchsize"): job for job in jobs}
     if len(by_window) < 2:
         raise UserError(

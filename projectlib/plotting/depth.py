@@ -13,9 +13,8 @@ from torch.nn.functional import one_hot
 from projectlib.data import Dataset, Split
 from projectlib.ensemble import Ensemble
 from projectlib.errors import UserError
-from projectlib.plotting.markdown import grid
 from projectlib.plotting.memories import last_accuracy
-from projectlib.plotting.page import network_runs, new_figure, save, use_panels
+from projectlib.plotting.page import grid, new_figure, save, select_runs, use_panels
 from projectlib.plotting.style import Look, conditions, figure_title, kind, kind_of, legend, names_and_looks, styled
 from projectlib.runs.load import load
 from projectlib.runs.run import Folders, Run
@@ -50,7 +49,7 @@ def linear_probes(folders: Folders | None, axes: np.ndarray) -> list[Probed]:
 
     Frozen layers, far below all that learn, would press these together: they are drawn only where nothing else is.
     """
-    probed = [Probed(run, 100 * probe_run(run)) for run in sorted(network_runs(folders), key=kind)]
+    probed = [Probed(run, 100 * probe_run(run)) for run in sorted(select_runs(folders), key=kind)]
     learning = [one for one in probed if kind(one.run) != "frozen"] or probed
     depths = sorted({one.depth for one in learning})
     axes = use_panels(axes, len(depths), "depths")

@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator
 
 from projectlib.errors import UserError
 from projectlib.plotting.curves import DASHED
-from projectlib.plotting.page import network_runs, use_panels
+from projectlib.plotting.page import select_runs, use_panels
 from projectlib.plotting.signals import logged
 from projectlib.plotting.style import DIVERGING, conditions, figure_title, kind, kind_of, legend, names_and_looks
 from projectlib.runs.history import mean_and_sd
@@ -21,7 +21,7 @@ def accuracy_by_numbers_kept(folders: Folders | None, ax: Axes) -> None:
     A point with its sd over models for each run, runs of one kind joined; those that keep nothing are horizontal lines.
     Frozen layers, far below all that learn, would press these together: they are drawn only where nothing else is.
     """
-    given = sorted(network_runs(folders), key=kind)
+    given = sorted(select_runs(folders), key=kind)
     runs, looks = [run for run in given if kind(run) != "frozen"] or given, {}
     for run, (_, look) in zip(runs, names_and_looks(runs), strict=True):
         looks.setdefault(kind(run), look)
@@ -61,7 +61,7 @@ def of_classes(folders: Folders | None, axes: np.ndarray) -> None:
 
     Rows are classes, columns neurons, sorted by the class that each stands for; each row relative to its largest value.
     """
-    runs = network_runs(folders)
+    runs = select_runs(folders)
     axes = use_panels(axes, len(runs), "runs")
     for ax, run, (name, _) in zip(axes, runs, names_and_looks(runs), strict=True):
         _, learnt = logged(run, "of_classes")

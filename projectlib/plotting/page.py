@@ -1,8 +1,8 @@
 """Where figures go, a page of a notebook and the files made of it, and which runs they draw."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +78,23 @@ def use_panels(axes: Any, num: int, what: str) -> np.ndarray:
     return axes[..., :num]
 
 
-def select_runs(folders: Folders | None, suits: Callable[[Run], bool], what: str) -> list[Run]:
+def is_network(run: Run) -> bool:
+    return not run.is_reservoir
+
+
+def select_runs(
+    folders: Folders | None, suits: Callable[[Run], bool] = is_network, what: str = "run of a network"
+) -> list[Run]:
     """The runs to draw: those given, or the newest that suits.
 
     Raises UserError for a run that does not suit, or where there is none.  what: the runs that suit, in words.
     """
     if folders is None:
-        newest = next((run for run in all_runs(RESULTS) if is_finished_and(suits, run)), None)
-        if newest is None:
-            raise UserError(f"no finished {what} in {' or '.join(str(root) for root in RESULTS)}; name its folder")
-        return [newest]
+        for run in all_runs(RESULTS):
+            with suppress(UserError):  # one that cannot be read does not suit
+                if run.is_finished and suits(run):
+                    return [run]
+        raise UserError(f"no finished {what} in {' or '.join(str(root) for root in RESULTS)}; name its folder")
     given = (run if run.has_metrics else run.trained() for run in open_runs(folders))
     runs = [*{os.path.realpath(run.folder): run for run in given}.values()]
     for run in runs:
@@ -96,15 +103,9 @@ def select_runs(folders: Folders | None, suits: Callable[[Run], bool], what: str
     return runs
 
 
-def is_finished_and(suits: Callable[[Run], bool], run: Run) -> bool:
-    """Whether a run is finished and suits; one that cannot be read does not."""
-    try:
-        return run.is_finished and suits(run)
-    except UserError:
-        return False
-
-
-def select_run(folders: Folders | None, suits: Callable[[Run], bool], what: str) -> Run:
+def select_run(
+    folders: Folders | None, suits: Callable[[Run], bool] = is_network, what: str = "run of a network"
+) -> Run:
     """The run of a figure that draws one, as ``select_runs``.  Raises UserError for several."""
     runs = select_runs(folders, suits, what)
     if len(runs) > 1:
@@ -114,15 +115,7 @@ def select_run(folders: Folders | None, suits: Callable[[Run], bool], what: str)
     return runs[0]
 
 
-def network_runs(folders: Folders | None) -> list[Run]:
-    """Runs of networks, as ``select_runs``."""
-    return select_runs(folders, is_network, "run of a network")
-
-
-def network_run(folders: Folders | None) -> Run:
-    """A run of networks, as ``select_run``."""
-    return select_run(folders, is_network, "run of a network")
-
-
-def is_network(run: Run) -> bool:
-    return not run.is_reservoir
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"

@@ -25,7 +25,7 @@ from scipy import stats
 from projectlib.errors import UserError
 from projectlib.plotting.curves import leave_out_epoch_0
 from projectlib.plotting.page import new_figure
-from projectlib.plotting.style import PERCENT, SEQUENCE, Look, band, legend, styled, whole_epochs
+from projectlib.plotting.style import PERCENT, SEQUENCE, band, legend, mixed_look, styled, whole_epochs
 from projectlib.runs.files import write_text
 from projectlib.runs.history import format_mean, mean_and_sd
 from projectlib.runs.run import Run, open_runs
@@ -157,7 +157,7 @@ def letters(count: int) -> list[str]:
     return ["".join(word) for _, word in zip(range(count), (word for words in sizes for word in words), strict=False)]
 
 
-RUN_HEADS = (
+RUN_HEADS = [
     "run",
     "script",
     "overridden",
@@ -169,7 +169,7 @@ RUN_HEADS = (
     "device",
     "folder",
     "error",
-)
+]
 
 
 def run_row(label: str, run: Run, error: str | None) -> list[str]:
@@ -244,7 +244,8 @@ def picture(runs: Sequence[Compared], metric: Metric) -> str:
             epochs, values = one.run.curve(metric.split, metric.name)
             limits = PERCENT if metric.name == "accuracy" else (0, np.inf)
             title = one.title if len(one.title) <= LABEL else f"{one.title[: LABEL - 1]}…"
-            band(ax, epochs, metric.scale * values, title, look(index), limits)
+            look = SEQUENCE[index] if index < len(SEQUENCE) else mixed_look(index)
+            band(ax, epochs, metric.scale * values, title, look, limits)
     ax.set_title(metric.title)
     if metric.name == "accuracy":
         leave_out_epoch_0(ax)
@@ -253,12 +254,6 @@ def picture(runs: Sequence[Compared], metric: Metric) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="svg")
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def look(index: int) -> Look:
-    """A look for any number of runs: the markers go round again, shifted, with the colours."""
-    base, other = SEQUENCE[index % len(SEQUENCE)], SEQUENCE[(index + index // len(SEQUENCE)) % len(SEQUENCE)]
-    return Look(base.color, base.linestyle, other.marker)
 
 
 PAGE = """<!doctype html>

@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 
 from projectlib.errors import UserError
 from projectlib.plotting.curves import evenly_spaced
-from projectlib.plotting.page import network_run, network_runs, use_panels
+from projectlib.plotting.page import select_run, select_runs, use_panels
 from projectlib.plotting.style import (
     DIVERGING,
     SEQUENCE,
@@ -47,7 +47,7 @@ def three_factors(folders: Folders | None, axes: np.ndarray) -> None:
     One panel per epoch, from the first to the last that was logged; all at one window.  Each quantity is drawn
     relative to its largest value in that epoch, which the title gives for the weight change.
     """
-    run = network_run(folders)
+    run = select_run(folders)
     epochs, inputs, signals, changes = logged(run, "input", "signal", "weight_change")
     axes = np.atleast_1d(axes)
     indices = evenly_spaced(0, len(epochs) - 1, len(axes))
@@ -78,7 +78,7 @@ def cosine_over_epochs(folders: Folders | None, ax: Axes) -> None:
 
     Mean and sd over models of the mean over hidden layers and windows.
     """
-    run = network_run(folders)
+    run = select_run(folders)
     epochs, cosine, sizes = logged(run, "cosine", "window_sizes")
     own = run.get("data.batchsize")
     shown = [sizes[0][index] for index in evenly_spaced(0, sizes.shape[1] - 1, MAX_SIZES)]
@@ -96,7 +96,7 @@ def cosine_by_window(folders: Folders | None, ax: Axes) -> None:
     One run: every hidden layer at the first and the last epoch logged (open and filled), mean and sd over models.
     Several runs, such as a sweep over windows: each at its own window, the same way, mean over layers.
     """
-    runs = network_runs(folders)
+    runs = select_runs(folders)
     windows = cosine_of_layers(runs[0], ax) if len(runs) == 1 else cosine_of_runs(runs, ax)
     window_ticks(ax, windows)
     finish_cosine(ax, f"Signal and exact gradient by window size\n{conditions(runs)}")
@@ -143,7 +143,7 @@ def kernel_matrices(folders: Folders | None, axes: np.ndarray) -> None:
 
     axes: (2, runs).  First model of each run; lines part the classes.
     """
-    runs = network_runs(folders)
+    runs = select_runs(folders)
     axes = use_panels(np.reshape(axes, (2, -1)), len(runs), "runs")
     for column, run, (name, _) in zip(axes.T, runs, names_and_looks(runs), strict=True):
         layers = [name for name in run.arrays() if name.startswith("kernel_layer")]

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
-from projectlib.plotting.page import network_run
+from projectlib.plotting.page import select_run
 from projectlib.plotting.style import BLACK, BLUE, ORANGE, SEQUENCE, kind, kind_of, legend
 from projectlib.runs.run import Folders
 from projectlib.training.tasks import load_data_of_run
@@ -17,7 +17,7 @@ MAX_NEURONS = 12  # drawn of one layer
 
 def points(folders: Folders | None, ax: Axes) -> None:
     """The training points of a data set in the plane, by class."""
-    run = network_run(folders)
+    run = select_run(folders)
     dataset = load_data_of_run(run.config, run.folder)
     if (dataset.input_shape, dataset.num_classes) != ((2,), 2):
         raise UserError(
@@ -35,7 +35,7 @@ def points(folders: Folders | None, ax: Axes) -> None:
 
 def network(folders: Folders | None, ax: Axes) -> None:
     """A drawing of a network: its layers, and what each of them learns from."""
-    run = network_run(folders)
+    run = select_run(folders)
     dataset = load_data_of_run(run.config, run.folder)
     features = run.get("model.features", [])
     widths = [int(np.prod(dataset.input_shape)), *features, dataset.num_classes]

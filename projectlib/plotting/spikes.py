@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from projectlib.errors import UserError
-from projectlib.plotting.page import network_run, use_panels
+from projectlib.plotting.page import select_run, use_panels
 from projectlib.plotting.signals import logged
 from projectlib.plotting.style import BLACK, GREY, conditions, figure_title
 from projectlib.runs.run import Folders
@@ -16,7 +16,7 @@ def raster(folders: Folders | None, axes: np.ndarray) -> None:
     The samples, one per class, are presented one after the other, each from rest; neurons are sorted by the class for
     which they fire most.
     """
-    run = network_run(folders)
+    run = select_run(folders)
     num_layers = sum(name.startswith("spikes_layer") for name in run.arrays())
     if not num_layers:
         raise UserError(f"{run.folder} has no spikes; expected a run with model=spiking-mlp training.log_arrays=[...]")

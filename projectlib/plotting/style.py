@@ -4,7 +4,7 @@ Kinds are told apart in grey and by colour-blind readers.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,11 +139,9 @@ def progress(run: Run) -> str:
 
 def conditions(runs: Sequence[Run]) -> str:
     """On which data runs were trained, how many models and how long, e.g. ``mnist, 5 models, 25 epochs``."""
-    data, models, epochs = (
-        " and ".join(map(str, sorted(set(values))))
-        for values in (map(data_of, runs), (run.get("nmodels") for run in runs), (r.history.last_epoch for r in runs))
-    )
-    return f"{data}, {models} {plural('model', models)}, {epochs} {plural('epoch', epochs)}"
+    data = " and ".join(sorted(set(map(data_of, runs))))
+    models, epochs = (run.get("nmodels") for run in runs), (run.history.last_epoch for run in runs)
+    return f"{data}, {numbered('model', models)}, {numbered('epoch', epochs)}"
 
 
 def data_of(run: Run) -> str:
@@ -151,8 +149,10 @@ def data_of(run: Run) -> str:
     return f"{run.get('data.name')}{'' if limit is None else f' ({limit} samples)'}"
 
 
-def plural(word: str, count: str) -> str:
-    return word if count == "1" else f"{word}s"
+def numbered(word: str, numbers: Iterable[int]) -> str:
+    """``1 model``, ``5 models``, ``2 and 5 models``: all numbers, where they differ."""
+    distinct = sorted(set(numbers))
+    return f"{' and '.join(map(str, distinct))} {word}{'' if distinct == [1] else 's'}"
 
 
 def band(

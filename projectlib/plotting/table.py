@@ -22,10 +22,9 @@ from projectlib.config.settings import EXTENT
 from projectlib.config.validation import MEMORIES
 from projectlib.errors import UserError, system_problem
 from projectlib.plotting import depth
-from projectlib.plotting.markdown import grid
 from projectlib.plotting.memories import kept, last_accuracy
-from projectlib.plotting.page import new_figure, save
-from projectlib.plotting.style import SEQUENCE, kind_of, legend, styled
+from projectlib.plotting.page import grid, new_figure, save
+from projectlib.plotting.style import SEQUENCE, kind_of, legend, numbered, styled
 from projectlib.runs.history import format_mean
 from projectlib.runs.run import Run
 from projectlib.sweeps.experiments import ROOT, PlannedRun, Results, plan
@@ -163,11 +162,7 @@ def markdown(rows: pd.DataFrame) -> str:
 
 def extent(rows: pd.DataFrame) -> str:
     """How many models were trained for how long, e.g. ``5 models, 25 epochs``: all numbers, where rows differ."""
-    parts = []
-    for name in ("models", "epochs"):
-        numbers = sorted(set(rows[name]))
-        parts.append(f"{' and '.join(map(str, numbers))} {name.removesuffix('s') if numbers == [1] else name}")
-    return ", ".join(parts)
+    return f"{numbered('model', rows.models)}, {numbered('epoch', rows.epochs)}"
 
 
 def accuracy_by_time(rows: pd.DataFrame, ax: Axes) -> None:

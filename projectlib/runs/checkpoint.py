@@ -25,7 +25,8 @@ FORMAT = 2
 FOLDER = 0x10  # the attribute of an entry that is one
 REPEATED = 16  # times that tensors of a file may share its bytes
 KEPT = 2  # a torn newest file falls back to the one before
-UNREADABLE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)  # what is no fault of the file
+UNREADABLE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
+"""What is no fault of the file, which may be whole: nothing may take its place."""
 NAME = re.compile(r"epoch-(\d{4,18})(?:-step-(\d{8,18}))?\.pt")
 SECONDS = Check(lambda v: NUMBER.is_valid(v) and v >= 0, "a number of at least 0")
 STACK = Check(lambda v: isinstance(v, list) and is_stack(v), "tensors of one shape and type")
@@ -136,16 +137,15 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist") from None
-    except (PermissionError, MemoryError) as error:  # the file may be whole: nothing may take its place
-        raise UserError(f"checkpoint {path} cannot be read ({type(error).__name__}: {one_line(error):.200})") from None
     except pickle.UnpicklingError:
         raise UserError(
             f"checkpoint {path} is refused: it holds more than tensors and plain values, and nothing in it was run; "
             "delete it if you do not know where it is from"
         ) from None
     except Exception as error:  # whatever damaged bytes make torch and zipfile raise
-        if isinstance(error, OSError) and error.errno in UNREADABLE:
-            raise UserError(f"checkpoint {path} cannot be read ({one_line(error):.200})") from None
+        if isinstance(error, PermissionError | MemoryError) or getattr(error, "errno", None) in UNREADABLE:
+            reason = f"{type(error).__name__}: {one_line(error):.200}"
+            raise UserError(f"checkpoint {path} cannot be read ({reason})") from None
         raise TornCheckpoint(f"checkpoint {path} is torn or not a checkpoint ({one_line(error):.200})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
