@@ -2,10 +2,11 @@
 
     python -m benchmarks.best_readout --data path/to/data     XOR and MNIST; build/bench/best-readout.png
 
-Samples with random activations are presented one after the other, as train-reservoir.py does; ridge regression from the
-reservoir's rates at a sample's last time step to the signal of its window is the best that any local rule for the
-readout could reach.  Its strength and its error are those on other samples, with other activations (XOR's are drawn
-anew from 900 points), the error over the variance of the signal: 1 is what a constant reaches.
+Samples with random activations are presented one after the other, as train-reservoir.py does, in many streams at
+once.  Ridge regression from the reservoir's rates at a sample's last time step to the signal of its window is the
+best that any local rule for the readout could reach, up to what more samples would add.  Its strength and its error
+are those in other streams, with other activations (XOR's points are drawn again from 900), the error over the
+variance of the signal: 1 is what a constant reaches.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 from torch.nn.functional import one_hot
 
 from projectlib.data import Split, mnist, xor
@@ -24,34 +26,40 @@ from projectlib.rules import Delta
 WINDOWS = (2, 3, 4, 6, 10)
 GAMMA, SIGMA = 2.0, 0.5
 NUM_UNITS, NUM_TIMESTEPS, ZDIM = 2000, 20, 10
-NUM_SAMPLES = {"train": 3000, "validation": 500, "test": 500}
+NUM_STREAMS = {"train": 48, "validation": 6, "test": 6}
+LENGTH = 420  # samples of a stream
+BEGINNING = 20  # of these samples are left out: the reservoir was at rest
 STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4)
 
 
 def rates(reservoir: Reservoir, inputs: Tensor) -> Tensor:
-    """The units' rates (n, units) at the last time step of each sample of a stream, the readout resting at zero."""
+    """The units' rates (streams, n, units) at the last time step of each sample of streams inputs (streams, n, ...).
+
+    The readout rests at zero.
+    """
     (weights,) = reservoir.split_parameters()
-    u, found = torch.zeros(NUM_UNITS), []
-    for sample in inputs:
-        current = reservoir.current(weights, sample)
+    step = vmap(lambda u, current: reservoir.step(weights, u, current)[:2])
+    u, found = torch.zeros(len(inputs), NUM_UNITS), []
+    for samples in inputs.unbind(1):
+        current = vmap(lambda sample: reservoir.current(weights, sample))(samples)
         for _ in range(NUM_TIMESTEPS):
-            u, r, _ = reservoir.step(weights, u, current)
+            u, r = step(u, current)
         found.append(r)
-    return torch.stack(found)
+    return torch.stack(found, 1)
 
 
 def signals(x: Tensor, y: Tensor, z: Tensor, window: int) -> Tensor:
-    """The modulatory signal (n - window + 1, zdim) of every window of a stream."""
-    rule = Delta(GAMMA, SIGMA)
-    return torch.stack([rule.target(*(a[i - window : i] for a in (x, y, z))) for i in range(window, len(x) + 1)])
+    """The modulatory signal (n - window + 1, zdim) of every window of a stream of n samples."""
+    windows = (part.unfold(0, window, 1).movedim(-1, 1) for part in (x, y, z))
+    return vmap(Delta(GAMMA, SIGMA).target)(*windows)
 
 
 def best_readout_error(r: Tensor, target: Tensor) -> float:
-    """Error over variance, on the last samples, of ridge regression of target (n, zdim) on r (n, units)."""
-    r, target = r.double(), target.double()
-    r = torch.cat([r, torch.ones(len(r), 1, dtype=r.dtype)], 1)
-    sizes = [len(r) - NUM_SAMPLES["validation"] - NUM_SAMPLES["test"], NUM_SAMPLES["validation"], NUM_SAMPLES["test"]]
-    (train, validation, test), targets = r.split(sizes), target.split(sizes)
+    """Error over variance, in the last streams, of ridge regression of target on r, both (streams, n, ...)."""
+    r = torch.cat([r, torch.ones(*r.shape[:2], 1)], 2)
+    (train, validation, test), targets = (
+        [part.flatten(0, 1).double() for part in whole.split([*NUM_STREAMS.values()])] for whole in (r, target)
+    )
     gram, moment = train.T @ train, train.T @ targets[0]
     readouts = [torch.linalg.solve(gram + strength * torch.eye(len(gram)), moment) for strength in STRENGTHS]
     chosen = min(readouts, key=lambda w: (validation @ w - targets[1]).square().mean().item())
@@ -60,13 +68,18 @@ def best_readout_error(r: Tensor, target: Tensor) -> float:
 
 def errors(split: Split, num_classes: int, generator: torch.Generator) -> list[float]:
     """The best readout's error for every window size, on one data set."""
-    order = torch.randint(len(split.labels), (sum(NUM_SAMPLES.values()),), generator=generator)
-    x, y = split.inputs[order].flatten(1), one_hot(split.labels[order], num_classes).float()
-    z = torch.rand(len(order), ZDIM, generator=generator)
-    inputs = torch.cat([x, y, z], 1)
-    reservoir = Reservoir(inputs.shape[1], ZDIM, NUM_UNITS, 1.2, 0.1, 5e-3, 1e-3, 0, generator)
-    r = rates(reservoir, inputs)
-    return [best_readout_error(r[window - 1 :], signals(x, y, z, window)) for window in WINDOWS]
+    shape = sum(NUM_STREAMS.values()), LENGTH
+    order = torch.randint(len(split.labels), shape, generator=generator)
+    x, y = split.inputs[order].flatten(2), one_hot(split.labels[order], num_classes).float()
+    z = torch.rand(*shape, ZDIM, generator=generator)
+    inputs = torch.cat([x, y, z], 2)
+    reservoir = Reservoir(inputs.shape[2], ZDIM, NUM_UNITS, 1.2, 0.1, 5e-3, 1e-3, 0, generator)
+    r = rates(reservoir, inputs)[:, BEGINNING:]
+    found = []
+    for window in WINDOWS:
+        target = torch.stack([signals(*stream, window) for stream in zip(x, y, z, strict=True)])
+        found.append(best_readout_error(r, target[:, -r.shape[1] :]))
+    return found
 
 
 @styled()
