@@ -23,6 +23,15 @@ from projectlib.data.scaling import scaled_alike
 from projectlib.errors import UserError
 
 CIFAR10_STATISTICS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.243, 0.261)}
+SCALES = {
+    "unit": lambda images: images,
+    "symmetric": lambda images: 2 * images - 1,
+    "standardize": lambda images: np.stack([(image - image.mean()) / max(image.std(), 1 / 255) for image in images]),
+    "channels": lambda images: np.stack(
+        [(images[:, i] - m) / sd for i, (m, sd) in enumerate(zip(*CIFAR10_STATISTICS.values(), strict=True))], 1
+    ),
+}
+"""What becomes of images (n, C, H, W) with pixels in [0, 1]."""
 
 
 @pytest.fixture
@@ -47,6 +56,19 @@ def test_idx_files(tmp_path, no_network, loader, folder):
         assert split.labels.tolist() == labels.tolist()
         assert split.inputs.is_contiguous()
     assert (dataset.input_shape, dataset.num_classes, dataset.augmentation) == ((1, 28, 28), 10, None)
+
+
+@pytest.mark.parametrize("scale", ["unit", "symmetric", "standardize"])
+def test_idx_files_at_every_scale(tmp_path, no_network, scale):
+    """Grey images, and almost grey ones, whose sd is below 1/255, are among them."""
+    images, labels = write_mnist(tmp_path)["train"]
+    images[3:5] = 100
+    images[4, 0, 0] = 103
+    write_idx(tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte", images)
+    found = data.mnist(str(tmp_path), scale).train
+    expected = torch.from_numpy(SCALES[scale](images[:, None] / 255)).float()
+    torch.testing.assert_close(found.inputs, expected, rtol=0, atol=2e-5)
+    assert found.labels.tolist() == labels.tolist()
 
 
 def test_a_root_may_be_of_the_home_folder(tmp_path, no_network, monkeypatch):
@@ -115,6 +137,18 @@ def test_cifar10_batches(tmp_path, no_network, monkeypatch):
     labels = torch.cat([dataset.train.labels, dataset.test.labels])
     assert labels.tolist() == [label for batch in batches for label in batch["labels"]]
     assert (dataset.augmentation.padding, dataset.augmentation.flip) == (1, True)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_cifar10_at_every_scale(tmp_path, no_network, monkeypatch, scale):
+    """Crops are filled with black, those of standardized images with their mean, 0."""
+    batches = write_cifar10(tmp_path, monkeypatch)
+    dataset = data.cifar10(str(tmp_path), scale=scale)
+    pixels = np.concatenate([batch["data"] for batch in batches[:5]]).reshape(-1, 3, 32, 32)
+    expected = torch.from_numpy(SCALES[scale](pixels / 255))
+    padded = torch.from_numpy(SCALES[scale](np.zeros((1, 3, 1, 1)))).repeat(20, 1, 34, 34)
+    padded[:, :, 1:-1, 1:-1] = expected
+    torch.testing.assert_close(dataset.augmentation.pad(dataset.train.inputs), padded.float(), rtol=0, atol=2e-6)
 
 
 def test_cifar10_augmentation_pads_with_black(tmp_path, no_network, monkeypatch):

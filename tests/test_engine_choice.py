@@ -9,11 +9,12 @@ from projectlib.engines import choice
 from projectlib.engines.choice import choose_engine
 from projectlib.engines.cpu.cnn import ConvolutionEngine
 from projectlib.engines.cpu.mlp import CpuEngine
+from projectlib.engines.cpu.stream import StreamEngine
 from projectlib.engines.cuda_graph import GraphEngine
 from projectlib.engines.eager import EagerEngine
 from projectlib.ensemble import build_ensemble
 from projectlib.errors import UserError
-from projectlib.models import LeakyIntegrator, Network, cnn, linear, mlp
+from projectlib.models import LeakyIntegrator, Network, SpikingLayer, cnn, linear, mlp
 from projectlib.models.mlp import Readout
 from projectlib.modulators import DeltaModulator, ReservoirModulator
 from projectlib.rules import HSIC, BioHSIC
@@ -81,6 +82,22 @@ def unlike(generator):
     return [LeakyIntegrator(7, 4, 0.2, True, generator), LeakyIntegrator(4, 3, 0.5, False, generator)]
 
 
+SPIKING = {"rate": 0.2, "trace_rate": 0.1, "threshold": 0.2, "refractory": 1, "slope": 2.0}
+NO_WINDOW = BioHSIC(2.0, SIGMAS, modulator=DeltaModulator(0.1, 100))
+
+
+def spiking(readout_rate=0.2, normalized=False, **other):
+    """Makes a network that fires, whose second layer has another constant."""
+
+    def make(generator):
+        first = SpikingLayer(7, 5, **SPIKING, generator=generator)
+        second = SpikingLayer(5, 4, **{**SPIKING, **other}, generator=generator)
+        readout = LeakyIntegrator(4, 3, readout_rate, normalized, generator)
+        return Network(first, second, readout, num_timesteps=3)
+
+    return make
+
+
 class Masked(torch.nn.Linear):
     def forward(self, h):
         return super().forward(h) * (torch.arange(self.out_features) % 2)
@@ -123,6 +140,8 @@ UNCOVERED = {
     "own layers": {"make": lambda generator: Network(torch.nn.Linear(7, 4), torch.nn.Linear(4, 3))},
     "rule": {"rule": OwnHSIC(2.0, SIGMAS)},
     "optimizer": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)},
+    "the largest second moment": {"optimizer": lambda p: torch.optim.AdamW(p, amsgrad=True)},
+    "ascent": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, maximize=True)},
     "a group of its own for biases": {
         "optimizer": lambda p: torch.optim.AdamW([{"params": p[::2]}, {"params": p[1::2]}])
     },
@@ -135,6 +154,12 @@ UNCOVERED = {
     "a masked layer": {"make": lambda generator: changed(mlp((7,), 3, (9,), generator), "affine", Masked(7, 9))},
     "another convolution": {"make": lambda generator: changed(CNN(generator), "conv", circular(1, 4))},
     "a hook": {"make": hooked},
+    **{
+        f"neurons that fire with another {name}": {"make": spiking(**{name: 2 * value}), "rule": NO_WINDOW}
+        for name, value in SPIKING.items()
+    },
+    "a readout slower than what fires": {"make": spiking(readout_rate=0.1), "rule": NO_WINDOW},
+    "a readout that is a hidden layer": {"make": spiking(normalized=True), "rule": NO_WINDOW},
     "several presentations of a block": {
         "make": lambda generator: Network(*mlp((7,), 3, (9,), generator).layers, num_timesteps=3),
         "rule": BioHSIC(2.0, SIGMAS, modulator=DeltaModulator(0.1, 100), accumulate=2),
@@ -147,6 +172,22 @@ def test_what_kernels_do_not_cover_runs_in_eager(case):
     assert choose("auto", **UNCOVERED[case]) is EagerEngine
     with pytest.raises(UserError, match="engine=auto or engine=eager"):
         choose("compiled", **UNCOVERED[case])
+
+
+def test_neurons_that_fire_alike_are_covered():
+    assert choose("compiled", make=spiking(), rule=NO_WINDOW) is StreamEngine
+
+
+def test_a_graph_covers_momentum_but_not_dampening(monkeypatch):
+    """Which leaves out the first step: a captured one would not."""
+    monkeypatch.setattr(choice, "device_type", lambda ensemble: "cuda")
+    plain, dampened = (
+        lambda p, d=dampening: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=d) for dampening in (0, 0.5)
+    )
+    assert choose("compiled", optimizer=plain).func is GraphEngine
+    assert choose("auto", optimizer=dampened) is EagerEngine
+    with pytest.raises(UserError, match="cover momentum with dampening; use engine=auto or engine=eager"):
+        choose("compiled", optimizer=dampened)
 
 
 def test_a_checkpoint_of_a_compiled_engine_goes_on_in_eager():

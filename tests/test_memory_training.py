@@ -188,11 +188,12 @@ def test_a_memory_of_a_silent_layer_waits(script, tmp_path, engine):
 
 
 @pytest.mark.parametrize("modulator", ["remembered", "covariance", "delta", "class-means"])
-def test_a_memory_learns_digits(script, tmp_path, modulator):
+def test_a_memory_learns_mnist(script, tmp_path, modulator):
+    """From 2,000 digits, each seen once: 0.79 to 0.83 when written, 0.62 where no layer receives a signal."""
     folder = tmp_path / "run"
-    settings = ("data=digits", f"modulator={modulator}", "nmodels=1", "training.nepochs=1", "engine=compiled")
-    assert script("train-biohsic", *settings, f"hydra.run.dir={folder}").code == 0
-    assert accuracies(folder)[-1] > 0.85
+    settings = ("data=mnist_5000", "data.limit=2000", f"modulator={modulator}", "nmodels=1", "training.nepochs=1")
+    assert script("train-biohsic", *settings, "engine=compiled", f"hydra.run.dir={folder}").code == 0
+    assert accuracies(folder)[-1] > 0.7
     assert "hsic_layer0" not in (folder / "metrics.csv").read_text()
 
 

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
-from projectlib.data import Split, digits, xor
+from projectlib.data import Dataset, Sampler, Split, digits, xor
+from projectlib.engines import EagerEngine
 from projectlib.ensemble import build_ensemble
 from projectlib.hsic import hsic_bottleneck
 from projectlib.models import Network, cnn, lif_mlp, mlp
 from projectlib.models.network import affine
+from projectlib.modulators import DeltaModulator, Sample, WindowModulator
 from projectlib.rules import Backprop, BioHSIC, TrainingState
 from projectlib.training.probes import Probe, by_class, cosine, settle
 
@@ -80,6 +83,62 @@ def test_weight_change_is_input_times_signal_through_the_layer():
     (gradient,) = torch.autograd.grad((z[0] * arrays["signal"]).sum(), layer["affine.weight"])
     torch.testing.assert_close(arrays["weight_change"], -gradient)
     torch.testing.assert_close(arrays["input"], outputs[0][-1])
+
+
+def trained_probe(model, features, modulator):
+    """An engine of two models after 30 steps on made-up images, and a probe of them."""
+    generator = torch.Generator().manual_seed(0)
+    data = Split(torch.randn(70, 3, 8, 8, generator=generator), torch.randint(3, (70,), generator=generator))
+    dataset, rule = Dataset("made up", data, data, num_classes=3), BioHSIC(GAMMA, SIGMAS, modulator=modulator)
+    ensemble, sampler = ensemble_of(model, dataset, features=features), Sampler(70, rule.window or 6, rule.sliding)
+    optimizer = torch.optim.SGD([p for layer in ensemble.parameters for p in layer.values()], lr=0.1)
+    engine = EagerEngine(ensemble, rule, optimizer, dataset, sampler)
+    engine.run(engine.draw_epoch(generator), 0, 30)
+    return engine, Probe((1,), ensemble, rule, data, 3, GAMMA, SIGMAS, 6, lambda: engine.state)
+
+
+def memory_of(engine, layer):
+    """The first member's."""
+    return tree_map(lambda stacked: stacked[0], engine.state.rule[layer])
+
+
+@pytest.mark.parametrize(("model", "features"), [(cnn, [4, 6]), (mlp, [12, 9, 8])])
+def test_what_is_known_of_classes_is_that_of_the_last_hidden_layer(model, features):
+    engine, probe = trained_probe(model, features, DeltaModulator())
+    memory = memory_of(engine, len(features) - 1)
+    predictor = memory.memory if model is cnn else memory
+    torch.testing.assert_close(probe(1)["of_classes"], predictor.q, rtol=0, atol=0)
+    assert predictor.q.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("modulator", [WindowModulator(), DeltaModulator()], ids=["window", "memory"])
+@pytest.mark.parametrize(("model", "features"), [(cnn, [5]), (cnn, [4, 6]), (mlp, [40, 8])])
+def test_three_factors_are_means_over_pixels_and_sums_over_the_kernel(model, features, modulator):
+    """In loops, of the last hidden layer; 32 of 40 inputs."""
+    engine, probe = trained_probe(model, features, modulator)
+    arrays, network, parameters = probe(1), engine.ensemble.network, engine.ensemble.member(0)
+    size, last = 1 if engine.rule.streams else 6, len(features) - 1
+    x, y = (tensor[-size:] for tensor in probe.windows[0])
+    outputs, _ = settle(network, parameters, x)
+    received, z = [x, *outputs][last : last + 2]
+    if engine.rule.streams:
+        xi, _ = modulator(Sample(x[-1], y[-1], z[-1]), memory_of(engine, last), None)
+    else:
+        xi = engine.rule.signal(z, engine.rule.prepare(x, y))
+    layer = {name: p.clone().requires_grad_() for name, p in parameters[last].items()}
+    output, _ = network.layer(last)(layer, received[-1:], ())
+    (change,) = torch.autograd.grad(-(output[0] * xi).sum(), [p for p in layer.values() if p.ndim > 1])
+    source = received[-1]
+    if model is cnn:
+        change = sum(change[:, :, row, column] for row in range(3) for column in range(3))
+        images = source if last else source.permute(1, 2, 0), xi
+        source, xi = (sum(pixel for row in a for pixel in row) / (a.shape[0] * a.shape[1]) for a in images)
+    else:
+        kept = [round(i * 39 / 31) for i in range(32)]
+        source, change = source.flatten()[kept], change[:, kept]
+    for name, expected in (("input", source), ("signal", xi), ("weight_change", change)):
+        largest = expected.abs().max()
+        torch.testing.assert_close(arrays[name] / largest, expected / largest, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

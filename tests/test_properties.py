@@ -182,27 +182,45 @@ def test_training_goes_on_with_finite_numbers_or_stops_with_one_line(
 # Data
 
 
-@FEW
-@given(
-    num=st.integers(0, 6),
-    shape=shapes,
-    labels=st.lists(st.integers(-2, 4), min_size=0, max_size=6),
-    poison=st.sampled_from([0.0, math.nan, math.inf, -math.inf]),
-    limit=st.one_of(st.none(), st.integers(-1, 9), st.floats(allow_nan=True), st.text(max_size=2)),
-    validation=st.one_of(st.floats(allow_nan=True), st.sampled_from([0, 0.5, True, "half", None])),
-)
-def test_a_data_set_is_sound_or_refused(num, shape, labels, poison, limit, validation):
-    inputs = torch.zeros(num, *shape)
-    if num:
-        inputs.view(-1)[-1] = poison
+def prepared(inputs, labels, limit, validation):
     train = Split(inputs, torch.tensor(labels, dtype=torch.int64))
-    test = Split(torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
-    dataset, refused = attempt(lambda: prepare(Dataset("made up", train, test, num_classes=3), limit, validation))
-    if refused:
-        return
-    assert len(dataset.train.inputs) == len(dataset.train.labels) >= 1
-    assert dataset.train.inputs.isfinite().all()
-    assert {*dataset.train.labels.tolist()} <= {0, 1, 2}
+    test = Split(torch.zeros(1, *inputs.shape[1:]), torch.zeros(1, dtype=torch.int64))
+    return prepare(Dataset("made up", train, test, num_classes=3), limit, validation)
+
+
+def spoilt(inputs, labels, place):
+    """One thing at a time, and what is said of it.  place: of the number that is none."""
+    poisons = [inputs.flatten().index_fill(0, torch.tensor(place), value) for value in (math.nan, math.inf, -math.inf)]
+    changes = {
+        "there are none": [{"inputs": inputs[:0], "labels": []}],
+        "labels are of shape": [{"labels": labels[1:]}, {"labels": [*labels, 0]}],
+        "labels go from": [{"labels": [*labels[1:], label]} for label in (-1, 3)],
+        "values in 1 samples are NaN or infinite": [{"inputs": poison.view_as(inputs)} for poison in poisons],
+        "data.limit is": [{"limit": limit} for limit in (-1, 0, len(labels) + 1, 1.0, math.nan, True, "1")],
+        "data.validation is": [
+            {"validation": share} for share in (-0.1, 1e-9, 0.99, 1, 1.0, math.nan, math.inf, True, False, None, "half")
+        ],
+    }
+    return [(reason, change) for reason, of_reason in changes.items() for change in of_reason]
+
+
+@FEW
+@given(data=st.data(), shape=shapes, num=st.integers(1, 6))
+def test_a_data_set_is_sound_or_refused_for_the_one_thing_that_is_wrong(data, shape, num):
+    limit = data.draw(st.none() | st.integers(1, num))
+    kept = limit or num
+    held_out = data.draw(st.integers(0, kept - 1))
+    validation = (held_out + data.draw(st.sampled_from([-0.4, 0, 0.4]))) / kept if held_out else 0
+    inputs, labels = torch.zeros(num, *shape), data.draw(st.lists(st.integers(0, 2), min_size=num, max_size=num))
+    sound = {"inputs": inputs, "labels": labels, "limit": limit, "validation": validation}
+    dataset, refused = attempt(lambda: prepared(**sound))
+    assert refused is None
+    assert len(dataset.train.inputs) == len(dataset.train.labels) == kept - held_out
+    assert (len(dataset.validation.labels) if dataset.validation else 0) == held_out
+    for reason, change in spoilt(inputs, labels, place=data.draw(st.integers(0, inputs.numel() - 1))):
+        _, refused = attempt(lambda change=change: prepared(**{**sound, **change}))
+        assert refused is not None, change
+        assert reason in refused
 
 
 @MANY

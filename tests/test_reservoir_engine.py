@@ -52,6 +52,28 @@ EXACT = {"rtol": 0, "atol": 0}
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-6}
 
 
+def test_weights_begin_as_they_are_said_to():
+    """Bounds are about ten standard errors; the spectral radius is that of large n within a few 1 / sqrt(n)."""
+    num, density, strength = 1000, 0.1, 1.2
+    generator = torch.Generator().manual_seed(0)
+    reservoir = Reservoir(30, 20, num, strength, density, 5e-3, 1e-3, 0.0, generator)
+    weights = reservoir.split_parameters()[0]
+    connections = weights["recurrent"][weights["recurrent"] != 0] * (density * num) ** 0.5
+    assert len(connections) / num**2 == pytest.approx(density, abs=0.003)
+    moments = [connections.pow(order).mean().item() for order in (1, 2, 3, 4)]
+    assert moments == pytest.approx([0, 1, 0, 3], abs=0.3)
+    assert moments[:2] == pytest.approx([0, 1], abs=0.04)
+    radius = torch.linalg.eigvals(reservoir.recurrent_strength * weights["recurrent"]).abs().max()
+    assert radius.item() == pytest.approx(strength, rel=0.08)
+    for name, width in (("input", 30), ("feedback", 20)):
+        assert weights[name].shape == (num, width)
+        assert 0.999 < weights[name].abs().max() <= 1
+        assert weights[name].mean().item() == pytest.approx(0, abs=0.04)
+        assert weights[name].std().item() == pytest.approx(3**-0.5, abs=0.02)
+    assert weights["readout"].shape == (20, num)
+    assert not weights["readout"].any()
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_eager_teaches_as_a_loop_written_out(noise):
     engine = make_engine(ReservoirEngine, num_models=1, noise=noise)

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from projectlib.errors import UserError
 from projectlib.hsic import LABEL_FORMS, hsic_bottleneck, kernel_matrix, modulation
-from projectlib.models import Network, Reservoir, cnn, lif_mlp, mlp
+from projectlib.models import Network, Reservoir, cnn, lif_mlp, mlp, spiking_mlp
 from projectlib.modulators import DeltaModulator
 from projectlib.rules import HSIC, Backprop, BioHSIC, Delta, Frozen, SimilarityMatching
 
@@ -241,3 +241,24 @@ def test_a_reservoir_s_target_knows_labels_apart_under_any_bandwidth(form):
 def test_a_modulator_is_no_name():
     with pytest.raises(UserError, match="modulator is 'delta'; expected a Modulator"):
         BioHSIC(modulator="delta")
+
+
+NEURONS = {
+    "leaky": lambda num: lif_mlp((4,), 3, (6, 5), 5e-3, 1e-3, num, torch.Generator().manual_seed(0)),
+    "spiking": lambda num: spiking_mlp(
+        (4,), 3, (6, 5), 5e-3, 1e-2, 0.2, 1e-3, 2.0, 1e-3, num, torch.Generator().manual_seed(0)
+    ),
+}
+
+
+@pytest.mark.parametrize("neurons", NEURONS)
+@pytest.mark.parametrize(("num", "second_half"), [(1, (0,)), (4, (2, 3)), (5, (2, 3, 4))])
+def test_a_prediction_is_the_mean_over_the_second_half_of_the_time_steps(neurons, num, second_half):
+    network = NEURONS[neurons](num).double()
+    x = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    state, logits = network.initial_state(7), []
+    for _ in range(num):
+        outputs, state = network.run(network.split_parameters(), state, x)
+        logits.append(outputs[-1])
+    expected = sum(logits[step] for step in second_half) / len(second_half)
+    torch.testing.assert_close(network(x), expected, rtol=1e-12, atol=1e-14)
