@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from tiny_runs import TINY, XOR, status, stopped_at, unfinish
 
 import projectlib
+from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint, write_checkpoint
 from projectlib.runs.files import locked
 from projectlib.runs.resume import newest_unfinished
@@ -85,6 +86,18 @@ def test_compiled_runs_resume_too(script, tmp_path, arguments):
     name, *settings = arguments
     tiny = TINY[1:] if name == "train-reservoir" else TINY
     compare_with_uninterrupted(script, tmp_path, name, *tiny, "engine=compiled", *settings)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_run_under_auto_keeps_the_engine_that_it_began_with(script, tmp_path, monkeypatch, engine):
+    """Whatever else has been compiled on the machine since, or no longer is."""
+    monkeypatch.setattr(CpuEngine, "is_compiled", lambda layers, rule: engine == "compiled")
+    with stopped_at(40):
+        assert script(*XOR, "engine=auto", f"hydra.run.dir={tmp_path / 'run'}").code == 75
+    monkeypatch.setattr(CpuEngine, "is_compiled", lambda layers, rule: engine == "eager")
+    ended = script("train-biohsic", f"resume={tmp_path / 'run'}")
+    assert f"engine {engine}, device cpu" in ended.output
+    assert ended.code == 0, ended.output
 
 
 def test_augmented_images_resume(script, tmp_path):
