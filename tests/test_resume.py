@@ -12,9 +12,11 @@ from omegaconf import OmegaConf
 from tiny_runs import TINY, XOR, status, stopped_at, unfinish
 
 import projectlib
+from projectlib.cli.interrupts import Interrupts
 from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint, write_checkpoint
 from projectlib.runs.files import locked
+from projectlib.runs.recorder import Recorder
 from projectlib.runs.resume import newest_unfinished
 
 
@@ -125,6 +127,34 @@ def test_checkpoints_inside_an_epoch_change_nothing(script, tmp_path):
     names = [path.name for path in checkpoint_files(tmp_path / "often" / "checkpoints")]
     assert re.fullmatch(r"epoch-0003-step-000000\d\d\.pt", names[0])
     assert names[1:] == ["epoch-0003.pt"]
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The epochs of all checkpoints, none of which is written."""
+    epochs = []
+    save = lambda folder, content: epochs.append(content["epoch"])  # noqa: E731
+    monkeypatch.setattr("projectlib.runs.recorder.save_checkpoint", save)
+    return epochs
+
+
+def test_every_so_many_epochs_and_the_last_are_checkpointed(script, saved):
+    assert script(*XOR, "data.limit=12", "training.nepochs=5", "checkpointing.rate=2").code == 0
+    assert saved == [2, 4, 5]
+
+
+def test_a_checkpoint_is_due_so_many_minutes_after_the_last(tmp_path, saved, monkeypatch):
+    def at(seconds):
+        monkeypatch.setattr("time.monotonic", lambda: seconds)
+
+    at(1000)
+    recorder, due = Recorder(tmp_path, {"checkpointing": {"rate": 1, "minutes": 2}}, tmp_path, Interrupts()), {}
+    for seconds in (1119, 1121, 1240, 1242):
+        at(seconds)
+        due[seconds] = recorder.after_chunk(1)
+        if due[seconds]:
+            recorder.save({"epoch": 1})
+    assert due == {1119: False, 1121: True, 1240: False, 1242: True}
 
 
 def test_a_finished_run_says_so(script, tiny_run):
