@@ -1,12 +1,16 @@
 """A run that was stopped and resumed ends as one that never was; what cannot be resumed is refused."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from chaos import differences
+from conftest import ROOT
 from data_files import write_images
 from omegaconf import OmegaConf
 from tiny_runs import TINY, XOR, status, stopped_at, unfinish
@@ -16,8 +20,10 @@ from projectlib.cli.interrupts import Interrupts
 from projectlib.engines.cpu.mlp import CpuEngine
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint, write_checkpoint
 from projectlib.runs.files import locked
+from projectlib.runs.folder import read_config
 from projectlib.runs.recorder import Recorder
 from projectlib.runs.resume import newest_unfinished
+from projectlib.sweeps.jobs import note_finished
 
 
 def compare_with_uninterrupted(script, tmp_path, name, *arguments, num_steps=40):
@@ -163,6 +169,28 @@ def test_a_finished_run_says_so(script, tiny_run):
     assert ended.code == 0
     assert "finished" in ended.output
     assert {path: path.stat().st_mtime_ns for path in tiny_run.glob("**/*")} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["resume=run"], "run is finished: nothing to resume"),
+        (["--multirun", *XOR[1:], "sweep.skip_finished=true"], "skipped: finished in"),
+    ],
+)
+def test_nothing_is_done_again_without_torch(tiny_run, tmp_path, monkeypatch, words, told):
+    """Its import takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    note_finished("train-biohsic", read_config(tiny_run), tiny_run)
+    code = (
+        f"import runpy, sys; sys.argv = {['train-biohsic.py', *words]}\n"
+        f"try: runpy.run_path({str(ROOT / 'train-biohsic.py')!r}, run_name='__main__')\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert told in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "False"
 
 
 @pytest.mark.parametrize(
