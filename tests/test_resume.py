@@ -218,13 +218,6 @@ def test_a_refused_change_leaves_the_run_as_it_was(script, tiny_run, change, par
     assert not (tiny_run / "ck2").exists()
 
 
-def test_a_finished_run_stays_finished(script, tiny_run):
-    before = (tiny_run / "summary.json").read_bytes()
-    for change in ("training.nepochs=0", "device=cuda:99", "checkpointing.rate=0", "plugins=[nosuch]"):
-        assert script(*XOR, change, f"hydra.run.dir={tiny_run}").code == 1
-        assert (tiny_run / "summary.json").read_bytes() == before, change
-
-
 def test_a_sweep_is_not_resumed_by_name(script, tiny_run):
     assert "hydra.sweep.dir=FOLDER" in script("train-biohsic", "--multirun", f"resume={tiny_run}").error
 

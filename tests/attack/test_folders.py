@@ -226,7 +226,9 @@ def test_partial_files_of_a_killed_run_are_deleted(script, run_folder):
     assert not [*run_folder.glob("**/.*.partial")]
 
 
-@pytest.mark.parametrize("setting", ["training.nepochs=0", "nmodels=0", "device=nosuch", "checkpointing.rate=0"])
+@pytest.mark.parametrize(
+    "setting", ["training.nepochs=0", "nmodels=0", "device=nosuch", "checkpointing.rate=0", "plugins=[nosuch]"]
+)
 def test_a_finished_summary_is_never_written_over(script, run_folder, setting):
     arguments = ["data=xor", "nmodels=1", "data.batchsize=6", "data.limit=30", "training.nepochs=2", "engine=eager"]
     before = (run_folder / SUMMARY).read_bytes()
