@@ -263,6 +263,43 @@ def test_settings_that_suit_a_memory_come_with_it(memory):
     )
 
 
+@pytest.mark.parametrize(
+    ("choice", "optimizer", "own", "lr", "readout_lr"),
+    [
+        ("modulator=delta", "adamw-averaged", {"learning_rate": 1.3, "horizon": 1e4}, 1.6e-3, 1e-3),
+        ("modulator=class-means", "adamw-averaged", {"temperature": 0.08, "rate": 0.02}, 3e-3, 4e-3),
+        ("modulator=covariance", "adamw-averaged", {"weight": 1.4, "horizon": 1e5}, 3e-3, 4e-3),
+        ("modulator=remembered", "adamw-averaged", {"sigma": 0.265, "size": 64}, 1e-3, 5e-4),
+        ("rule=local-classifier", "adamw-averaged", {"learning_rate": 0.73}, 1.9e-3, 1.6e-3),
+        ("rule=direct-feedback-alignment", "adamw-averaged", {"scale": 0.58}, 3e-3, 1.1e-3),
+        ("rule=feedback-alignment", "adamw-averaged", {"scale": 1.3}, 1.9e-3, 1.6e-3),
+        ("rule=similarity-matching", "adamw-averaged", {}, 1e-3, 1.2e-3),
+        ("rule=phsic", "adamw-averaged", {"groups": 32, "power": 1.3}, 8e-4, 7.3e-3),
+        ("modulator=delta", "adamw", {"learning_rate": 0.3, "horizon": 1e4}, 1e-4, 3e-4),
+        ("modulator=remembered", "adamw", {"sigma": 0.265, "size": 64}, 1e-4, 3e-4),
+        ("modulator=delta", "sgd", {"learning_rate": 1.1, "horizon": 1e4}, 2.2e-2, 3.5e-3),
+        ("modulator=class-means", "sgd", {"temperature": 0.07, "rate": 0.02}, 0.31, 2.2e-2),
+        ("modulator=remembered", "sgd", {"sigma": 0.27, "size": 64}, 0.73, 4.5e-2),
+        ("modulator=covariance", "sgd", {"weight": 1.5, "horizon": 1e5}, 1.9e-2, 1.2e-3),
+        ("rule=local-classifier", "sgd", {"learning_rate": 0.34}, 6.6e-3, 4.5e-3),
+    ],
+)
+def test_settings_that_were_found_for_mnist(choice, optimizer, own, lr, readout_lr):
+    """Of the rows of README.md, docs/memories.md and docs/baselines.md, whose accuracies were measured with them."""
+    group = choice.partition("=")[0]
+    config = composed("train-biohsic", "data=mnist", choice, f"optimizer={optimizer}")
+    usual = {"adamw-averaged": ([0.9, 0.99], 32), "adamw": ([0.99, 0.999], 1), "sgd": (None, 1)}
+    assert {key: config[group][key] for key in own} == own
+    assert (config.optimizer.lr, config.optimizer.readout_lr) == (lr, readout_lr)
+    assert (config.optimizer.get("betas"), config.optimizer.accumulate) == usual[optimizer]
+    assert config.optimizer.weight_decay == (0 if optimizer == "sgd" else 1e-4)
+    assert (config.lr_schedule._target_, config.lr_schedule.eta_min) == (
+        "torch.optim.lr_scheduler.CosineAnnealingLR",
+        0,
+    )
+    assert (config.data.scale, config.readout.window) == ("unit", 6 if group == "modulator" else 1)
+
+
 @pytest.mark.parametrize("script", ["train-biohsic", "train-lif-biohsic"])
 def test_every_memory_with_every_data_set(script):
     """Of leaky integrators with the points, which have settings of their own, and with one of the images."""

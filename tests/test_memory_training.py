@@ -221,6 +221,20 @@ def test_a_run_that_was_stopped_inside_an_epoch(script, tmp_path, modulator, eng
     compare_with_uninterrupted(script, tmp_path, "train-biohsic", *settings, f"engine={engine}")
 
 
+STREAMS = {
+    "convolutions": ("train-biohsic", "data=digits", "model=cnn", "model.features=[4]", "modulator=delta"),
+    "classifiers of convolutions": ("train-biohsic", "data=digits", "model=cnn", "rule=local-classifier"),
+    "spikes": ("train-lif-biohsic", "data=xor", "model=spiking-mlp", "training.sample_timesteps=2", "modulator=delta"),
+}
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_that_was_stopped_inside_an_epoch(script, tmp_path, name, engine):
+    tiny = ("data.limit=30", "nmodels=1", "training.nepochs=1", f"engine={engine}")
+    compare_with_uninterrupted(script, tmp_path, *STREAMS[name], *tiny, num_steps=10)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

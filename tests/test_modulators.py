@@ -16,12 +16,6 @@ def make_memory(learning_rate=0.02, seed=3):
     return ReservoirModulator(**UNITS, learning_rate=learning_rate, seed=seed)
 
 
-def window(num=5, num_features=7, num_classes=3):
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(num) % num_classes
-    return torch.randn(num, num_features, generator=generator), torch.eye(num_classes)[labels]
-
-
 def test_a_window_gives_what_it_computes():
     xi = torch.randn(4)
     sample = Sample(torch.randn(3), torch.randn(2), xi)
@@ -63,7 +57,7 @@ def test_a_working_memory_follows_its_equations():
 )
 def test_a_layer_receives_what_its_memory_was_taught(network):
     """Shown one window again and again, weights left alone, the readout settles on the signal of the window."""
-    x, y = window()
+    x, y = torch.randn(5, 7), torch.eye(3)[torch.arange(5) % 3]
     rule, taught = BioHSIC(2.0, SIGMAS, modulator=make_memory()), BioHSIC(2.0, SIGMAS)
     parameters = network.split_parameters()
     state = rule.initial_state(network, x, y, torch.Generator())

@@ -20,6 +20,7 @@ from projectlib.config.experiments import experiment_names
 from projectlib.errors import UserError
 from projectlib.plotting.page import new_figure
 from projectlib.plotting.style import KINDS, PERCENT, SEQUENCE, band, conditions, kind, names_and_looks
+from projectlib.runs.folder import read_config
 from projectlib.runs.history import History
 from projectlib.runs.run import Run, all_runs, open_runs
 from projectlib.sweeps import experiments
@@ -182,6 +183,104 @@ def test_heat_maps_show_the_traces(tiny_results):
         for ax, stretch in zip(row, plotting.reservoir.STRETCHES, strict=True):
             start, stop = (round(scale * time / dt) for time in stretch)
             np.testing.assert_array_equal(ax.images[0].get_array().T, of_row[start : max(stop, start + 1)])
+
+
+def assert_curves(ax, x, values):
+    """The first lines and bands of an axis are means and sds of values (curves, len(x), models)."""
+    for line, drawn, expected in zip(ax.lines[: len(values)], ax.collections, values, strict=True):
+        mean, sd = expected.mean(1), expected.std(1, ddof=1)
+        np.testing.assert_array_equal(line.get_xdata(), x)
+        np.testing.assert_allclose(line.get_ydata(), mean)
+        (path,) = drawn.get_paths()
+        ends = [path.vertices[path.vertices[:, 0] == place, 1] for place in x]
+        np.testing.assert_allclose([[e.min(), e.max()] for e in ends], np.stack([mean - sd, mean + sd], 1))
+
+
+SIZES = [2, 6, 9]  # of windows
+
+
+def write_cosines(folder, seed):
+    """Of two epochs, three models, two layers and the sizes."""
+    cosine = np.random.default_rng(seed).uniform(size=(2, 3, 2, len(SIZES)))
+    np.savez(folder / "arrays.npz", epoch=[0, 5], cosine=cosine, window_sizes=[SIZES, SIZES])
+    return cosine
+
+
+def test_cosines_of_a_run_are_those_of_its_layers_and_their_means(run_folder):
+    cosine = write_cosines(run_folder, seed=0)
+    _, ax = new_figure()
+    plotting.signals.cosine_over_epochs(run_folder, ax)
+    assert_curves(ax, [0, 5], np.moveaxis(cosine.mean(2), 2, 0))
+    _, ax = new_figure()
+    plotting.signals.cosine_by_window(run_folder, ax)
+    assert_curves(ax, SIZES, np.array([cosine[epoch, :, layer].T for layer in (0, 1) for epoch in (0, 1)]))
+    assert [line.get_label() for line in ax.lines[:3]] == ["layer 1, epoch 0", "layer 1, epoch 5", "layer 2, epoch 0"]
+
+
+def test_cosines_of_a_sweep_are_those_of_each_window_in_its_own_run(run_folder, tmp_path):
+    other = Path(shutil.copytree(run_folder, tmp_path / "other"))
+    config = read_config(other)
+    config.data.batchsize = 2
+    OmegaConf.save(config, other / ".hydra" / "config.yaml")
+    of_six, of_two = (write_cosines(folder, seed).mean(2) for seed, folder in enumerate((run_folder, other)))
+    _, ax = new_figure()
+    plotting.signals.cosine_by_window([run_folder, other], ax)
+    assert_curves(ax, [2, 6], np.array([[of_two[epoch, :, 0], of_six[epoch, :, 1]] for epoch in (0, 1)]))
+
+
+def test_errors_over_time_are_relative_to_the_variance_of_the_epoch(run_folder):
+    """Of two epochs of four windows after the one before training, five time steps each and two numbers."""
+    config = read_config(run_folder)
+    config.task, config.training.time_step = "reservoir", 0.1
+    OmegaConf.save(config, run_folder / ".hydra" / "config.yaml")
+    target, output = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 2))
+    np.savez(run_folder / "traces.npz", target=target, output=output)
+    _, ax = new_figure()
+    plotting.reservoir.error_over_time(run_folder, ax)
+    percent = np.array(
+        [[100 * np.mean((output[e, w] - target[e, w]) ** 2) / target[e].var() for w in range(4)] for e in (1, 2)]
+    )
+    windows, epochs = ax.lines
+    np.testing.assert_allclose(windows.get_xdata(), 0.5 * np.arange(1, 9))
+    np.testing.assert_allclose(windows.get_ydata(), percent.ravel())
+    np.testing.assert_allclose(epochs.get_xdata(), [1, 3])
+    np.testing.assert_allclose(epochs.get_ydata(), percent.mean(1))
+
+
+def test_accuracy_is_drawn_against_the_numbers_kept(run_folder, tmp_path):
+    """Remembered windows joined, back-propagation, which keeps nothing, as a line, and frozen layers left out."""
+    rows = {
+        "many": ("biohsic", "remembered", 30, [0.5, 0.7, 0.75]),
+        "few": ("biohsic", "remembered", 10, [0.5, 0.6, 0.76]),
+        "delta": ("biohsic", "delta", 20, [0.8, 0.9, 0.85]),
+        "backprop": ("backprop", "window", 0, [0.9, 0.95, 0.97]),
+        "frozen": ("frozen", "window", 40, [0.2, 0.3, 0.1]),
+    }
+    for name, (rule, modulator, kept, accuracies) in rows.items():
+        folder = Path(shutil.copytree(run_folder, tmp_path / name))
+        hydra = folder / ".hydra" / "hydra.yaml"
+        text = hydra.read_text().replace("  rule: biohsic\n", f"  rule: {rule}\n")
+        hydra.write_text(text.replace("  modulator: window\n", f"  modulator: {modulator}\n"))
+        (folder / "summary.json").write_text(json.dumps({"status": "finished", "numbers_kept": kept}))
+        history = History()
+        for epoch, values in enumerate(([0.1, 0.1, 0.2], accuracies)):
+            history.add(epoch, "test", {"accuracy": np.array(values)})
+        history.write(folder / "metrics.csv")
+    _, ax = new_figure()
+    plotting.memories.accuracy_by_numbers_kept([tmp_path / name for name in rows], ax)
+    (line,) = [line for line in ax.lines if "keeps nothing" in line.get_label()]
+    np.testing.assert_allclose(line.get_ydata(), 94)
+    drawn = {bars.get_label(): bars.lines for bars in ax.containers}
+    expected = {"delta memory": ["delta"], "remembered window": ["few", "many"]}
+    assert drawn.keys() == expected.keys()
+    for title, names in expected.items():
+        points, _, (bars,) = drawn[title]
+        percent = 100 * np.array([rows[name][3] for name in names])
+        mean, sd = percent.mean(1), percent.std(1, ddof=1)
+        np.testing.assert_array_equal(points.get_xdata(), [rows[name][2] for name in names])
+        np.testing.assert_allclose(points.get_ydata(), mean)
+        ends = np.array(bars.get_segments())[:, :, 1]
+        np.testing.assert_allclose(ends, np.stack([mean - sd, mean + sd], 1))
 
 
 @pytest.mark.parametrize("name", ["mnist", "reservoir"])

@@ -2,6 +2,8 @@
 
 import html
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from scipy import stats
 from tiny_runs import accuracies
 
 from projectlib.errors import UserError
-from projectlib.plotting.report import final, letters, main, paired_interval, report
+from projectlib.plotting.report import METRICS, final, letters, main, paired_interval, report
+from projectlib.runs.history import History
 from projectlib.runs.run import open_runs
 from projectlib.sweeps.experiments import Results, plan
 
@@ -53,9 +56,28 @@ def test_the_page_says_what_the_runs_say(runs):
     assert "B minus A" in text
 
 
-def test_final_values_are_told_by_seed(runs):
-    from projectlib.plotting.report import METRICS
+def test_differences_are_those_after_the_last_epoch_of_both(runs, tmp_path):
+    """Of three models: the first run goes on for longer than the second, and ends before the third."""
+    accuracies = {
+        "A": ([0.1] * 3, [0.5, 0.6, 0.7], [0.9, 0.8, 0.7]),
+        "B": ([0.2] * 3, [0.56, 0.68, 0.8]),
+        "C": ([0.3] * 3, [0.3] * 3, [0.91, 0.79, 0.73], [0.1] * 3),
+    }
+    folders = [Path(shutil.copytree(runs[0].folder, tmp_path / name)) for name in accuracies]
+    for folder, by_epoch in zip(folders, accuracies.values(), strict=True):
+        history = History()
+        for epoch, values in enumerate(by_epoch, 1):
+            history.add(epoch, "test", {"accuracy": np.array(values)})
+        history.write(folder / "metrics.csv")
+    text = report(open_runs(folders))
+    cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in text.splitlines() if " minus A" in row]
+    assert cells == [
+        ["B minus A", "2", "3", "+8", "+3.03 to +13", "differs"],
+        ["C minus A", "3", "3", "+1", "-3.97 to +5.97", "0 lies within"],
+    ]
 
+
+def test_final_values_are_told_by_seed(runs):
     assert [*final(runs[0], METRICS[0])] == [42, 43]
     assert final(runs[-1], METRICS[0]) == {}
 
@@ -68,8 +90,6 @@ def test_the_page_needs_no_other_file(runs):
 
 
 def test_text_is_escaped(runs, tmp_path):
-    import shutil
-
     folder = shutil.copytree(runs[0].folder, tmp_path / "a<b>&c")
     text = report(open_runs(folder))
     assert "a<b>" not in text
@@ -88,8 +108,6 @@ def test_the_command_writes_the_page(runs, tmp_path, capsys):
 
 
 def test_what_has_no_metrics_is_left_out_with_a_note(runs, tmp_path, capsys):
-    import shutil
-
     evaluated = shutil.copytree(runs[0].folder, tmp_path / "evaluated")
     (evaluated / "metrics.csv").unlink()
     (evaluated / "summary.json").write_text('{"status": "evaluated"}')

@@ -21,6 +21,7 @@ from tiny_runs import accuracies, metrics
 import projectlib
 from projectlib.runs import recorder
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
+from projectlib.runs.history import History
 from projectlib.sweeps.experiments import plan
 
 SCRIPTS = ("train-biohsic", "train-bp", "train-lif-biohsic", "train-reservoir")
@@ -329,6 +330,24 @@ def test_folders_of_images_with_any_name(script, tmp_path):
     ended = script("train-biohsic", *arguments, "training.nepochs=1", "engine=eager", f"hydra.run.dir='{run}'")
     assert ended.code == 0, ended.output
     assert summary(run)["status"] == "finished"
+
+
+def test_the_best_epoch_is_the_earliest_with_the_best_mean():
+    """The highest accuracy and the lowest loss and error, by split; of other metrics none is the better."""
+    test = torch.tensor([[0.0, 0.25], [0.25, 0.75], [0.375, 0.625], [0.25, 0.5]])
+    history = History()
+    for epoch in range(4):
+        for split, values in (("train", test[3 - epoch]), ("test", test[epoch])):
+            history.add(epoch, split, {"accuracy": values, "loss": 1 - values, "spikes": values})
+        history.add(epoch, "validation", {"nmse_after": torch.tensor([float(abs(epoch - 2))])})
+    best = {
+        split: {"mean": 0.5, "sd": pytest.approx(distance / 2**0.5), "epoch": 1}
+        for split, distance in (("train", 0.25), ("test", 0.5))
+    }
+    assert history.best() == {
+        **{split: {"accuracy": reached, "loss": reached} for split, reached in best.items()},
+        "validation": {"nmse_after": {"mean": 0.0, "sd": None, "epoch": 2}},
+    }
 
 
 def test_a_commit_is_that_of_the_code(monkeypatch):

@@ -1,11 +1,14 @@
 """The search: what it proposes, what it prunes, and what it survives.  Training is a function where it can be."""
 
 import multiprocessing
+import re
+import shlex
 import signal
 import sqlite3
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import optuna
 import pytest
@@ -19,6 +22,7 @@ from projectlib.config.validation import validate
 from projectlib.errors import Diverged, Interrupted, UserError
 from projectlib.runs.folder import read_summary
 from projectlib.runs.loggers import PrintLogger
+from projectlib.sweeps.jobs import settings_digest
 from projectlib.sweeps.search import run_worker
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -200,6 +204,36 @@ def test_settings_are_added_to_what_is_searched(script, tmp_path):
     ended = script("train-biohsic", "search=digits", *tiny, space, f"search.folder={tmp_path}")
     assert ended.code == 0, ended.output
     assert {"optimizer.betas=[0,0.99]", "optimizer.lr=0.002"} <= set(ended.output.split())
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction", "best"), [("validation/accuracy", "maximize", max), ("validation/loss", "minimize", min)]
+)
+def test_the_best_trial_is_told_as_it_would_be_typed(tmp_path, caplog, objective, direction, best):
+    """A list as a whole, with what was not searched of it."""
+    words, reached = ["search=digits", f"objective={objective}", f"search.direction={direction}"], {}
+
+    def scored_train(config, folder, *arguments):
+        value = score(config) if direction == "maximize" else 1 - score(config)
+        reached[value] = config
+        return value
+
+    config = without_hydra(compose("train-biohsic", [*words, f"search.folder={tmp_path}", "search.trials=3"]))
+    config.search.space = {
+        "optimizer.lr": {"low": 1e-4, "high": 1.0, "log": True},
+        "hsic.sigmas.1": {"low": 0.1, "high": 9.0},
+        "data.batchsize": {"low": 4, "high": 9},
+        "hsic.form": {"choices": ["exact", "parzen"]},
+        "training.log_hsic": {"choices": [True, False]},
+    }
+    caplog.set_level("INFO")
+    assert run_worker(config, scored_train) == best(reached)
+    value, folder, overrides = re.search(r"best objective ([\d.]+) in (\S+): (.*)", caplog.text).groups()
+    assert value == f"{best(reached):.4f}"
+    assert re.search(r"(^| )hsic\.sigmas=\[[\d.]+,[\d.]+,[\d.]+\]", overrides)
+    typed = without_hydra(compose("train-biohsic", [*words, "search.folder=''", *shlex.split(overrides)]))
+    trial = OmegaConf.load(Path(folder) / ".hydra" / "config.yaml")
+    assert settings_digest(typed) == settings_digest(reached[best(reached)]) == settings_digest(trial)
 
 
 def test_no_search_without_a_validation_split_or_on_the_test_set(tmp_path):

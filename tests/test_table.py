@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import scripts_in_this_process
+from conftest import ROOT, scripts_in_this_process
+from data_files import write_mnist
 from sklearn.linear_model import Ridge
 from tiny_runs import accuracies
 
@@ -109,6 +110,45 @@ def test_numbers_kept_are_what_the_next_update_needs(overrides, kept):
     settings = ("data=digits", "nmodels=2", "model.features=[5,4]", *overrides)
     task = build_task(config_of("train-biohsic", *settings), torch.device("cpu"), "eager")
     assert task.numbers_kept == kept
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Files of as many pixels as MNIST's."""
+    folder = tmp_path_factory.mktemp("images")
+    write_mnist(folder, num_train=40)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        ("modulator=window", 3970),
+        ("modulator=remembered modulator.size=6 optimizer=adamw-averaged", 1642),
+        ("modulator=remembered modulator.size=64 optimizer=adamw-averaged", 13938),
+        ("modulator=remembered modulator.size=256 optimizer=adamw-averaged", 54642),
+        ("modulator=covariance optimizer=adamw-averaged", 22982),
+        ("modulator=class-means optimizer=adamw-averaged", 2290),
+        ("modulator=delta optimizer=adamw-averaged", 2502),
+        ("rule=local-classifier optimizer=adamw-averaged", 1940),
+        ("rule=local-classifier rule.feedback=random optimizer=adamw-averaged", 3860),
+        ("rule=direct-feedback-alignment optimizer=adamw-averaged", 1920),
+        ("rule=feedback-alignment optimizer=adamw-averaged", 8832),
+        ("rule=phsic optimizer=adamw-averaged", 31552),
+    ],
+)
+def test_numbers_kept_of_mnist_are_those_of_the_pages(images, overrides, kept):
+    row = "the paper" if overrides == "modulator=window" else f"`{overrides}`"
+    command = f"`python train-biohsic.py experiment=table/mnist {overrides}`"
+    told = {
+        number
+        for page in ("README.md", "docs/memories.md", "docs/table.md")
+        for pattern in (rf"^\|[^|]*{re.escape(row)}[^|]*\| ([\d,]+) \|", rf"\| ([\d,]+) \| {re.escape(command)}")
+        for number in re.findall(pattern, (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert told == {f"{kept:,}"}
+    settings = ("data=mnist", f"data.root={images}", "nmodels=1", *overrides.split())
+    assert build_task(config_of("train-biohsic", *settings), torch.device("cpu"), "eager").numbers_kept == kept
 
 
 def test_no_run_at_all_is_said_in_one_line(tmp_path):

@@ -56,8 +56,9 @@ def unfinish(folder, status="interrupted"):
 
 
 def wait_for(condition, what, seconds=120):
-    """Until the condition is true.  Raises AssertionError, which says what was waited for, after ``seconds``."""
+    """Until the condition is true.  Raises TimeoutError, which says what was waited for, after ``seconds``."""
     last = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < last, f"{what} did not come within {seconds} s"
+        if time.monotonic() > last:
+            raise TimeoutError(f"{what} did not come within {seconds} s")
         time.sleep(0.05)

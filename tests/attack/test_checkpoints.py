@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+from tiny_runs import unfinish
 
 from projectlib.engines.optimizers import load_optimizer
 from projectlib.errors import UserError
@@ -22,10 +23,6 @@ from projectlib.runs.checkpoint import (
 
 def newest(folder):
     return folder / "checkpoints" / "epoch-0002.pt"
-
-
-def unfinish(folder):
-    (folder / "summary.json").unlink()
 
 
 def rewritten(folder, change):

@@ -10,15 +10,17 @@ import signal
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from projectlib.errors import UserError
 from projectlib.plotting.report import report
 from projectlib.runs.checkpoint import checkpoint_files, load_checkpoint
 from projectlib.runs.files import is_locked, locked
-from projectlib.runs.folder import checkpoint_folder, read_settings, read_summary
+from projectlib.runs.folder import checkpoint_folder, read_config, read_settings, read_summary
 from projectlib.runs.recorder import Recorder
 from projectlib.runs.run import Run, find_runs, open_runs
 from projectlib.sweeps.collect import collect, main, to_csv
+from projectlib.training.tasks import load_data_of_run
 
 CONFIG, SUMMARY, METRICS, HYDRA = ".hydra/config.yaml", "summary.json", "metrics.csv", ".hydra/hydra.yaml"
 
@@ -151,9 +153,27 @@ def test_the_environment_is_not_looked_up(run_folder, monkeypatch):
 def test_settings_are_read_as_they_were_written(run_folder):
     path = run_folder / CONFIG
     path.write_text("a: 1e-4\nb: 2026-11-24\nc: 1.0e-05\nd: .inf\ne: 0x10\nf: 1_000\ng: 12e3\n")
-    from omegaconf import OmegaConf
-
     assert read_settings(run_folder, "config.yaml") == OmegaConf.to_container(OmegaConf.load(path))
+
+
+# Where data is
+
+
+def test_a_folder_does_not_say_where_to_download_to(script, run_folder, tmp_path, monkeypatch):
+    """Its config may be somebody else's, and without checkpoints it starts over; a user who names the place may."""
+    asked, settings = [], read_config(run_folder)
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", lambda *a, **k: asked.append(a))
+    source = {"_target_": "projectlib.data.mnist", "root": "${data.root}", "scale": "symmetric"}
+    settings.data.update({"root": str(tmp_path), "source": source})
+    OmegaConf.save(settings, run_folder / CONFIG)
+    (run_folder / SUMMARY).unlink()
+    shutil.rmtree(run_folder / "checkpoints")
+    assert "Dataset not found" in script("train-biohsic", f"resume={run_folder}").error
+    with pytest.raises(UserError, match="Dataset not found"):
+        load_data_of_run(settings, run_folder)
+    assert asked == []
+    script("train-biohsic", f"resume={run_folder}", f"data.root={tmp_path}")
+    assert asked
 
 
 # Where checkpoints are
@@ -206,7 +226,9 @@ def test_partial_files_of_a_killed_run_are_deleted(script, run_folder):
     assert not [*run_folder.glob("**/.*.partial")]
 
 
-@pytest.mark.parametrize("setting", ["training.nepochs=0", "nmodels=0", "device=nosuch", "checkpointing.rate=0"])
+@pytest.mark.parametrize(
+    "setting", ["training.nepochs=0", "nmodels=0", "device=nosuch", "checkpointing.rate=0", "plugins=[nosuch]"]
+)
 def test_a_finished_summary_is_never_written_over(script, run_folder, setting):
     arguments = ["data=xor", "nmodels=1", "data.batchsize=6", "data.limit=30", "training.nepochs=2", "engine=eager"]
     before = (run_folder / SUMMARY).read_bytes()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from test_checkpoint_files import Trap
 from test_search import fake_train, make_config
 
 from projectlib.errors import UserError
@@ -16,11 +17,6 @@ from projectlib.sweeps.search import run_worker
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) AS study_id FROM n"
-
-
-class Trap:
-    def __reduce__(self):
-        return Path.touch, (Path("sprung"),)
 
 
 def database(*statements):
@@ -46,7 +42,7 @@ def study(name, **attributes):
 HOSTILE = {
     "garbage": lambda path: path.write_bytes(b"garbage" * 999),
     "a header and garbage": lambda path: path.write_bytes(b"SQLite format 3\0" + b"garbage" * 999),
-    "a pickle": lambda path: path.write_bytes(pickle.dumps(Trap())),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps(Trap(Path("sprung")))),
     "a pipe": os.mkfifo,
     "a device": lambda path: path.symlink_to("/dev/zero"),
     "a folder": Path.mkdir,

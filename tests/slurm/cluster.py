@@ -4,11 +4,11 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tiny_runs import wait_for
 
 PACKAGES = ("slurm-wlm", "munge")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
@@ -50,11 +50,11 @@ class Cluster:
         socket_file = self.folder / "munge.socket"
         files = (f"--{name}-file={self.folder / f'munge.{name}'}" for name in ("key", "pid", "seed", "log"))
         self.start("munged", "--foreground", "--force", f"--socket={socket_file}", *files)
-        wait_for(socket_file.exists, 10, "munged")
+        wait_for(socket_file.exists, "munged", 10)
         self.start("slurmctld", "-D")
         self.start("slurmd", "-D")
         try:
-            wait_for(lambda: "idle" in self.run("sinfo", "--noheader", "--format=%T", check=False), 60, "Slurm")
+            wait_for(lambda: "idle" in self.run("sinfo", "--noheader", "--format=%T", check=False), "Slurm", 60)
         except TimeoutError as error:
             logs = "\n".join((self.folder / f"{name}.log").read_text()[-1500:] for name in ("slurmctld", "slurmd"))
             self.__exit__()
@@ -66,7 +66,7 @@ class Cluster:
             self.run("scancel", "--user=root", "--full", "--signal=KILL", check=False)
             self.run("scancel", "--user=root", check=False)
             with suppress(TimeoutError):
-                wait_for(lambda: not self.queue(), 60, "an empty queue")
+                wait_for(lambda: not self.queue(), "an empty queue", 60)
         for daemon in reversed(self.daemons):
             daemon.terminate()
             try:
@@ -109,12 +109,3 @@ def install() -> None:
         done = subprocess.run(["apt-get", "--quiet", *command], env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"apt-get {command[0]} failed: {(done.stderr.splitlines() or ['no reason given'])[-1]}")
-
-
-def wait_for(condition, seconds: float, what: str) -> None:
-    """Raises TimeoutError where ``condition()`` does not become true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} was not there within {seconds} s")
-        time.sleep(0.2)

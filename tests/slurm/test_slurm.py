@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_runs import wait_for
 
 from projectlib.sweeps.collect import collect
-from tests.slurm.cluster import Cluster, wait_for
+from tests.slurm.cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["data=digits", "nmodels=1", "engine=eager", "training.nepochs=6", "data.limit=600"]
@@ -46,11 +47,11 @@ def test_sweep_survives_a_kill_a_requeue_and_a_time_limit(cluster, tmp_path):
     command = [*script, "--multirun", *SETTINGS, *options]
     with open(tmp_path / "first.log", "w") as log:
         submission = subprocess.Popen(command, cwd=tmp_path, env=cluster.env, stdout=log, stderr=log)
-    wait_for(cluster.queue, 2 * MINUTES, "the array of jobs")
+    wait_for(cluster.queue, "the array of jobs", 2 * MINUTES)
     array = cluster.queue()[0].split("_")[0]
 
     for number in (0, 1, 2):
-        wait_for(lambda n=number: first_checkpoint(sweep / str(n)), 5 * MINUTES, f"a checkpoint of job {number}")
+        wait_for(lambda n=number: first_checkpoint(sweep / str(n)), f"a checkpoint of job {number}", 5 * MINUTES)
         if number == 0:
             os.kill(process_of(sweep / "0"), signal.SIGKILL)
         elif number == 1:
@@ -58,7 +59,7 @@ def test_sweep_survives_a_kill_a_requeue_and_a_time_limit(cluster, tmp_path):
         else:
             # what Slurm sends before the time limit; scancel asks again until the job has queued itself again
             cluster.start("scancel", "--signal=USR2", f"{array}_2")
-    wait_for(lambda: not cluster.queue(), 15 * MINUTES, "an empty queue")
+    wait_for(lambda: not cluster.queue(), "an empty queue", 15 * MINUTES)
 
     first = {Path(row["folder"]).name: row for row in collect([sweep])}
     assert {number: row["status"] for number, row in first.items()} == {
