@@ -4,7 +4,7 @@ import torch
 
 from projectlib.data import Augmentation, Dataset, Sampler, Split
 from projectlib.ensemble import build_ensemble
-from projectlib.models import cnn, lif_mlp, linear, mlp
+from projectlib.models import cnn, lif_mlp, linear, mlp, spiking_mlp
 from projectlib.rules import HSIC, PHSIC, Backprop, BioHSIC, Frozen, SimilarityMatching
 from projectlib.training.metrics import HSICMonitor
 
@@ -26,6 +26,7 @@ MODELS = {
     "wide": lambda generator: mlp((7,), 3, (48, 36), generator),
     "linear": lambda generator: linear((7,), 3, generator),
     "lif": lambda generator: lif_mlp((7,), 3, (6, 4), 5e-3, 1e-3, 3, generator),
+    "spiking": lambda generator: spiking_mlp((7,), 3, (90,), 5e-3, 1e-2, 0.2, 1e-3, 2.0, 1e-3, 3, generator),
 }
 OPTIMIZERS = {
     # eps is large enough that a gradient of rounding alone does not become a step of its own
@@ -45,7 +46,7 @@ def make_engine(
     split = Split(inputs, labels)
     rule, make = RULES[rule], MODELS[model]
     ensemble = build_ensemble(make, range(num_models))
-    sampler = Sampler(31, window, rule.sliding, drop_last=model == "lif")
+    sampler = Sampler(31, window, rule.sliding, drop_last=model in ("lif", "spiking"))
     trained = ensemble.parameters if rule.trains_hidden else ensemble.parameters[-1:]
     optimizer = OPTIMIZERS[optimizer]([p for layer in trained for p in layer.values()])
     monitor = HSICMonitor(2.0, SIGMAS) if log_hsic else None

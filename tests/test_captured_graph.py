@@ -240,6 +240,29 @@ def test_what_departs_from_eager():
     assert departure(wrong, flipped, before) > 1, "and hides no other"
 
 
+SHARES = {
+    "a neuron that fires or does not": (lambda engine: engine.state.layers[0].v.view(-1)[7:8], True),
+    "all neurons": (lambda engine: engine.state.layers[0].trace, False),
+    "a weight": (lambda engine: engine.ensemble.parameters[0]["affine.weight"].view(-1)[7:8], False),
+}
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_a_neuron_that_fires_or_does_not_is_not_taken_for_another_step(share):
+    """One of the 1,080 numbers of a state may depart from eager's, where its potential is at the threshold."""
+    choose, is_taken = SHARES[share]
+    engine = make_engine(GraphEngine, "spiking", backend=None, required=False)
+    replays = []
+
+    def capture(function):
+        return lambda: (function(), replays.append(function), len(replays) == 2 and choose(engine).add_(3.0))
+
+    engine.capture = capture
+    engine.compile()
+    assert len(replays) == 2
+    assert (engine.name == "compiled") == is_taken
+
+
 def test_one_step_left_out_of_all_is_noticed():
     engine = make_engine(GraphEngine, backend=None)
     engine.capture = leave_out_every_second_replay(engine)

@@ -189,6 +189,8 @@ def test_a_study_of_other_settings_is_refused(tmp_path):
         ({"hsic.gama": {"low": 1, "high": 2}}, "search.space has 'hsic.gama'"),
         ({"optimizer.lr": {"low": 2.0, "high": 1.0}}, "is refused"),
         ({"optimizer.lr": {"lowest": 2.0}}, "is refused"),
+        ({"optimizer.lr": {"low": 1e-3, "high": 1e-2, "choices": [1e-3]}}, "is refused"),
+        ({"optimizer": {"lr": {"low": 1e-3, "high": 1e-2}}}, r"optimizer: .* is refused .*search.space=\{optimizer:"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_told(tmp_path, space, message):
@@ -196,14 +198,15 @@ def test_a_space_that_cannot_be_searched_is_told(tmp_path, space, message):
     config.search.space = space
     with pytest.raises(UserError, match=message):
         run_worker(config, fake_train)
+    assert not Path(config.search.folder, "study.db").exists(), "else it would be a search of other settings"
 
 
 def test_settings_are_added_to_what_is_searched(script, tmp_path):
     tiny = ["data.limit=60", "training.nepochs=1", "nmodels=1", "engine=eager", "search.trials=1"]
-    space = "+search.space={optimizer.betas.0:{choices:[0]},optimizer.lr:{choices:[0.002]}}"
+    space = "+search.space={optimizer.betas.0:{choices:[0]},optimizer.readout_lr:{choices:[null]}}"
     ended = script("train-biohsic", "search=digits", *tiny, space, f"search.folder={tmp_path}")
     assert ended.code == 0, ended.output
-    assert {"optimizer.betas=[0,0.99]", "optimizer.lr=0.002"} <= set(ended.output.split())
+    assert {"optimizer.betas=[0,0.99]", "optimizer.readout_lr=null"} <= set(ended.output.split())
 
 
 @pytest.mark.parametrize(

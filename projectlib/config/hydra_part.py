@@ -78,9 +78,9 @@ def only_from_the_user(hydra: DictConfig, raw: dict[str, Any]) -> Iterator[tuple
         late = any(isinstance(leaf, str) and not REFERENCES.fullmatch(leaf) for leaf in leaves(written.get(key, "$")))
         if runs or adds or late:
             yield f"hydra.launcher.{key}", value, ON_COMMAND_LINE
-    for key in params:
+    for key, values in params.items():
         if re.match(r"[+~\s]*hydra", str(key)):
-            yield "hydra.sweeper.params", key, "no setting of hydra's in a config file"
+            yield f"hydra.sweeper.params.{key}", values, "no setting of hydra's in a config file"
 
 
 def check_logging(raw: dict[str, Any]) -> None:

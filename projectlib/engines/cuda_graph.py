@@ -169,13 +169,10 @@ class GraphEngine(EagerEngine):
         self.put_back(before)
         replays.many()
         replays.one()
-        may_flip = any(isinstance(layer, SpikingLayer) for layer in self.ensemble.network.layers)
-        departures = {
-            name: departure(
-                got, expected[name], before[name], FLIPS if may_flip and name.startswith("['state']") else 0
-            )
-            for name, got in self.snapshot().items()
-        }
+        fires, departures = any(isinstance(layer, SpikingLayer) for layer in self.ensemble.network.layers), {}
+        for name, got in self.snapshot().items():
+            flips = FLIPS if fires and name.startswith("['state'].layers") else 0
+            departures[name] = departure(got, expected[name], before[name], flips)
         worst = max(departures, key=departures.__getitem__)
         if departures[worst] <= 1:
             return None
@@ -198,9 +195,7 @@ class GraphEngine(EagerEngine):
             self.steps_in_epoch += whole - start
         if stop > whole:  # eager, or a last, smaller batch, which has other shapes than the graph
             super().run(epoch, whole, stop)
-        if (
-            self.replays and self.position.is_cuda
-        ):  # or signals, and the progress shown, would wait for all that is queued
+        if self.replays and self.position.is_cuda:  # or signals, and the progress shown, wait for all that is queued
             torch.cuda.current_stream(self.position.device).synchronize()
 
     def one_step(self) -> None:
@@ -244,9 +239,10 @@ def constants(optimizer: Optimizer) -> list[dict]:
 
 def told_with_cause(error: BaseException) -> str:
     """An error on one line, and before it what it came from: the end of a capture fails whatever failed within it."""
-    told, cause = [error], error.__context__
-    while isinstance(cause, Exception):
-        told, cause = [cause, error], cause.__context__
+    cause = error
+    while (before := cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)) is not None:
+        cause = before
+    told = [error] if cause is error else [cause, error]
     return " ".join("; then ".join(f"{type(each).__name__}: {each}"[:300] for each in told).split())
 
 
@@ -260,7 +256,8 @@ def departure(got: Tensor, expected: Tensor, before: Tensor, flips: float = 0) -
     if not torch.equal(finite, got.isfinite()):
         return math.inf
     got, expected, before = (tensor.double().where(finite, 0).nan_to_num() for tensor in (got, expected, before))
-    errors = (got - expected).abs().flatten().sort().values
-    error = errors[: len(errors) - math.ceil(flips * len(errors))].norm()
+    errors = (got - expected).flatten()
+    errors[errors.abs().topk(int(flips * len(errors))).indices] = 0
+    error = errors.norm()
     explained = TOLERANCE * (expected - before).norm() + ROUNDING * expected.norm()
     return (error / explained).item() if error > 0 else 0.0

@@ -7,7 +7,6 @@ folder of its own, so that one whose worker was killed is resumed from its check
 import hashlib
 import json
 import logging
-import math
 import re
 import sqlite3
 import stat
@@ -20,6 +19,7 @@ from typing import Any
 import optuna
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, TrialPruned
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback, Study
@@ -75,18 +75,16 @@ def run_worker(config: DictConfig, train: Callable[..., float | None]) -> float 
     better = {1: "maximize", -1: "minimize", None: search.direction}[DIRECTION.get(config.objective.split("/")[1])]
     expected = f"{better}, with objective={config.objective}"
     require(search.direction == better, "search.direction", search.direction, expected)
-    base, space = config.copy(), plain(search.space)
+    base = config.copy()
     base.search = None
-    for key in space:
-        if OmegaConf.select(base, key, default=MISSING) is MISSING:
-            raise UserError(f"search.space has {key!r}; expected settings of this script")
-    about = {"settings": settings_digest(base), "objective": base.objective, "space": space}
+    space = {key: distribution(key, bounds, base) for key, bounds in plain(search.space).items()}
+    about = {"settings": settings_digest(base), "objective": base.objective, "space": plain(search.space)}
     own = {key: select(base, key) for key in space}
     study = open_study(search, folder, about, {key: value for key, value in own.items() if fits(value, space[key])})
 
     def run_trial(trial: Trial) -> Any:
         trial_folder = folder_of(study.get_trials(deepcopy=False)[trial.number], folder)
-        chosen = with_values(base, {key: suggest(trial, key, bounds) for key, bounds in space.items()})
+        chosen = with_values(base, {key: suggest(trial, key, values) for key, values in space.items()})
         refuse_links(trial_folder)
         write_settings(trial_folder, **hydra_settings(), config=chosen)  # a run folder like any other
         resume_in_place(chosen, trial_folder)
@@ -175,25 +173,38 @@ def folder_of(trial: FrozenTrial, folder: Path) -> Path:
     return folder / f"{trial.number if first is None else first:04d}"
 
 
-def fits(value: Any, bounds: dict[str, Any]) -> bool:
-    """Whether a setting lies in the bounds of its key."""
-    if not isinstance(bounds, dict):
-        return False
-    if "choices" in bounds:
-        return value in bounds["choices"]
-    return is_number(value) and bounds.get("low", math.inf) <= value <= bounds.get("high", -math.inf)
-
-
-def suggest(trial: Trial, key: str, bounds: dict[str, Any]) -> Any:
-    """The trial's value for one key of the space.  Raises UserError for invalid bounds."""
+def distribution(key: str, bounds: Any, config: DictConfig) -> BaseDistribution:
+    """The values that a search tries for a key.  Raises UserError for invalid bounds, or if there is no such key."""
+    if OmegaConf.select(config, key, default=MISSING) is MISSING:
+        raise UserError(f"search.space has {key!r}; expected settings of this script")
     try:
         if "choices" in bounds:
-            return trial.suggest_categorical(key, bounds["choices"])
-        whole = isinstance(bounds["low"], int) and isinstance(bounds["high"], int)
-        return (trial.suggest_int if whole else trial.suggest_float)(key, **bounds)
+            return CategoricalDistribution(**bounds)
+        is_whole = isinstance(bounds["low"], int) and isinstance(bounds["high"], int)
+        return (IntDistribution if is_whole else FloatDistribution)(**bounds)
     except (KeyError, TypeError, ValueError) as error:
-        refused = f"search.space has {key}: {bounds}, which is refused ({error})"
-        raise UserError(f"{refused}; expected {{low, high}} or {{choices}}") from None
+        refused = f"search.space has {key}: {bounds}, which is refused ({one_line(error)})"
+        raise UserError(
+            f"{refused}; expected {{low, high}} or {{choices}}, as in search.space={{{key}:{{...}}}}"
+        ) from None
+
+
+def fits(value: Any, values: BaseDistribution) -> bool:
+    """Whether a setting is among the values that are tried for it."""
+    if isinstance(values, CategoricalDistribution):
+        return value in values.choices
+    assert isinstance(values, IntDistribution | FloatDistribution)
+    return is_number(value) and values.low <= value <= values.high
+
+
+def suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:
+    """The trial's value for one key of the space."""
+    if isinstance(values, CategoricalDistribution):
+        return trial.suggest_categorical(key, values.choices)
+    if isinstance(values, IntDistribution):
+        return trial.suggest_int(key, values.low, values.high, step=values.step, log=values.log)
+    assert isinstance(values, FloatDistribution)
+    return trial.suggest_float(key, values.low, values.high, step=values.step, log=values.log)
 
 
 def with_values(config: DictConfig, values: dict[str, Any]) -> DictConfig:
@@ -214,7 +225,8 @@ def conclude(study: Study, folder: Path, base: DictConfig) -> float:
     best = study.best_trial
     chosen = with_values(base, best.params)
     keys = dict.fromkeys(re.sub(r"(\.\d+)+$", "", key) for key in best.params)  # a list is overridden as a whole
-    overrides = " ".join(f"{key}={as_text(select(chosen, key))}" for key in keys)
+    values = {key: select(chosen, key) for key in keys}
+    overrides = " ".join(f"{key}={'null' if value is None else as_text(value)}" for key, value in values.items())
     log.info("%d trials in %s: python -m projectlib.sweeps.collect %s", len(study.trials), folder, folder)
     log.info("best objective %.4f in %s: %s", best.value, folder_of(best, folder), overrides)
     assert best.value is not None  # as it finished

@@ -16,10 +16,9 @@ from projectlib.garbage import paused_collector
 from projectlib.runs.checkpoint import layout_difference
 from projectlib.runs.recorder import Recorder
 
-CHUNK_SECONDS = (
-    0.3  # how long an engine runs before the loop looks at signals; in eager on a GPU, which runs ahead of the
-)
-# host, up to log_interval steps
+CHUNK_SECONDS = 0.3
+"""How long an engine runs before the loop looks at signals; in eager on a GPU, which runs ahead of the host, up to
+``log_interval`` steps."""
 
 
 class Engine(Protocol):
