@@ -26,6 +26,8 @@ MODELS = {
     "wide": lambda generator: mlp((7,), 3, (48, 36), generator),
     "linear": lambda generator: linear((7,), 3, generator),
     "lif": lambda generator: lif_mlp((7,), 3, (6, 4), 5e-3, 1e-3, 3, generator),
+}
+EAGER_MODELS = {  # under the rules of a window
     "spiking": lambda generator: spiking_mlp((7,), 3, (90,), 5e-3, 1e-2, 0.2, 1e-3, 2.0, 1e-3, 3, generator),
 }
 OPTIMIZERS = {
@@ -44,7 +46,7 @@ def make_engine(
     generator = torch.Generator().manual_seed(0)
     inputs, labels = torch.randn(31, 7, generator=generator), torch.randint(3, (31,), generator=generator)
     split = Split(inputs, labels)
-    rule, make = RULES[rule], MODELS[model]
+    rule, make = RULES[rule], {**MODELS, **EAGER_MODELS}[model]
     ensemble = build_ensemble(make, range(num_models))
     sampler = Sampler(31, window, rule.sliding, drop_last=model in ("lif", "spiking"))
     trained = ensemble.parameters if rule.trains_hidden else ensemble.parameters[-1:]
