@@ -45,6 +45,8 @@ def refused(script, run_folder, name, *arguments):
         (["data=digits", "+search.space={seed:{choices:[1]}}"], ["+search.space", "would have no effect"]),
         (["search=digits", "search.space={seed:{choices:[1]}}"], ["search.space.seed", "expected +search.space="]),
         (["data=digits", "modulator._target_=3"], ["modulator._target_ is 3; expected text"]),
+        (["data=digits", "~modulator._target_"], ["modulator", "expected null, or a modulator"]),
+        (["data=digits", "~objective"], ["objective is None", "train/ or validation/"]),
         (["data=digits", "optimizer.eps=1" + 400 * "0"], ["optimizer.eps", "a number of at least 0"]),
         (["data=digits", f"data.test_batchsize={2**63}"], ["data.test_batchsize", "a whole number of at least 1"]),
         (["data=digits", "checkpointing.path='\0'"], ["checkpointing.path", "expected a folder"]),

@@ -20,11 +20,19 @@ POSITIVE_OR_NULL = Check(lambda v: v is None or POSITIVE.is_valid(v), "a number 
 NOT_NEGATIVE = Check(lambda v: is_number(v) and v >= 0, "a number of at least 0")
 FLAG = Check(lambda v: isinstance(v, bool), "true or false")
 
+OBJECTIVE = Check(
+    lambda v: isinstance(v, str) and re.fullmatch(r"(train|validation)/\w+", v) is not None,
+    "train/ or validation/ and a metric: a search never sees the test set",
+)
+
+MODULATOR = Check(lambda v: v is None or (isinstance(v, dict) and "_target_" in v), "null, or a modulator")
+
 BUILT = ("data.source", "model", "rule", "optimizer", "lr_schedule", "logger")
 REQUIRED = {
     **dict.fromkeys(("training", "checkpointing", "sweep", "data", "hsic", *BUILT), TABLE),
     **{f"{key}._target_": Check(TEXT.is_valid, "the name of a function or a class") for key in BUILT},
     **dict.fromkeys(("checkpointing.rate", "training.nepochs", "training.log_interval"), COUNT),
+    "objective": OBJECTIVE,
 }
 """What no run can do without."""
 
@@ -46,15 +54,11 @@ CHECKS = {
     "device": Check(TEXT.is_valid, "auto, cpu, cuda, cuda:0 or mps"),
     "engine": Check(lambda v: v in ("auto", "eager", "compiled"), "auto, eager or compiled"),
     "evaluate": Check(lambda v: v is None or isinstance(v, str), "a run folder, or null"),
-    "objective": Check(
-        lambda v: isinstance(v, str) and re.fullmatch(r"(train|validation)/\w+", v) is not None,
-        "train/ or validation/ and a metric: a search never sees the test set",
-    ),
     "search": Check(lambda v: v is None or isinstance(v, dict), "null, or settings as search=digits brings them"),
     "search.direction": Check(lambda v: v in ("maximize", "minimize"), "maximize or minimize"),
     "search.space": Check(TABLE.is_valid, "a table: a key: {low, high} or {choices}"),
     "modulator._target_": TEXT,
-    "rule.modulator": Check(lambda v: v is None or (TABLE.is_valid(v) and "_target_" in v), "null, or a modulator"),
+    "modulator rule.modulator": MODULATOR,
 }
 """What is checked of settings, named between blanks, where a config has them."""
 
