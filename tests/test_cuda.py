@@ -21,6 +21,14 @@ RUNS = {
     "remembered": ("train-biohsic", "data=digits", "modulator=remembered", "modulator.size=6", *AVERAGED),
     "covariance": ("train-biohsic", "data=digits", "modulator=covariance", *AVERAGED),
     "class means of images": ("train-biohsic", *IMAGES, "modulator=class-means", *AVERAGED),
+    "local classifiers": ("train-biohsic", "data=digits", "rule=local-classifier", *AVERAGED),
+    "feedback alignment": ("train-biohsic", "data=digits", "rule=feedback-alignment", *AVERAGED),
+    "direct feedback alignment of images": ("train-biohsic", *IMAGES, "rule=direct-feedback-alignment", *AVERAGED),
+    "similarity matching": ("train-biohsic", "data=digits", "rule=similarity-matching", *AVERAGED),
+    "momentum and a schedule within the epoch": (
+        *("train-bp", "data=digits", "data.batchsize=8", "optimizer=sgd", "optimizer.momentum=0.9"),
+        "lr_schedule=smooth-cosine",
+    ),
 }
 
 
