@@ -248,6 +248,7 @@ CONFIG = {
     "seed": 42,
     "nmodels": 2,
     "engine": "eager",
+    "objective": "validation/accuracy",
     "training": {"nepochs": 1, "log_interval": 10, "log_hsic": False},
     "checkpointing": {"rate": 1, "minutes": None},
     "sweep": {"skip_finished": False},
