@@ -39,7 +39,8 @@ paper: setup
 # CIFAR-10 needs images of your own, and is empty unless its runs, of two models each, are in outputs/: make them before, by
 # .venv/bin/python -m projectlib.sweeps.experiments table/cifar10 data.root=path/to/images
 table: setup
-	$(PY) -m projectlib.sweeps.experiments table/mnist table/mnist-searched table/fashion_mnist table/digits table/xor table/depth $(SETTINGS)
+	$(PY) -m projectlib.sweeps.experiments table/mnist table/mnist-searched table/fashion_mnist table/digits table/xor table/depth \
+	    $(SETTINGS)
 	$(PY) -m projectlib.plotting.table $(SETTINGS)
 
 # JOBS=8 for as many processes at once.

@@ -169,7 +169,8 @@ class GraphEngine(EagerEngine):
         self.put_back(before)
         replays.many()
         replays.one()
-        fires, departures = any(isinstance(layer, SpikingLayer) for layer in self.ensemble.network.layers), {}
+        departures = {}
+        fires = any(isinstance(layer, SpikingLayer) for layer in self.ensemble.network.layers)
         for name, got in self.snapshot().items():
             flips = FLIPS if fires and name.startswith("['state'].layers") else 0
             departures[name] = departure(got, expected[name], before[name], flips)

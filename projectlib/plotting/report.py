@@ -157,7 +157,7 @@ def letters(count: int) -> list[str]:
     return ["".join(word) for _, word in zip(range(count), (word for words in sizes for word in words), strict=False)]
 
 
-RUN_HEADS = [
+RUN_HEADS = (
     "run",
     "script",
     "overridden",
@@ -169,7 +169,7 @@ RUN_HEADS = [
     "device",
     "folder",
     "error",
-]
+)
 
 
 def run_row(label: str, run: Run, error: str | None) -> list[str]:

@@ -184,27 +184,22 @@ def distribution(key: str, bounds: Any, config: DictConfig) -> BaseDistribution:
         return (IntDistribution if is_whole else FloatDistribution)(**bounds)
     except (KeyError, TypeError, ValueError) as error:
         refused = f"search.space has {key}: {bounds}, which is refused ({one_line(error)})"
-        raise UserError(
-            f"{refused}; expected {{low, high}} or {{choices}}, as in search.space={{{key}:{{...}}}}"
-        ) from None
+        raise UserError(f"{refused}; expected {{low, high}} or {{choices}}: search.space={{{key}:{{...}}}}") from None
 
 
-def fits(value: Any, values: BaseDistribution) -> bool:
-    """Whether a setting is among the values that are tried for it."""
+def fits(value: Any, values: Any) -> bool:
+    """Whether a setting is among the values (a ``distribution``) that are tried for it."""
     if isinstance(values, CategoricalDistribution):
         return value in values.choices
-    assert isinstance(values, IntDistribution | FloatDistribution)
     return is_number(value) and values.low <= value <= values.high
 
 
-def suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:
-    """The trial's value for one key of the space."""
+def suggest(trial: Trial, key: str, values: Any) -> Any:
+    """The trial's value for one key of the space.  values: its ``distribution``."""
     if isinstance(values, CategoricalDistribution):
         return trial.suggest_categorical(key, values.choices)
-    if isinstance(values, IntDistribution):
-        return trial.suggest_int(key, values.low, values.high, step=values.step, log=values.log)
-    assert isinstance(values, FloatDistribution)
-    return trial.suggest_float(key, values.low, values.high, step=values.step, log=values.log)
+    choose = trial.suggest_int if isinstance(values, IntDistribution) else trial.suggest_float
+    return choose(key, values.low, values.high, step=values.step, log=values.log)
 
 
 def with_values(config: DictConfig, values: dict[str, Any]) -> DictConfig:
